@@ -1,0 +1,272 @@
+"""What all datamodules share: options, checks, splits, loaders, and where a run resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import lightning as L
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.dataset import BatchBuilder, MicroBatchDataset
+from datamodules.loader import BatchLoader, MicroBatchLoader
+from datamodules.records import Kind
+from datamodules.sampler import EvalSampler, MicroBatchSampler, TrainOrder
+from datamodules.shards import ShardFolder
+from datamodules.tokenizers import check_folder, load_tokenizer
+from datamodules.transforms import ImageTransform
+from vle_lightning.batch import Batch
+
+SampleT = TypeVar("SampleT")
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, BatchT]):
+    """Streams the shard folders ROOT/SOURCE/SPLIT. A subclass says what a sample and a batch of its task are."""
+
+    task: ClassVar[str]
+    kind: ClassVar[Kind]  # which samples of a record the task reads
+
+    def __init__(
+        self,
+        root: Path,
+        sources: dict[str, float],
+        tokenizer: str,
+        batch_size: int = 32,
+        global_batch_size: int = 32,
+        image_size: int = 224,
+        max_text_length: int = 50,
+        workers: int = 2,
+        seed: int = 0,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str | None = None,
+        predict_split: str | None = None,
+        val_sources: list[str] | None = None,
+        limit_val: int | None = None,
+        crop_scale: tuple[float, float] = (1.0, 1.0),
+        flip: bool = False,
+    ) -> None:
+        """Keep the options; nothing is read before `setup`.
+
+        Args:
+            root: folder of the shards.
+            sources: passes per epoch over each folder of ``root``.
+            tokenizer: folder or hub name.
+            batch_size: samples of a micro-batch, on one device.
+            global_batch_size: samples of an optimiser step.
+            image_size: height and width that the model sees, in pixels.
+            max_text_length: in tokens, special ones included.
+            workers: loading processes of a device; 0 loads in the training process.
+            seed: of order, crops, masks and all other draws.
+            train_split: folder name of the training split.
+            val_split: folder name of the split that selects checkpoints.
+            test_split: folder name of the split that is read once, at the end.
+            predict_split: folder name of the split that predictions are made for; ``val_split`` by default.
+            val_sources: sources that validation, test and prediction read; all by default.
+            limit_val: at most so many validation samples, the same ones each time.
+            crop_scale: bounds of the share of the picture that a random training crop keeps; (1, 1) is no crop.
+            flip: mirror half of the training pictures whose text says neither left nor right.
+        """
+        super().__init__()
+        self.root, self.sources, self.tokenizer_name = Path(root), dict(sources), tokenizer
+        self.batch_size, self.global_batch_size = batch_size, global_batch_size
+        self.image_size, self.max_text_length, self.workers, self.seed = (
+            image_size,
+            max_text_length,
+            workers,
+            seed,
+        )
+        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
+        self.predict_split = predict_split or val_split
+        self.val_sources, self.limit_val = val_sources or list(self.sources), limit_val
+        self.crop_scale, self.flip = crop_scale, flip
+        self._folders: dict[str, list[ShardFolder]] = {}  # by split, in the order of the sources
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._train_loader: MicroBatchLoader[BatchT] | None = None
+        self._start = {"step": 0}
+
+    @abstractmethod
+    def builder(self) -> BatchBuilder[SampleT, BatchT]:
+        """Make what turns records into batches."""
+
+    def check(self) -> None:
+        """Check the options that need no data, before any is read.
+
+        Raises:
+            FileNotFoundError: ``root`` or the tokenizer's folder is missing; says what to run.
+            ValueError: an option is out of range; names the key.
+        """
+        if not self.root.is_dir():
+            raise FileNotFoundError(
+                f"data.root: folder {self.root} not found; make data-toy makes the embedded world's, "
+                "python -m datamodules.prepare --help says how to convert a data set"
+            )
+        check_folder(self.tokenizer_name)
+        if not self.sources:
+            raise ValueError(f"data.sources is empty; name folders of {self.root}, such as {{coco: 1.0}}")
+        if unknown := sorted(set(self.val_sources) - set(self.sources)):
+            raise ValueError(
+                f"data.val_sources: {', '.join(unknown)} not in data.sources ({', '.join(self.sources)})"
+            )
+        least = {
+            "batch_size": 1,
+            "global_batch_size": 1,
+            "max_text_length": 4,
+            "workers": 0,
+            "seed": 0,
+            "limit_val": 1,
+        }
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"data.{name} is {value}; it must be at least {bound}")
+        ImageTransform(self.image_size, self.crop_scale, self.flip)
+
+    def setup(self, stage: str) -> None:
+        """Open the tokenizer and the splits of a stage (fit, validate, test or predict)."""
+        self.check()
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.tokenizer_name)
+        splits: dict[str, list[str | None]] = {
+            "fit": [self.train_split, self.val_split],
+            "validate": [self.val_split],
+            "test": [self.test_split],
+            "predict": [self.predict_split],
+        }
+        for split in splits[stage]:
+            if split is not None and split not in self._folders:
+                self._folders[split] = [self._open(split, source) for source in self._sources_of(split)]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer, opened at need."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.tokenizer_name)
+        return self._tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of token ids."""
+        return len(self.tokenizer)
+
+    def folders(self) -> list[ShardFolder]:
+        """Return all shard folders that were opened."""
+        return [folder for folders in self._folders.values() for folder in folders]
+
+    def manifests(self) -> list[dict[str, str]]:
+        """Return path and SHA-256 of the manifest of every folder that was opened, for run.json."""
+        paths = [folder.folder / "manifest.json" for folder in self.folders()]
+        return [
+            {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths
+        ]
+
+    def references(self) -> dict[str, float]:
+        """Return the ceilings and floors of this task that were made with the data; {} where there are none."""
+        path = self.root.parent / "references.json"
+        if not path.is_file():
+            return {}
+        values: dict[str, float] = json.loads(path.read_text(encoding="utf-8")).get(self.task, {})
+        return values
+
+    def accumulation(self, devices: int) -> int:
+        """Return how many micro-batches each of ``devices`` devices goes through per optimiser step.
+
+        Raises:
+            ValueError: the global batch is no multiple; names the nearest possible sizes.
+        """
+        together = self.batch_size * devices
+        if self.global_batch_size % together == 0:
+            return self.global_batch_size // together
+        below = self.global_batch_size // together * together
+        nearest = [size for size in (below, below + together) if size]
+        told = f"data.global_batch_size {' or '.join(map(str, nearest))}"
+        if self.global_batch_size % devices == 0:
+            told += f", or data.batch_size {' or '.join(map(str, self._nearest_sizes(devices)))}"
+        raise ValueError(
+            f"data.global_batch_size {self.global_batch_size} is no multiple of data.batch_size {self.batch_size} "
+            f"x {devices} device(s); nearest: {told}"
+        )
+
+    def train_dataloader(self) -> MicroBatchLoader[BatchT]:
+        """Return this rank's micro-batches, from where the run stopped."""
+        rank, world_size = self._place()
+        self.accumulation(world_size)
+        folders = self._folders[self.train_split]
+        sizes, weights = [folder.shard_sizes for folder in folders], list(self.sources.values())
+        order = TrainOrder(sizes, weights, self.seed, self.global_batch_size)
+        sampler = MicroBatchSampler(order, self.batch_size, rank, world_size)
+        dataset = self._dataset(folders, ImageTransform(self.image_size, self.crop_scale, self.flip))
+        self._train_loader = MicroBatchLoader(dataset, sampler, self.workers)
+        self._train_loader.load_state_dict(self._start)
+        return self._train_loader
+
+    def val_dataloader(self) -> BatchLoader[BatchT]:
+        """Return this rank's part of the validation split."""
+        return self._eval_loader(self.val_split, self.limit_val)
+
+    def test_dataloader(self) -> BatchLoader[BatchT]:
+        """Return this rank's part of the test split.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.test_split is None:
+            raise ValueError("data.test_split is not set; name a split folder of data.root's sources")
+        return self._eval_loader(self.test_split)
+
+    def predict_dataloader(self) -> BatchLoader[BatchT]:
+        """Return this rank's part of the split that predictions are made for."""
+        return self._eval_loader(self.predict_split)
+
+    def transfer_batch_to_device(self, batch: BatchT, device: torch.device, dataloader_idx: int) -> BatchT:
+        """Move the batch's tensors."""
+        del dataloader_idx
+        return batch.to(device, non_blocking=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far training has read; the datamodule keeps it because Lightning does not always give it to loaders."""
+        return self._train_loader.state_dict() if self._train_loader else dict(self._start)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue training behind the steps of a checkpoint."""
+        self._start = dict(state_dict)
+        if self._train_loader:
+            self._train_loader.load_state_dict(self._start)
+
+    def _nearest_sizes(self, devices: int) -> list[int]:
+        share = self.global_batch_size // devices
+        possible = [size for size in range(1, share + 1) if share % size == 0]
+        below = [size for size in possible if size < self.batch_size][-1:]
+        return below + [size for size in possible if size > self.batch_size][:1]
+
+    def _sources_of(self, split: str) -> list[str]:
+        return list(self.sources) if split == self.train_split else self.val_sources
+
+    def _open(self, split: str, source: str) -> ShardFolder:
+        folder = ShardFolder(self.root / source / split)
+        if folder.kind != self.kind:
+            raise ValueError(
+                f"{folder.folder} holds {folder.kind}, but task {self.task} reads {self.kind}; see data.sources"
+            )
+        return folder
+
+    def _eval_loader(self, split: str, limit: int | None = None) -> BatchLoader[BatchT]:
+        folders = self._folders[split]
+        sampler = EvalSampler(
+            [folder.shard_sizes for folder in folders], self.batch_size, *self._place(), limit=limit
+        )
+        return BatchLoader(self._dataset(folders, ImageTransform(self.image_size)), sampler, self.workers)
+
+    def _dataset(
+        self, folders: Sequence[ShardFolder], transform: ImageTransform
+    ) -> MicroBatchDataset[SampleT, BatchT]:
+        return MicroBatchDataset(folders, transform, self.builder(), self.seed)
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,145 @@
+"""From the samples of a micro-batch to a batch: read, decode, transform, collate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.records import Kind, Record
+from datamodules.sampler import MicroBatch
+from datamodules.shards import RawSample, SampleError, ShardFolder
+from datamodules.texts import SIDES
+from datamodules.transforms import ImageTransform, View, decode, normalise
+from vle_lightning.batch import Batch, Skip
+
+SampleT = TypeVar("SampleT")
+BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
+
+
+@dataclass(frozen=True)
+class BatchHead:
+    """What every kind of batch has; ``**vars(head)`` are its fields."""
+
+    sample_ids: tuple[str, ...]
+    valid: Tensor  # (B,) bool
+    step: int
+    number: int
+    skipped: tuple[Skip, ...]
+    pixel_values: Tensor  # (B, 3, H, W) float
+
+
+class BatchBuilder(ABC, Generic[SampleT, BatchT_co]):
+    """What is particular to a task: its part of a record, and its batch."""
+
+    kind: Kind  # of the shard folders that it reads
+
+    @abstractmethod
+    def words(self, raw: RawSample) -> Iterable[str]:
+        """Return all texts of a sample: one that says left or right forbids mirroring the picture."""
+
+    @abstractmethod
+    def parse(self, raw: RawSample, view: View) -> SampleT:
+        """Take a sample out of its record, as seen in ``view``.
+
+        Raises:
+            SampleError: the sample cannot be used.
+        """
+
+    @abstractmethod
+    def collate(self, head: BatchHead, samples: Sequence[SampleT], rng: np.random.Generator) -> BatchT_co:
+        """Make a batch of B samples; the first random numbers after those of the images are drawn here."""
+
+
+class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
+    """Makes a batch for each MicroBatch. All its randomness is keyed by seed, step and number of the micro-batch."""
+
+    def __init__(
+        self,
+        folders: Sequence[ShardFolder],
+        transform: ImageTransform,
+        builder: BatchBuilder[SampleT, BatchT_co],
+        seed: int,
+    ) -> None:
+        self.folders, self.transform, self.builder, self.seed = folders, transform, builder, seed
+
+    def __getitem__(self, which: MicroBatch) -> BatchT_co:
+        """Read and collate a micro-batch; samples that cannot be used are left out and listed in ``skipped``.
+
+        Raises:
+            ValueError: none of the samples can be used.
+        """
+        rng = np.random.default_rng((self.seed, which.step, which.number))
+        pixels: list[Tensor] = []
+        samples: list[SampleT] = []
+        names: list[str] = []
+        valid: list[bool] = []
+        skipped: list[Skip] = []
+        for row, place in enumerate(which.samples):
+            try:
+                raw, image, sample = self._load(place, rng)
+            except SampleError as error:
+                skipped.append(Skip(error.kind, error.where))
+                continue
+            names.append(raw.sample_id)
+            pixels.append(image)
+            samples.append(sample)
+            valid.append(row < which.valid)
+        if not samples:
+            told = "; ".join(f"{skip.kind} ({skip.where})" for skip in skipped)
+            raise ValueError(
+                f"step {which.step}, micro-batch {which.number}: none of its {len(skipped)} samples can be used: {told}. "
+                "Make the shards again, or leave their source out of data.sources"
+            )
+        images = normalise(torch.stack(pixels))
+        head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images)
+        return self.builder.collate(head, samples, rng)
+
+    def _load(
+        self, place: tuple[int, int, int], rng: np.random.Generator
+    ) -> tuple[RawSample, Tensor, SampleT]:
+        source, shard, row = place
+        raw = self.folders[source].read(shard, row)
+        try:
+            image = decode(raw.image)
+        except ValueError as error:
+            raise SampleError("unreadable image", f"{raw.where} ({raw.sample_id}): {error}") from error
+        may_flip = self.transform.flip and not any(map(SIDES.search, self.builder.words(raw)))
+        view = self.transform.draw(rng, image.shape[2], image.shape[1], may_flip=may_flip)
+        sample = self.builder.parse(raw, view)
+        return raw, self.transform.apply(image, view), sample
+
+
+def record_boxes(record: Record, where: str) -> NDArray[np.float64]:
+    """Return a record's boxes (R, 4).
+
+    Raises:
+        SampleError: a box is outside the image or of zero area, or there is not one name per box.
+    """
+    if len(record.names) != len(record.boxes):
+        raise SampleError("bad box", f"{where}: {len(record.boxes)} boxes, but {len(record.names)} names")
+    boxes = np.array(record.boxes, dtype=np.float64).reshape(-1, 4)
+    inside = ((boxes >= 0) & (boxes <= 1)).all(1)  # False for NaN as well
+    good = inside & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    if not good.all():
+        first = int(np.argmin(good))
+        raise SampleError(
+            "bad box", f"{where}: box {first} is {boxes[first].tolist()}, outside the image or of zero area"
+        )
+    return boxes
+
+
+def pad(rows: Sequence[NDArray[np.generic]], fill: float, dtype: torch.dtype) -> Tensor:
+    """Stack arrays (R_i, ...) to (B, max R, ...), at least one slot wide, with ``fill`` behind the short ones."""
+    longest = max(1, *(len(row) for row in rows))
+    padded = np.full((len(rows), longest, *rows[0].shape[1:]), fill)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return torch.from_numpy(padded).to(dtype)

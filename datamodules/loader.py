@@ -1,0 +1,101 @@
+"""Loaders of micro-batches: worker processes, and the place where a run resumes.
+
+They own a torch DataLoader instead of being one: Lightning replaces the sampler of a DataLoader for prediction, for
+distributed runs and for ``overfit_batches``, and ours is already right for each of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.sampler import EvalSampler, MicroBatchSampler
+from vle_lightning.batch import Batch
+
+PREFETCHED = 4  # micro-batches per worker
+BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
+
+
+class BatchLoader(Generic[BatchT_co]):
+    """Iterates over the batches that a sampler asks for; has a length and may be iterated again."""
+
+    def __init__(
+        self,
+        dataset: Dataset[BatchT_co],
+        sampler: EvalSampler | MicroBatchSampler,
+        workers: int,
+        *,
+        persistent: bool = False,
+    ) -> None:
+        """Prepare the workers; they start with the first iteration.
+
+        Args:
+            dataset: turns a MicroBatch into a batch.
+            sampler: this rank's micro-batches.
+            workers: processes; 0 loads in this one.
+            persistent: keep the workers from one epoch to the next.
+        """
+        self.sampler = sampler
+        self._loader: DataLoader[BatchT_co] = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=persistent and workers > 0,
+            prefetch_factor=PREFETCHED if workers else None,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=start_worker,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches of a whole pass."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[BatchT_co]:
+        """Yield the batches in the sampler's order."""
+        yield from self._loader
+
+
+class MicroBatchLoader(BatchLoader[BatchT_co]):
+    """The training loader. It counts what it has handed out; epochs follow from the count, never from the trainer.
+
+    The count is of optimiser steps, so that a checkpoint of one rank is right for any other, and for any number of ranks.
+    """
+
+    sampler: MicroBatchSampler
+
+    def __init__(self, dataset: Dataset[BatchT_co], sampler: MicroBatchSampler, workers: int) -> None:
+        """Take the options of `BatchLoader`; the workers stay for the whole run."""
+        super().__init__(dataset, sampler, workers, persistent=True)
+        self._handed_out = 0  # micro-batches of this rank since the start of the run
+
+    @property
+    def step(self) -> int:
+        """Return the optimiser steps of which every micro-batch was handed out, over the whole run."""
+        return self._handed_out // self.sampler.per_step
+
+    def __iter__(self) -> Iterator[BatchT_co]:
+        """Yield the micro-batches behind the finished steps, up to the end of the epoch."""
+        self.sampler.start_step = self.step
+        self._handed_out = self.step * self.sampler.per_step
+        for batch in self._loader:
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the finished optimiser steps."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue behind ``state["step"]`` optimiser steps, from the next iteration on."""
+        self._handed_out = state["step"] * self.sampler.per_step
+
+
+def start_worker(worker: int) -> None:
+    """Keep a worker to one thread: there is one worker per core already."""
+    del worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,0 +1,9 @@
+"""Official raw layouts -> shard folders; `python -m datamodules.prepare NAME --src RAW --out ROOT`.
+
+A data set is one module here with a class ``Dataset`` that says what its records are (see raw.py); engine.py
+does the rest.
+"""
+
+from datamodules.prepare.engine import Options, convert
+
+__all__ = ["Options", "convert"]

@@ -1,0 +1,157 @@
+"""Makes the whole world folder: raw layouts, shards, tokenizer and reference scores.
+
+``world.json`` says what the folder was made from and appears last; until then the same content stands in
+``world.unfinished.json``. So a finished folder is left alone and an unfinished one is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from datamodules.prepare import convert
+from datamodules.shards import ShardFolder
+from datamodules.tokenizers import load_tokenizer, train_tokenizer
+from datamodules.toy.layouts import write_layouts
+from datamodules.toy.references import references
+from datamodules.toy.scenes import SPLITS, describe, draw_world
+from datamodules.toy.workers import Workers
+from datamodules.toy.world import CLASSES
+
+FORMAT = 1  # raise it when equal options give another world
+FINISHED, UNFINISHED = "world.json", "world.unfinished.json"
+SOURCES = ("coco", "visual_genome", "vqav2", "vcr")
+VOCABULARY = 256  # upper bound; the toy presets' embedding table has as many rows
+SCENES_FOR_WORDS = 500  # enough for every word that the world has
+REPEATS = 10  # SentencePiece leaves out pieces that it sees once
+SCENES_PER_TASK = 500
+
+
+@dataclass(frozen=True)
+class WorldOptions:
+    """What a world is made from; equal options give equal bytes."""
+
+    train_scenes: int = 14_000
+    val_scenes: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse worlds without scenes.
+
+        Raises:
+            ValueError: A split would have fewer than two scenes, or the seed is negative.
+        """
+        for name in ("train_scenes", "val_scenes"):
+            if getattr(self, name) < 2:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}: at least 2 are needed"
+                )
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}: it must not be negative")
+
+
+def build_world(out: Path, options: WorldOptions, processes: int = 2) -> bool:
+    """Make the world folder unless it is finished.
+
+    Args:
+        out: Gets raw/, shards/, tokenizer/, references.json, classes.json and world.json.
+        options: What to make.
+        processes: How many work at a time; the bytes do not depend on it.
+
+    Returns:
+        Whether it had to be made.
+
+    Raises:
+        ValueError: The folder holds something else, or a world with other options.
+    """
+    content = {"format": FORMAT, **asdict(options)}
+    if (out / FINISHED).is_file():
+        _check_same(out / FINISHED, content)
+        return False
+    if out.exists() and not (out.is_dir() and ((out / UNFINISHED).is_file() or not any(out.iterdir()))):
+        raise ValueError(
+            f"{out} is in the way: neither empty nor a toy world; move it or name another folder (--out)"
+        )
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    _write_json(out / UNFINISHED, content)
+    with Workers(processes) as workers:
+        _fill(out, options, workers)
+    (out / UNFINISHED).rename(out / FINISHED)
+    return True
+
+
+def _fill(out: Path, options: WorldOptions, workers: Workers) -> None:
+    drawn = draw_world(options.seed, {"train": options.train_scenes, "val": options.val_scenes})
+    described = workers.map(describe, drawn, SCENES_PER_TASK)
+    world = {split: [d for d in described if d.scene_id.split == split] for split in SPLITS}
+    write_layouts(out / "raw", world, workers)
+    for lines in workers.map(functools.partial(_convert, out), SOURCES, 1):
+        print(*lines, sep="\n")
+    train_word_tokenizer(
+        (text for description in described for text in description.texts()), out / "tokenizer"
+    )
+    _write_json(out / "classes.json", CLASSES)
+    _write_json(out / "references.json", references(world["val"], options.seed))
+
+
+def train_word_tokenizer(texts: Iterable[str], folder: Path) -> None:
+    """Train a tokenizer that has a piece for every word; all worlds have the same, whatever size and seed.
+
+    Raises:
+        ValueError: A word is cut into several pieces: VOCABULARY is too small for the world's words.
+    """
+    sample = map(describe, draw_world(0, {"train": SCENES_FOR_WORDS, "val": 0}))
+    words = sorted(words_of(text for description in sample for text in description.texts()))
+    train_tokenizer(words * REPEATS, folder, VOCABULARY)
+    tokenizer = load_tokenizer(str(folder))
+    for word in sorted(words_of(texts)):
+        pieces = tokenizer.tokenize(word)
+        if len(pieces) != 1 or tokenizer.convert_tokens_to_ids(pieces[0]) == tokenizer.unk_token_id:
+            raise ValueError(f"{folder}: the word {word!r} became {pieces}; raise VOCABULARY in {__name__}")
+
+
+def words_of(texts: Iterable[str]) -> set[str]:
+    """Return the distinct words."""
+    return {word for text in texts for word in text.split()}
+
+
+def _convert(out: Path, name: str) -> list[str]:
+    """Convert one layout, make sure that all of it was used, and say what it gave."""
+    with contextlib.redirect_stdout(
+        io.StringIO()
+    ):  # the progress bars of two processes would overwrite each other
+        convert(name, out / "raw" / name, out / "shards")
+    lines = []
+    for split in SPLITS:
+        manifest = ShardFolder(out / "shards" / name / split).manifest
+        if manifest.skipped:
+            raise ValueError(
+                f"{out / 'raw' / name}: layout and converter differ: {manifest.skipped} left out"
+            )
+        lines.append(f"{name}/{split}: {manifest.images:,} images, {manifest.samples:,} {manifest.kind}")
+    return lines
+
+
+def _check_same(path: Path, wanted: dict[str, int]) -> None:
+    found = json.loads(path.read_bytes())
+    if found != wanted:
+        raise ValueError(
+            f"{path} says that this world was made with {_options(found)}, not with {_options(wanted)}; "
+            f"to make it again, delete {path.parent}, or name another folder (--out)"
+        )
+
+
+def _options(content: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in sorted(content.items()))
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

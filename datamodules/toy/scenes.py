@@ -1,0 +1,126 @@
+"""The scenes of both splits and all that is said about them, each from a random stream of its own.
+
+A stream is named by seed, split, scene number and purpose, so that no part of the world shifts when another
+changes, and any process can paint any scene.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from datamodules.toy.commonsense import VCRItem, vcr_items
+from datamodules.toy.language import Caption, captions, phrase
+from datamodules.toy.questions import Question, questions
+from datamodules.toy.world import Scene, SceneKey, draw_scene
+
+CAPTIONS_PER_SCENE = 5
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+
+class Purpose(IntEnum):
+    """What a random stream is for."""
+
+    SCENE = 0
+    PICTURE = 1
+    CAPTIONS = 2
+    REGIONS = 3
+    QUESTIONS = 4
+    COMMONSENSE = 5
+
+
+class SceneId(NamedTuple):
+    """Names one scene of a world."""
+
+    seed: int
+    split: Split
+    number: int  # from 0 in its split
+
+    def stream(self, purpose: Purpose) -> np.random.Generator:
+        """Return the scene's random stream for one purpose."""
+        return np.random.default_rng((self.seed, SPLITS.index(self.split), self.number, purpose))
+
+
+class DrawnScene(NamedTuple):
+    """A scene and its names."""
+
+    image_id: int  # unique over both splits, from 1
+    scene_id: SceneId
+    scene: Scene
+
+
+@dataclass(frozen=True)
+class Description:
+    """A scene with its texts."""
+
+    image_id: int
+    scene_id: SceneId
+    scene: Scene
+    captions: tuple[Caption, ...]
+    regions: tuple[str, ...]  # one an object
+    questions: tuple[Question, ...]
+    vcr: tuple[VCRItem, ...]
+
+    def texts(self) -> Iterator[str]:
+        """Yield every sentence that a tokenizer has to know."""
+        yield from (caption.text for caption in self.captions)
+        yield from self.regions
+        for question in self.questions:
+            yield question.text
+            yield question.truth
+        for item in self.vcr:
+            for tokens in (item.question, *item.answer_choices, *item.rationale_choices):
+                yield " ".join(token for token in tokens if isinstance(token, str))
+
+
+def draw_world(seed: int, sizes: Mapping[Split, int]) -> list[DrawnScene]:
+    """Draw the scenes of both splits; no scene of val occurs in train (up to jitter and order).
+
+    Args:
+        seed: Seed of the world.
+        sizes: Number of scenes in each split.
+    """
+    drawn: list[DrawnScene] = []
+    taken: set[SceneKey] = set()
+    for split in SPLITS:
+        for number in range(sizes[split]):
+            scene_id = SceneId(seed, split, number)
+            stream = scene_id.stream(Purpose.SCENE)
+            scene = draw_scene(stream)
+            while split == "val" and scene.key in taken:
+                scene = draw_scene(stream)
+            if split == "train":
+                taken.add(scene.key)
+            drawn.append(DrawnScene(len(drawn) + 1, scene_id, scene))
+    return drawn
+
+
+def describe(drawn: DrawnScene) -> Description:
+    """Write all texts of one scene."""
+    image_id, scene_id, scene = drawn
+    return Description(
+        image_id,
+        scene_id,
+        scene,
+        tuple(captions(scene, scene_id.stream(Purpose.CAPTIONS), CAPTIONS_PER_SCENE)),
+        _regions(scene, scene_id.stream(Purpose.REGIONS)),
+        tuple(questions(scene, scene_id.stream(Purpose.QUESTIONS))),
+        tuple(vcr_items(scene, scene_id.stream(Purpose.COMMONSENSE))),
+    )
+
+
+def _regions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
+    """Write a phrase for each object: with its place half of the time, and always where it has a double."""
+    bare = Counter(phrase(item) for item in scene.objects)
+    with_place = rng.random(len(scene.objects)) < 0.5
+    return tuple(
+        phrase(item, with_place=bool(placed) or bare[phrase(item)] > 1)
+        for item, placed in zip(scene.objects, with_place, strict=True)
+    )

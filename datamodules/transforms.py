@@ -1,0 +1,136 @@
+"""Image views: decode, crop, flip and resize, and what that does to boxes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as F
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's (arXiv 2103.00020), in the released preprocessing
+STD = (0.26862954, 0.26130258, 0.27577711)
+ASPECT = (
+    4 / 3
+)  # a crop is at most this much wider or taller than its picture (as in Inception's random crops)
+KEPT_AREA = 0.5  # a box with less of its area left in the crop is no longer the object that its name says
+
+Boxes = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a picture that is seen, xyxy in pixels, and whether it is mirrored."""
+
+    width: int
+    height: int  # of the whole picture
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    flipped: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Say whether nothing is cut off."""
+        return (self.x0, self.y0, self.x1, self.y1) == (0, 0, self.width, self.height)
+
+    def move(self, boxes: NDArray[np.floating[Any]]) -> tuple[Boxes, NDArray[np.bool_]]:
+        """Carry boxes over to the view.
+
+        Args:
+            boxes: (R, 4) xyxy, normalised to the whole picture.
+
+        Returns:
+            Boxes (R, 4) normalised to the view and clipped to it, and which (R,) have at least half of their area left.
+        """
+        moved = boxes.astype(np.float64)
+        if not self.is_whole:
+            scale = np.tile([self.width, self.height], 2) / np.tile([self.x1 - self.x0, self.y1 - self.y0], 2)
+            moved = (moved - np.tile([self.x0 / self.width, self.y0 / self.height], 2)) * scale
+        inside = moved.clip(0, 1)
+        kept = area(inside) >= KEPT_AREA * area(moved)
+        if self.flipped:
+            inside[:, [0, 2]] = 1 - inside[:, [2, 0]]
+        return inside.astype(np.float32), kept
+
+
+def area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the areas (R,) of boxes (R, 4) xyxy."""
+    areas: NDArray[np.float64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return areas
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Random crop and flip, then a square of ``image_size`` pixels.
+
+    ``crop_scale`` bounds the share of the picture that a crop keeps; (1, 1) keeps all and draws nothing.
+    """
+
+    image_size: int
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ValueError: an option is out of range; names the key.
+        """
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f"data.crop_scale is {list(self.crop_scale)}; give two shares 0 < low <= high <= 1"
+            )
+        if self.image_size < 1:
+            raise ValueError(f"data.image_size is {self.image_size}; give a number of pixels")
+
+    def draw(self, rng: np.random.Generator, width: int, height: int, *, may_flip: bool) -> View:
+        """Draw a view of a picture of ``width`` x ``height`` pixels; ``may_flip``: its texts stay true in a mirror."""
+        columns, rows = width, height
+        if self.crop_scale[0] < 1:
+            share, stretch = rng.uniform(*self.crop_scale), rng.uniform(-1, 1)
+            aspect = ASPECT**stretch
+            columns = max(1, min(width, round(width * math.sqrt(share * aspect))))
+            rows = max(1, min(height, round(height * math.sqrt(share / aspect))))
+        x0, y0 = (int(rng.integers(size + 1)) if size else 0 for size in (width - columns, height - rows))
+        flipped = self.flip and bool(rng.random() < 0.5) and may_flip
+        return View(width, height, x0, y0, x0 + columns, y0 + rows, flipped)
+
+    def apply(self, image: Tensor, view: View) -> Tensor:
+        """Cut a view out of (3, H, W) uint8 and resize it to (3, S, S) uint8; the right size is not resampled."""
+        if not view.is_whole:
+            image = image[:, view.y0 : view.y1, view.x0 : view.x1]
+        size = [self.image_size, self.image_size]
+        if list(image.shape[1:]) != size:
+            image = F.resize_image(image, size, F.InterpolationMode.BICUBIC, antialias=True)
+        return image.flip(-1) if view.flipped else image
+
+
+def decode(data: bytes) -> Tensor:
+    """Decode a JPEG, PNG, GIF or WebP to RGB (3, H, W) uint8.
+
+    Raises:
+        ValueError: the bytes are no readable image.
+    """
+    if not data:
+        raise ValueError("no bytes")
+    try:
+        image: Tensor = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    if image.ndim == 4:  # an animation: its first picture
+        image = image[0]
+    return image if image.dtype == torch.uint8 else F.to_dtype_image(image, torch.uint8, scale=True)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Turn (B, 3, H, W) uint8 into float with CLIP's mean and deviation."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return images.float().div_(255).sub_(mean).div_(std)

@@ -1,0 +1,264 @@
+"""Visual commonsense reasoning: questions about tagged objects, four choices each.
+
+A tag becomes the class nouns of its objects; each mention and the region of its object carry the same token type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.base import VisionLanguageDataModule
+from datamodules.dataset import BatchBuilder, BatchHead, pad, record_boxes
+from datamodules.records import Kind, TaggedText
+from datamodules.shards import RawSample, SampleError
+from datamodules.texts import Tokens, mark_spans, tokenise
+from datamodules.transforms import View
+from vle_lightning.batch import IGNORED, Skip, VCRBatch
+
+Mode = Literal["q2a", "qa2r"]
+
+CHOICES = 4
+PERSON = "person"
+NEUTRAL_NAMES = (
+    "Alex", "Casey", "Charlie", "Dana", "Frankie", "Jamie", "Jessie", "Kerry", "Morgan", "Pat", "Quinn", "Riley", "Robin",
+    "Sam", "Skyler", "Taylor",
+)  # fmt: skip
+GLUED = re.compile(
+    r"[.,;:?!)\]}%]+|['\u2019]\w*|n['\u2019]t"
+)  # words that follow the one before without a space
+
+
+class Rendered(NamedTuple):
+    """A tagged text as plain words, with the characters (start, end) of each mention of an object."""
+
+    text: str
+    mentions: tuple[tuple[int, int, int], ...]  # start, end, number of the object
+
+    @property
+    def tags(self) -> set[int]:
+        """Return the numbers of the objects that are mentioned."""
+        return {tag for _, _, tag in self.mentions}
+
+    def typed(self, types: dict[int, int]) -> list[tuple[int, int, int]]:
+        """Return start, end and token type of each mention; objects without a type are left as plain words."""
+        return [(start, end, types[tag]) for start, end, tag in self.mentions if tag in types]
+
+
+@dataclass(frozen=True)
+class VCRSample:
+    """One question on one image, with four choices."""
+
+    pairs: tuple[tuple[Rendered, Rendered], ...]  # what is given, and the choice
+    boxes: NDArray[np.float32]  # (N, 4) of all objects, as seen in the view
+    seen: NDArray[np.bool_]  # (N,); False on objects that the crop lost
+    target: int
+    family: str
+    where: str
+
+
+def nouns(names: Sequence[str]) -> list[str]:
+    """Return how each object is called: by its class, persons by gender-neutral names in order of their numbers."""
+    persons = [number for number, name in enumerate(names) if name == PERSON]
+    called = {number: NEUTRAL_NAMES[i % len(NEUTRAL_NAMES)] for i, number in enumerate(persons)}
+    return [called.get(number, name) for number, name in enumerate(names)]
+
+
+def render(parts: TaggedText, called: Sequence[str]) -> Rendered:
+    """Write a tagged text as a sentence: several objects of one tag are joined by "and".
+
+    Args:
+        parts: words and tags.
+        called: the noun of each object.
+    """
+    text, mentions = "", []
+    for part in parts:
+        if isinstance(part, str):
+            text += part if not text or GLUED.fullmatch(part) else f" {part}"
+            continue
+        for i, tag in enumerate(part):
+            text += " and " if i else " " if text else ""
+            mentions.append((len(text), len(text) + len(called[tag]), tag))
+            text += called[tag]
+    return Rendered(text, tuple(mentions))
+
+
+class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
+    """Makes four-choice batches; draws nothing."""
+
+    kind: Kind = "vcr"
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        mode: Mode = "q2a",
+        first_object_type: int = 2,
+        max_objects: int = 10,
+    ) -> None:
+        """Prepare the texts' form.
+
+        Args:
+            tokenizer: with the fast backend.
+            max_length: of a pair in tokens, special ones included.
+            mode: q2a gives the question, qa2r question and right answer.
+            first_object_type: token type of the first object that a pair mentions; others follow.
+            max_objects: objects of a pair that have a token type and a region of their own.
+        """
+        self.tokenizer, self.max_length, self.mode = tokenizer, max_length, mode
+        self.first_object_type, self.max_objects = first_object_type, max_objects
+
+    def words(self, raw: RawSample) -> Iterable[str]:
+        """Return all words of question, answers and rationales."""
+        item = raw.record.vcr[raw.item]
+        texts = (item.question, *item.answer_choices, *item.rationale_choices)
+        return (word for text in texts for word in text if isinstance(word, str))
+
+    def parse(self, raw: RawSample, view: View) -> VCRSample:
+        """Take a question out of its record; an unusable one raises SampleError."""
+        item, told = raw.record.vcr[raw.item], f"{raw.where} ({raw.sample_id})"
+        given, choices, label = item.question, item.answer_choices, item.answer_label
+        if self.mode == "qa2r":
+            if label is None:
+                raise SampleError(
+                    "hidden answer", f"{told}: qa2r needs the right answer, which this split does not tell"
+                )
+            given, choices, label = given + choices[label], item.rationale_choices, item.rationale_label
+        if len(choices) != CHOICES or not (label is None or 0 <= label < CHOICES):
+            raise SampleError(
+                "bad choices", f"{told}: {len(choices)} choices, label {label}; {CHOICES} are needed"
+            )
+        if not all((given, *choices)):
+            raise SampleError("empty text", told)
+        boxes, seen = view.move(record_boxes(raw.record, raw.where))
+        tags = {
+            tag for text in (given, *choices) for part in text if not isinstance(part, str) for tag in part
+        }
+        if wrong := sorted(tag for tag in tags if not 0 <= tag < len(boxes)):
+            raise SampleError("bad tag", f"{told}: objects {wrong} are tagged, but there are {len(boxes)}")
+        called = nouns(raw.record.names)
+        pairs = tuple((render(given, called), render(choice, called)) for choice in choices)
+        return VCRSample(pairs, boxes, seen, IGNORED if label is None else label, item.family, told)
+
+    def collate(self, head: BatchHead, samples: Sequence[VCRSample], rng: np.random.Generator) -> VCRBatch:
+        """Make a batch of B samples; an object beyond ``max_objects`` of a pair is reported in ``skipped``."""
+        del rng
+        pairs = [pair for sample in samples for pair in sample.pairs]
+        tags = [sorted(given.tags | choice.tags) for given, choice in pairs]
+        types = [
+            {tag: self.first_object_type + i for i, tag in enumerate(found[: self.max_objects])}
+            for found in tags
+        ]
+        tokens, token_types = self._texts(pairs, types)
+        shape = (len(samples), CHOICES)
+        regions, valid, region_types = (part.unflatten(0, shape) for part in self._regions(samples, types))
+        beyond = tuple(
+            Skip(
+                "object beyond data.max_objects",
+                f"{samples[row // CHOICES].where}, choice {row % CHOICES}: object {tag}",
+            )
+            for row, found in enumerate(tags)
+            for tag in found[self.max_objects :]
+        )
+        return VCRBatch(
+            **{**vars(head), "skipped": head.skipped + beyond},
+            input_ids=tokens.input_ids.unflatten(0, shape),
+            attention_mask=tokens.attention_mask.unflatten(0, shape),
+            texts=tuple(_told(sample) for sample in samples),
+            token_types=token_types.unflatten(0, shape),
+            regions=regions,
+            region_valid=valid,
+            region_types=region_types,
+            targets=torch.tensor([sample.target for sample in samples]),
+            families=tuple(sample.family for sample in samples),
+        )
+
+    def _texts(
+        self, pairs: Sequence[tuple[Rendered, Rendered]], types: Sequence[dict[int, int]]
+    ) -> tuple[Tokens, Tensor]:
+        """Tokenise N pairs, and give each token (N, T) the type of the object that it mentions."""
+        given, choices = zip(*pairs, strict=True)
+        tokens = tokenise(
+            self.tokenizer,
+            [side.text for side in given],
+            self.max_length,
+            [side.text for side in choices],
+        )
+        first, second = (
+            tokens.spread(
+                mark_spans(
+                    [text.typed(known) for text, known in zip(side, types, strict=True)],
+                    max(len(text.text) for text in side),
+                )
+            )
+            for side in (given, choices)
+        )
+        return tokens, torch.from_numpy(np.where(tokens.second, second, first))
+
+    def _regions(
+        self, samples: Sequence[VCRSample], types: Sequence[dict[int, int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes (4B, R, 4), validity (4B, R) and token types (4B, R) of the objects that each pair mentions."""
+        owners = [sample for sample in samples for _ in range(CHOICES)]
+        numbers = [list(known) for known in types]
+        return (
+            pad([owner.boxes[found] for owner, found in zip(owners, numbers, strict=True)], 0, torch.float32),
+            pad([owner.seen[found] for owner, found in zip(owners, numbers, strict=True)], 0, torch.bool),
+            pad([np.array(list(known.values())) for known in types], 0, torch.int64),
+        )
+
+
+def _told(sample: VCRSample) -> str:
+    return f"{sample.pairs[0][0].text} | " + " / ".join(choice.text for _, choice in sample.pairs)
+
+
+class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
+    """Questions with four answers, or with the right answer and four rationales."""
+
+    task: ClassVar[str] = "vcr"
+    kind: ClassVar[Kind] = "vcr"
+
+    def __init__(
+        self,
+        *,
+        mode: Mode = "q2a",
+        first_object_type: int = 2,
+        max_objects: int = 10,
+        **common: Any,  # noqa: ANN401 (the options of the base class)
+    ) -> None:
+        """Keep the options; nothing is read before `setup`.
+
+        Args:
+            mode: q2a chooses the answer, qa2r the rationale of the right answer.
+            first_object_type: token type of the first object that a pair mentions; others follow.
+            max_objects: objects of a pair that have a token type of their own: the model has that many beyond the first.
+            common: options of VisionLanguageDataModule.
+        """
+        super().__init__(**common)
+        self.mode, self.first_object_type, self.max_objects = mode, first_object_type, max_objects
+
+    def check(self) -> None:
+        """Check the options as the base class does, and the objects'."""
+        super().check()
+        if self.first_object_type < 0 or self.max_objects < 0:
+            told = f"{self.first_object_type} and {self.max_objects}"
+            raise ValueError(
+                f"data.first_object_type and data.max_objects are {told}; neither may be negative"
+            )
+
+    def builder(self) -> VCRBuilder:
+        """Make what turns records into batches."""
+        return VCRBuilder(
+            self.tokenizer, self.max_text_length, self.mode, self.first_object_type, self.max_objects
+        )
+
+
+DataModule = VCRDataModule

@@ -1,0 +1,33 @@
+"""Position tables on other grids."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vle_lightning.encoders.positions import resize_position_table
+
+
+def test_a_table_of_the_right_grid_is_left_alone() -> None:
+    table = torch.randn(10, 4)
+    assert resize_position_table(table, (3, 3)) is table
+
+
+def test_the_cls_row_stays_and_a_constant_table_stays_constant() -> None:
+    table = torch.cat([torch.full((1, 4), 9.0), torch.full((16, 4), 2.0)])
+    resized = resize_position_table(table, (3, 7))
+    assert resized.shape == (22, 4)
+    torch.testing.assert_close(resized[0], table[0])
+    torch.testing.assert_close(resized[1:], torch.full((21, 4), 2.0))
+
+
+def test_rows_run_along_the_width() -> None:
+    columns = torch.arange(4.0).repeat(4)[:, None]  # the position is the column
+    resized = resize_position_table(torch.cat([torch.zeros(1, 1), columns]), (4, 8))[1:].reshape(4, 8)
+    torch.testing.assert_close(resized[0], resized[3])
+    assert (resized[0].diff() > 0).all()
+
+
+def test_a_table_that_is_no_square_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match="12 rows"):
+        resize_position_table(torch.zeros(12, 4), (2, 2))

@@ -1,0 +1,109 @@
+"""Small random batches for tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vle_lightning.batch import IGNORED, PretrainBatch, VCRBatch, VQABatch
+
+WORDS, CLASSES, ANSWERS = 200, 24, 7
+SIZE = 48  # pixels
+
+
+def generator(seed: int) -> torch.Generator:
+    """Return a seeded source of random numbers."""
+    return torch.Generator().manual_seed(seed)
+
+
+def make_texts(rows: int, tokens: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw ids (rows, tokens) of varying length, at least four, the first as long as allowed, and their mask."""
+    lengths = torch.randint(4, tokens + 1, (rows,), generator=random)
+    lengths[0] = tokens
+    mask = torch.arange(tokens) < lengths[:, None]
+    ids = torch.randint(5, WORDS, (rows, tokens), generator=random)
+    ids[:, 0] = 1
+    return ids.masked_fill(~mask, 0), mask
+
+
+def make_boxes(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
+    """Draw boxes (*shape, 4) of a third of the picture's edge, inside the picture."""
+    corner = torch.rand(*shape, 2, generator=random) * 0.6
+    return torch.cat([corner, corner + 0.35], dim=-1)
+
+
+def pretrain_batch(rows: int = 4, tokens: int = 9, regions: int = 3, seed: int = 0) -> PretrainBatch:
+    """Make pairs of which the first half is shifted, with a drawn and a mentioned box each."""
+    random = generator(seed)
+    ids, mask = make_texts(rows, tokens, random)
+    chosen = mask & (torch.rand(rows, tokens, generator=random) < 0.3)
+    chosen[:, 0], chosen[:, 1] = False, True
+    partner = torch.arange(rows)
+    partner[: rows // 2] = (partner[: rows // 2] + 1) % rows
+    return PretrainBatch(
+        sample_ids=tuple(f"sample/{row}" for row in range(rows)),
+        valid=torch.ones(rows, dtype=torch.bool),
+        step=0,
+        number=0,
+        pixel_values=torch.randn(rows, 3, SIZE, SIZE, generator=random),
+        input_ids=ids,
+        attention_mask=mask,
+        texts=tuple(f"text {row}" for row in range(rows)),
+        masked_input_ids=ids.masked_fill(chosen, 4),
+        mlm_targets=ids.masked_fill(~chosen, IGNORED),
+        mlm_content=chosen,
+        partner=partner,
+        boxes=make_boxes((rows, regions), random),
+        box_valid=torch.ones(rows, regions, dtype=torch.bool),
+        box_classes=torch.randint(0, CLASSES, (rows, regions), generator=random),
+        box_drawn=(torch.arange(regions) == 0).repeat(rows, 1),
+        box_mentioned=(torch.arange(regions) == 1).repeat(rows, 1),
+    )
+
+
+def vqa_batch(rows: int = 4, tokens: int = 7, seed: int = 0) -> VQABatch:
+    """Make questions whose right answer has full credit and another some."""
+    random = generator(seed)
+    ids, mask = make_texts(rows, tokens, random)
+    answers = torch.arange(rows) % ANSWERS
+    targets = torch.zeros(rows, ANSWERS)
+    targets[torch.arange(rows), answers] = 1.0
+    targets[torch.arange(rows), (answers + 1) % ANSWERS] = 0.3
+    return VQABatch(
+        sample_ids=tuple(f"question/{row}" for row in range(rows)),
+        valid=torch.ones(rows, dtype=torch.bool),
+        step=0,
+        number=0,
+        pixel_values=torch.randn(rows, 3, SIZE, SIZE, generator=random),
+        input_ids=ids,
+        attention_mask=mask,
+        texts=tuple(f"question {row}" for row in range(rows)),
+        targets=targets,
+        families=("other",) * rows,
+    )
+
+
+def vcr_batch(rows: int = 4, tokens: int = 8, regions: int = 2, seed: int = 0) -> VCRBatch:
+    """Make questions whose choices tag one or two objects."""
+    random = generator(seed)
+    ids, mask = make_texts(4 * rows, tokens, random)
+    types = torch.zeros(rows, 4, tokens, dtype=torch.long)
+    types[..., 2] = 2
+    valid = torch.ones(rows, 4, regions, dtype=torch.bool)
+    valid[:, 1, -1] = False
+    return VCRBatch(
+        sample_ids=tuple(f"vcr/{row}" for row in range(rows)),
+        valid=torch.ones(rows, dtype=torch.bool),
+        step=0,
+        number=0,
+        pixel_values=torch.randn(rows, 3, SIZE, SIZE, generator=random),
+        input_ids=ids.unflatten(0, (rows, 4)),
+        attention_mask=mask.unflatten(0, (rows, 4)),
+        texts=tuple(f"question {row}" for row in range(rows)),
+        token_types=types,
+        regions=make_boxes((rows, 4, regions), random),
+        region_valid=valid,
+        region_types=torch.arange(2, 2 + regions).repeat(rows, 4, 1),
+        targets=torch.arange(rows) % 4,
+        families=tuple("colour" if row % 2 else "place" for row in range(rows)),
+    )

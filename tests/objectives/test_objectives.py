@@ -1,0 +1,171 @@
+"""Losses and scores of the four objectives against arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.factories import CLASSES, pretrain_batch
+from vle_lightning.batch import IGNORED, PretrainBatch
+from vle_lightning.errors import UserError
+from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.presets import PRESETS
+from vle_lightning.models.regions import box_patches
+from vle_lightning.objectives.base import Objective, ObjectiveOutput, find_objective
+from vle_lightning.streams import Fused
+
+NAMES = ("mlm", "itm", "mpc", "pbc")
+
+
+@pytest.fixture(scope="module")
+def model() -> DualStream:
+    torch.manual_seed(0)
+    return DualStream(PRESETS["tiny"]).eval()
+
+
+def make(name: str, model: DualStream) -> Objective:
+    torch.manual_seed(1)
+    return find_objective(name).build(model, CLASSES).eval()
+
+
+def fuse(objective: Objective, model: DualStream, batch: PretrainBatch) -> Fused:
+    (fused,) = model.fuse_views(batch, [objective.views], objective.mask_vector)
+    return fused
+
+
+def judge(objective: Objective, model: DualStream, batch: PretrainBatch) -> ObjectiveOutput:
+    output: ObjectiveOutput = objective(fuse(objective, model, batch), batch)
+    return output
+
+
+def last_linear(objective: Objective) -> nn.Linear:
+    return [part for part in objective.modules() if isinstance(part, nn.Linear)][-1]
+
+
+def shares(output: ObjectiveOutput) -> dict[str, float]:
+    return {score.name: float(score.hits / score.total) for score in output.scores}
+
+
+@pytest.mark.parametrize(("name", "outcomes"), [("itm", 2), ("pbc", 2), ("mpc", CLASSES)])
+@pytest.mark.parametrize("rows", [2, 5])
+def test_an_ignorant_head_loses_the_log_of_the_outcomes(model: DualStream, name: str, outcomes: int, rows: int) -> None:
+    objective = make(name, model)
+    nn.init.zeros_(last_linear(objective).weight)
+    output = judge(objective, model, pretrain_batch(rows))
+    torch.testing.assert_close(output.loss, torch.tensor(math.log(outcomes)))
+
+
+def test_mlm_is_the_cross_entropy_of_the_masked_words_alone(model: DualStream) -> None:
+    batch = pretrain_batch()
+    mlm = make("mlm", model)
+    fused = fuse(mlm, model, batch)
+    everywhere = mlm.logits(fused.text)  # type: ignore[operator]
+    expected = F.cross_entropy(everywhere.flatten(0, 1), batch.mlm_targets.flatten(), ignore_index=IGNORED)
+    output = mlm(fused, batch)
+    torch.testing.assert_close(output.loss, expected)
+    assert output.judged == (batch.mlm_targets != IGNORED).sum()
+    right = everywhere.argmax(-1) == batch.mlm_targets
+    assert shares(output)["mlm_accuracy"] == pytest.approx(float(right.sum() / output.judged))
+
+
+def test_mlm_decodes_with_the_word_embeddings(model: DualStream) -> None:
+    mlm = make("mlm", model)
+    assert mlm.decoder.weight is model.text.word_embeddings.weight  # type: ignore[union-attr]
+
+
+def test_itm_counts_a_shifted_text_as_no_match(model: DualStream) -> None:
+    batch = pretrain_batch(rows=4)  # rows 0 and 1 are shifted
+    itm = make("itm", model)
+    last_linear(itm).weight.data.zero_()
+    last_linear(itm).bias.data = torch.tensor([1.0, 0.0])  # always says: no match
+    output = judge(itm, model, batch)
+    assert shares(output) == {"itm_accuracy": 0.5}
+    loss = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 2
+    assert float(output.loss) == pytest.approx(loss)
+
+
+def test_mpc_classifies_the_mean_of_the_hidden_boxs_patches(model: DualStream) -> None:
+    batch = pretrain_batch(rows=3)
+    mpc = make("mpc", model)
+    fused = fuse(mpc, model, batch)
+    losses = []
+    for row in range(3):  # one box is drawn in each
+        covered = box_patches(batch.boxes[row, 0], (6, 6))
+        state = fused.image[row, 1:][covered].mean(0)
+        losses.append(F.cross_entropy(mpc.head(state), batch.box_classes[row, 0]))  # type: ignore[operator]
+    torch.testing.assert_close(mpc(fused, batch).loss, torch.stack(losses).mean())
+
+
+def test_mpc_leaves_out_boxes_without_a_class(model: DualStream) -> None:
+    batch = pretrain_batch(rows=4)
+    classes = batch.box_classes.clone()
+    classes[0, 0] = -1
+    assert judge(make("mpc", model), model, replace(batch, box_classes=classes)).judged == 3
+
+
+def test_pbc_judges_the_patches_of_matching_pairs_alone(model: DualStream) -> None:
+    batch = pretrain_batch(rows=4)
+    pbc = make("pbc", model)
+    last_linear(pbc).weight.data.zero_()
+    last_linear(pbc).bias.data = torch.tensor([0.0, 1.0])  # every patch is mentioned
+    output = judge(pbc, model, batch)
+    mentioned = box_patches(batch.boxes[2:, 1], (6, 6))
+    share = float(mentioned.float().mean())
+    assert output.judged == 2 * 36
+    assert shares(output)["pbc_iou"] == pytest.approx(share)
+    expected = share * math.log(1 + math.exp(-1)) + (1 - share) * math.log(1 + math.exp(1))
+    assert float(output.loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_pbc_has_no_target_where_the_text_mentions_no_box(model: DualStream) -> None:
+    batch = pretrain_batch(rows=4)
+    mentioned = batch.box_mentioned.clone()
+    mentioned[3] = False
+    assert judge(make("pbc", model), model, replace(batch, box_mentioned=mentioned)).judged == 36
+
+
+def nothing_to_do(batch: PretrainBatch) -> PretrainBatch:
+    return replace(
+        batch,
+        mlm_targets=torch.full_like(batch.mlm_targets, IGNORED),
+        box_drawn=torch.zeros_like(batch.box_drawn),
+        box_mentioned=torch.zeros_like(batch.box_mentioned),
+    )
+
+
+@pytest.mark.parametrize("name", ["mlm", "mpc", "pbc"])
+def test_a_batch_without_work_is_an_exact_zero_that_reaches_the_head(model: DualStream, name: str) -> None:
+    objective = make(name, model)
+    output = judge(objective, model, nothing_to_do(pretrain_batch()))
+    assert output.loss.item() == 0.0
+    assert output.judged == 0
+    output.loss.backward()
+    for key, parameter in objective.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter)), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_filler_rows_count_nowhere(model: DualStream, name: str) -> None:
+    objective = make(name, model)
+    batch = pretrain_batch(rows=5)
+    partner = torch.tensor([1, 0, 2, 3, 4])
+    whole = replace(batch, partner=partner, valid=torch.tensor([True] * 4 + [False]))
+    output, without = judge(objective, model, whole), judge(objective, model, first_rows(whole, 4))
+    torch.testing.assert_close(output.loss, without.loss)
+    assert shares(output) == pytest.approx(shares(without))
+
+
+def first_rows(batch: PretrainBatch, rows: int) -> PretrainBatch:
+    tensors = {key: value[:rows] for key, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, sample_ids=batch.sample_ids[:rows], texts=batch.texts[:rows], **tensors)
+
+
+def test_an_unknown_objective_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="no objective 'itn'; choose among itm, mlm, mpc, pbc"):
+        find_objective("itn")

@@ -1,0 +1,103 @@
+"""Batches: what the datamodules hand to the tasks.
+
+Every batch is one micro-batch, the unit of order and randomness: number ``number`` of optimiser step ``step``.
+Dimensions: B samples, T tokens, R boxes (padded), C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # the target that cross entropy leaves out
+
+
+class Skip(NamedTuple):
+    """A sample that could not be used: counted and reported, never replaced by another."""
+
+    kind: str  # a short fixed phrase, such as "unreadable image"
+    where: str  # shard, key and what was wrong
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What every micro-batch carries; tensors move together, host-only fields stay plain Python."""
+
+    sample_ids: tuple[str, ...]  # one a row, unique in its split
+    valid: Tensor  # (B,) bool; False marks filler rows, which reach no loss, metric or prediction
+    step: int  # the optimiser step, counted from 0 over the whole run
+    number: int  # the micro-batch's number within its step: rank + i * world size
+    skipped: tuple[Skip, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of rows, fillers included."""
+        return len(self.sample_ids)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """Return the batch with its tensors on ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Return the batch in page-locked memory; torch's DataLoader calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {
+            field.name: function(value)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextBatch(Batch):
+    """B images with a text (or several) each."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, CLIP-normalised
+    input_ids: Tensor  # (B, T) int64, or (B, 4, T) for four choices
+    attention_mask: Tensor  # like input_ids, bool; False on padding
+    texts: tuple[str, ...]  # for pictures and reports
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainBatch(ImageTextBatch):
+    """B image-text pairs with everything that the four objectives draw at random, drawn already.
+
+    Boxes are xyxy, normalised to [0, 1] of the picture as cropped; rows of padding have ``box_valid`` False.
+    """
+
+    masked_input_ids: Tensor  # (B, T) int64: the text view with masked tokens
+    mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
+    mlm_content: Tensor  # (B, T) bool: the target is a word of the content list
+    partner: Tensor  # (B,) int64: the row whose text ITM lays beside image i; i itself for a match
+    boxes: Tensor  # (B, R, 4) float
+    box_valid: Tensor  # (B, R) bool
+    box_classes: Tensor  # (B, R) int64; -1 where the box's name has no class
+    box_drawn: Tensor  # (B, R) bool: drawn for MPC, its patches are replaced in the masked image view
+    box_mentioned: Tensor  # (B, R) bool: the text mentions the box
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQABatch(ImageTextBatch):
+    """B questions on B images, with the soft answer scores of VQAv2."""
+
+    targets: Tensor  # (B, C) float in [0, 1]: min(1, 0.3 * annotators who gave answer c)
+    families: tuple[str, ...]  # the answer type of each question
+
+
+@dataclass(frozen=True, kw_only=True)
+class VCRBatch(ImageTextBatch):
+    """B questions with four choices each; R is the largest number of objects that one choice tags."""
+
+    token_types: Tensor  # (B, 4, T) int64: 0, or the type of the object that the token mentions
+    regions: Tensor  # (B, 4, R, 4) float: boxes of the tagged objects
+    region_valid: Tensor  # (B, 4, R) bool
+    region_types: Tensor  # (B, 4, R) int64: the token type that ties the region to its mentions
+    targets: Tensor  # (B,) int64: the right choice; IGNORED where it is not known
+    families: tuple[str, ...]  # the kind of each question

@@ -1,0 +1,151 @@
+"""How fast one pre-training step is beside the plain recipe; ``make bench`` prints it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vle_lightning.batch import IGNORED, PretrainBatch
+from vle_lightning.models.presets import find_config
+from vle_lightning.objectives.base import Objective
+from vle_lightning.streams import Fused, Stream
+from vle_lightning.tasks.pretrain import PretrainTask
+
+BATCH, REGIONS, CLASSES = 4, 5, 1600
+SHORTEST, LONGEST, PADDED = 8, 20, 50  # tokens; the plain recipe pads every text to 50
+
+
+def make_batch(image_size: int, vocabulary: int) -> PretrainBatch:
+    """Draw four random pairs with seed 0, text lengths uniform in 8-20 tokens, five boxes each."""
+    random = torch.Generator().manual_seed(0)
+    lengths = torch.randint(SHORTEST, LONGEST + 1, (BATCH,), generator=random)
+    tokens = int(lengths.max())
+    mask = torch.arange(tokens) < lengths[:, None]
+    ids = torch.randint(5, vocabulary, (BATCH, tokens), generator=random).masked_fill(~mask, 0)
+    chosen = (torch.rand(BATCH, tokens, generator=random) < 0.15) & mask
+    corner = torch.rand(BATCH, REGIONS, 2, generator=random) * 0.6
+    return PretrainBatch(
+        sample_ids=tuple(str(row) for row in range(BATCH)),
+        valid=torch.ones(BATCH, dtype=torch.bool),
+        step=0,
+        number=0,
+        pixel_values=torch.randn(BATCH, 3, image_size, image_size, generator=random),
+        input_ids=ids,
+        attention_mask=mask,
+        texts=("",) * BATCH,
+        masked_input_ids=ids.masked_fill(chosen, 4),
+        mlm_targets=ids.masked_fill(~chosen, IGNORED),
+        mlm_content=chosen,
+        partner=torch.tensor([1, 2, 2, 3]),
+        boxes=torch.cat([corner, corner + 0.3], dim=-1),
+        box_valid=torch.ones(BATCH, REGIONS, dtype=torch.bool),
+        box_classes=torch.randint(0, CLASSES, (BATCH, REGIONS), generator=random),
+        box_drawn=torch.arange(REGIONS).expand(BATCH, REGIONS) == 0,
+        box_mentioned=torch.arange(REGIONS).expand(BATCH, REGIONS) < 2,
+    )
+
+
+def padded(batch: PretrainBatch) -> PretrainBatch:
+    """Pad the texts to 50 tokens, as METER and ViLT do."""
+    more = PADDED - batch.input_ids.shape[1]
+    return replace(
+        batch,
+        input_ids=F.pad(batch.input_ids, (0, more)),
+        masked_input_ids=F.pad(batch.masked_input_ids, (0, more)),
+        attention_mask=F.pad(batch.attention_mask, (0, more)),
+        mlm_targets=F.pad(batch.mlm_targets, (0, more), value=IGNORED),
+        mlm_content=F.pad(batch.mlm_content, (0, more)),
+    )
+
+
+def our_loss(task: PretrainTask, batch: PretrainBatch) -> Tensor:
+    """Encode each view once and fuse all pairs in one call."""
+    return torch.stack([output.loss for output in task.judge(batch).values()]).sum()
+
+
+def plain_loss(task: PretrainTask, batch: PretrainBatch) -> Tensor:
+    """Run the whole model once an objective and score every word at every token; one sum of losses."""
+    batch = padded(batch)
+    losses = []
+    for objective in task.objectives.values():
+        assert isinstance(objective, Objective)
+        (fused,) = task.model.fuse_views(batch, [objective.views], objective.mask_vector)
+        losses.append(_all_words_loss(task, fused, batch) if objective.name == "mlm" else objective(fused, batch).loss)
+    return torch.stack(losses).sum()
+
+
+def _all_words_loss(task: PretrainTask, fused: Fused, batch: PretrainBatch) -> Tensor:
+    mlm = task.objectives["mlm"]
+    logits = mlm.get_submodule("decoder")(mlm.get_submodule("transform")(fused.text))
+    return F.cross_entropy(logits.flatten(0, 1), batch.mlm_targets.flatten(), ignore_index=IGNORED)
+
+
+def time_step(loss: Callable[[PretrainTask, PretrainBatch], Tensor], task: PretrainTask, batch: PretrainBatch) -> float:
+    """Run forward and backward once and return the seconds."""
+    task.zero_grad(set_to_none=True)
+    start = time.perf_counter()
+    loss(task, batch).backward()
+    return time.perf_counter() - start
+
+
+RECIPES: dict[str, Callable[[PretrainTask, PretrainBatch], Tensor]] = {"ours": our_loss, "plain": plain_loss}
+
+
+def build(architecture: str) -> tuple[PretrainTask, PretrainBatch]:
+    """Build the four objectives over a model with fixed weights, in training mode without dropout, and their batch."""
+    torch.manual_seed(0)
+    task = PretrainTask(architecture, classes=CLASSES).eval()
+    config = find_config(architecture)
+    return task, make_batch(config.image.image_size, config.text.vocab_size)
+
+
+def peak_memory(recipe: str, architecture: str) -> float:
+    """Run one step in this process and return the process's peak resident memory in GiB."""
+    task, batch = build(architecture)
+    time_step(RECIPES[recipe], task, batch)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def bench_step(architecture: str, repeats: int) -> dict[str, float]:
+    """Time both recipes in turn, best of ``repeats``, and measure the peak memory of each in a process of its own."""
+    task, batch = build(architecture)
+    seconds: dict[str, list[float]] = {recipe: [] for recipe in RECIPES}
+    for _ in range(repeats):
+        for recipe, loss in RECIPES.items():
+            seconds[recipe].append(time_step(loss, task, batch))
+    del task
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        memory = {recipe: pool.apply(peak_memory, (recipe, architecture)) for recipe in RECIPES}
+    best = {recipe: min(times) for recipe, times in seconds.items()}
+    return {
+        "step_seconds/ours": best["ours"],
+        "step_seconds/plain": best["plain"],
+        "step_speedup": best["plain"] / best["ours"],
+        "peak_memory_gib/ours": memory["ours"],
+        "peak_memory_gib/plain": memory["plain"],
+    }
+
+
+def main() -> None:
+    """Print the measurements, a line each, then as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m vle_lightning.bench", description=__doc__)
+    parser.add_argument("--architecture", default="vle-base", help="preset to measure")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each recipe, alternating; the best counts")
+    options = parser.parse_args()
+    results = bench_step(options.architecture, options.repeats)
+    for name, value in results.items():
+        print(f"{name:<24} {value:8.2f}")
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

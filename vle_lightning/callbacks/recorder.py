@@ -1,0 +1,138 @@
+"""The record of a run: config.yaml, metrics.json, run.json and predictions.json in its folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from vle_lightning.callbacks.gather import gather_objects
+
+PACKAGES = (
+    "torch torchvision lightning transformers open_clip_torch webdataset torchmetrics omegaconf jsonargparse "
+    "sentencepiece deepspeed numpy pillow"
+).split()
+
+
+class RunLogger(TensorBoardLogger):
+    """TensorBoard events in the run folder itself; config.yaml holds the hyperparameters, so no second file does."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version="", default_hp_metric=False)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write out what is buffered."""
+        self.experiment.flush()
+
+
+class ConfigRecord(SaveConfigCallback):
+    """Writes the merged options of a fit to ``config.yaml``; other commands leave that of the fit alone."""
+
+    def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
+        """Write the file."""
+        if stage == "fit":
+            super().setup(trainer, task, stage)
+
+
+class FinalValidation(Callback):
+    """Validates after the very last step: Lightning stops at ``max_steps`` without looking."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Ask the loop to stop, which makes it validate first."""
+        if 0 <= trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
+
+
+class RunClock(Callback):
+    """Counts the seconds of a fit over all its resumes."""
+
+    def __init__(self) -> None:
+        self._carried = 0.0
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the fit has taken."""
+        return self._carried + time.perf_counter() - self._began
+
+    def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Start."""
+        self._began = time.perf_counter()
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the seconds so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Continue."""
+        self._carried = state_dict["seconds"]
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes the rows of ``predict_step`` of all ranks to ``predictions.json``, ordered by id."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(write_interval="epoch")
+        self.file = folder / "predictions.json"
+
+    def write_on_epoch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        predictions: Sequence[list[dict[str, object]]],
+        batch_indices: Sequence[object],
+    ) -> None:
+        """Gather and write."""
+        rows = [row for batch in predictions for row in batch]
+        gathered = [row for part in gather_objects(rows) for row in part]
+        if trainer.is_global_zero:
+            write_json(self.file, sorted(gathered, key=lambda row: str(row["id"])))
+
+
+def write_json(file: Path, content: Mapping[str, object] | Sequence[object]) -> None:
+    """Write a file that a person can read, all or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(file)
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python and of each library that results may depend on."""
+    installed = {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **{k: v for k, v in installed.items() if v is not None}}
+
+
+def git_state() -> dict[str, object]:
+    """Return the commit of this code and whether files differ from it; both null outside of a repository."""
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    return {"commit": commit, "modified": None if changes is None else bool(changes)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,73 @@
+"""How fast a run is, what it waits for, and how large its gradients are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
+
+from vle_lightning.batch import Batch
+
+
+class Throughput(Callback):
+    """Logs samples/s over all devices, the share of time spent waiting for data, and the gradient norm before clipping.
+
+    Values are averages since they were logged last.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._idle_since = 0.0
+        self._waited = 0.0  # seconds
+        self._samples = 0
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Start the clock."""
+        self._restart()
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Start the clock again: validation is not training."""
+        self._restart()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, task: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """The batch is here: the wait is over."""
+        self._waited += time.perf_counter() - self._idle_since
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: torch.Tensor | Mapping[str, object] | None,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Log the speed at every step that is logged at all."""
+        self._samples += len(batch)
+        self._idle_since = now = time.perf_counter()
+        boundary = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if boundary and trainer.global_step % trainer.log_every_n_steps == 0:
+            seconds = max(now - self._began, 1e-9)
+            rate = self._samples * trainer.world_size / seconds
+            task.log("samples/s", rate, prog_bar=True, logger=False)
+            self._log(trainer, {"speed/samples_per_second": rate, "speed/data_wait_share": self._waited / seconds})
+            self._restart()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, task: L.LightningModule, optimizer: Optimizer) -> None:
+        """Log the norm of all gradients, before they are clipped."""
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self._log(trainer, {"speed/gradient_norm": float(torch.nn.utils.get_total_norm(gradients))}, ahead=1)
+
+    def _restart(self) -> None:
+        self._began = self._idle_since = time.perf_counter()
+        self._waited, self._samples = 0.0, 0
+
+    @staticmethod
+    def _log(trainer: L.Trainer, values: dict[str, float], ahead: int = 0) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step + ahead)

@@ -1,0 +1,84 @@
+"""Image towers. CLIP's vision transformer (arXiv 2103.00020) on any image size that its patches divide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPEncoder
+
+from vle_lightning.encoders.positions import resize_position_table
+from vle_lightning.streams import Stream
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Sizes of a CLIP ViT tower; the defaults are openai/clip-vit-base-patch16."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    activation: str = "quick_gelu"
+    dropout: float = 0.0
+
+
+class PatchMask(NamedTuple):
+    """Patches to hide from the tower."""
+
+    patches: Tensor  # (B, P) bool
+    vector: Tensor  # (D,) what stands in their place before the position embedding
+
+
+def patch_grid(pixel_values: Tensor, patch_size: int) -> tuple[int, int]:
+    """Return height and width in patches of images (B, 3, H, W).
+
+    Raises:
+        ValueError: the patch size does not divide the image.
+    """
+    height, width = pixel_values.shape[-2:]
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"an image of {height} x {width} pixels is not a multiple of patch size {patch_size}")
+    return height // patch_size, width // patch_size
+
+
+class ImageEncoder(nn.Module):
+    """CLIP ViT whose post-layernorm applies to every token, as in VLE and METER."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        if config.image_size % config.patch_size:
+            raise ValueError(f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}")
+        self.patch_size = config.patch_size
+        self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
+        self.position_embedding = nn.Embedding((config.image_size // config.patch_size) ** 2 + 1, config.width)
+        self.pre_norm = nn.LayerNorm(config.width)
+        self.encoder = CLIPEncoder(
+            CLIPVisionConfig(
+                hidden_size=config.width,
+                intermediate_size=config.intermediate,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                hidden_act=config.activation,
+                attention_dropout=config.dropout,
+                attn_implementation="sdpa",
+            )
+        )
+        self.post_norm = nn.LayerNorm(config.width)
+
+    def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
+        """Encode B images (B, 3, H, W), CLIP-normalised; states (B, 1 + P, D), CLS first, patches row by row."""
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        if hidden is not None:
+            patches = torch.where(hidden.patches[..., None], hidden.vector.to(patches.dtype), patches)
+        cls = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        positions = resize_position_table(self.position_embedding.weight, patch_grid(pixel_values, self.patch_size))
+        states = self.pre_norm(torch.cat([cls, patches], dim=1) + positions)
+        states = self.post_norm(self.encoder(inputs_embeds=states).last_hidden_state)
+        return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))

@@ -1,0 +1,63 @@
+"""Text towers. DeBERTa-v3 (arXiv 2111.09543) as transformers ships it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import DebertaV2Config, DebertaV2Model
+
+from vle_lightning.streams import Stream
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of a DeBERTa-v3 tower; the defaults are microsoft/deberta-v3-base."""
+
+    vocab_size: int = 128_100
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    position_buckets: int = 256
+    max_positions: int = 512
+    dropout: float = 0.1
+
+
+class TextEncoder(nn.Module):
+    """DeBERTa-v3: disentangled attention over content and relative position."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.model = DebertaV2Model(
+            DebertaV2Config(
+                vocab_size=config.vocab_size,
+                hidden_size=config.width,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=config.intermediate,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=config.dropout,
+                max_position_embeddings=config.max_positions,
+                position_buckets=config.position_buckets,
+                type_vocab_size=0,
+                relative_attention=True,
+                position_biased_input=False,
+                pos_att_type=["p2c", "c2p"],
+                share_att_key=True,
+                norm_rel_ebd="layer_norm",
+                layer_norm_eps=1e-7,
+            )
+        )
+
+    @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The (V, D) table that a vocabulary head may tie its decoder to."""
+        embeddings = self.model.get_input_embeddings()
+        assert isinstance(embeddings, nn.Embedding)
+        return embeddings
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
+        """Encode B texts: ids (B, T) int64, mask (B, T) bool; states (B, T, D)."""
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask.to(input_ids.dtype))
+        return Stream(output.last_hidden_state, attention_mask)

@@ -1,0 +1,1 @@
+"""Fusion encoders: a text stream and an image stream in, fused streams out."""

@@ -1,0 +1,108 @@
+"""Co-attention fusion of two streams (METER, arXiv 2111.02387, section 3.2; VLE uses the same layers)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vle_lightning.streams import Stream
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Sizes of the fusion encoder; the defaults are VLE-base.
+
+    ``token_types`` counts the embeddings that tell text (0), image (1) and VCR's tagged objects (2 and up) apart.
+    """
+
+    width: int = 768
+    layers: int = 6
+    heads: int = 12
+    intermediate: int = 3072
+    dropout: float = 0.1
+    token_types: int = 24
+
+
+class Attention(nn.Module):
+    """Multi-head attention with a residual and a layer norm after it."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.output = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+
+    def forward(self, states: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """Let states (B, N, D) read context (B, M, D) where mask, (B, 1, 1, M) bool, is True."""
+        query, key, value = (
+            layer(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, source in ((self.query, states), (self.key, context), (self.value, context))
+        )
+        dropout = self.dropout if self.training else 0.0
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        output = self.output(read.transpose(1, 2).flatten(2))
+        return self.norm(states + F.dropout(output, self.dropout, self.training))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU between, a residual and a layer norm after."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.inner = nn.Linear(config.width, config.intermediate)
+        self.output = nn.Linear(config.intermediate, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map states (B, N, D) to the same shape."""
+        output = self.output(F.gelu(self.inner(states)))
+        return self.norm(states + F.dropout(output, self.dropout, self.training))
+
+
+class CoAttentionLayer(nn.Module):
+    """One stream's half of a layer: attend to itself, then to the other stream's previous states, then feed forward."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.cross = Attention(config)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, states: Tensor, mask: Tensor, other: Tensor, other_mask: Tensor) -> Tensor:
+        """Map states (B, N, D) to the same shape, reading the other stream (B, M, D)."""
+        states = self.attention(states, states, mask)
+        return self.feed_forward(self.cross(states, other, other_mask))
+
+
+class CoAttentionFusion(nn.Module):
+    """Layers in which text and image streams read each other."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.text = nn.ModuleList(CoAttentionLayer(config) for _ in range(config.layers))
+        self.image = nn.ModuleList(CoAttentionLayer(config) for _ in range(config.layers))
+
+    def forward(self, text: Stream, image: Stream) -> tuple[Tensor, Tensor]:
+        """Let the two streams attend to each other, layer by layer.
+
+        Args:
+            text: B text streams; states (B, T, D), mask (B, T).
+            image: B image streams; states (B, P, D), mask (B, P). Item i is fused with text i.
+
+        Returns:
+            Fused states (B, T, D) and (B, P, D).
+        """
+        text_states, image_states = text.states, image.states
+        text_mask, image_mask = text.mask[:, None, None, :], image.mask[:, None, None, :]
+        for text_layer, image_layer in zip(self.text, self.image, strict=True):
+            text_states, image_states = (
+                text_layer(text_states, text_mask, image_states, image_mask),
+                image_layer(image_states, image_mask, text_states, text_mask),
+            )
+        return text_states, image_states

@@ -1,0 +1,174 @@
+"""The dual-stream encoder of VLE and METER: a text tower, an image tower, co-attention fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from vle_lightning.batch import PretrainBatch
+from vle_lightning.encoders.image import ImageConfig, ImageEncoder, PatchMask, patch_grid
+from vle_lightning.encoders.text import TextConfig, TextEncoder
+from vle_lightning.fusion.co_attention import CoAttentionFusion, FusionConfig
+from vle_lightning.models.heads import Pooler, initialise
+from vle_lightning.models.regions import box_patches, pool_patches
+from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Stream, TextView
+
+TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects take the following ones
+
+
+class Blind(str, Enum):
+    """What is withheld from the model, for baselines."""
+
+    NONE = "none"
+    IMAGE = "image"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class DualStreamConfig:
+    """Sizes of the whole encoder; the defaults are VLE-base."""
+
+    text: TextConfig = field(default_factory=TextConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    init_std: float = 0.02  # of all new weights
+
+
+class DualStream(nn.Module):
+    """Encode once, fuse as often as needed.
+
+    A withheld side (``blind``) is one zero state: its tower does not run and does not train.
+    """
+
+    def __init__(self, config: DualStreamConfig, blind: Blind = Blind.NONE) -> None:
+        super().__init__()
+        width = config.fusion.width
+        self.config, self.blind, self.width = config, blind, width
+        self.text = TextEncoder(config.text)
+        self.image = ImageEncoder(config.image)
+        self.text_projection = nn.Linear(config.text.width, width)
+        self.image_projection = nn.Linear(config.image.width, width)
+        self.token_types = nn.Embedding(config.fusion.token_types, width)
+        self.fusion = CoAttentionFusion(config.fusion)
+        self.text_pooler = Pooler(width)
+        self.image_pooler = Pooler(width)
+        initialise(self, config.init_std)
+        withheld = {
+            Blind.NONE: (),
+            Blind.IMAGE: (self.image, self.image_projection),
+            Blind.TEXT: (self.text, self.text_projection),
+        }
+        for part in withheld[blind]:
+            part.requires_grad_(False)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
+        """Encode B texts (B, T) to a stream of the fusion's width (B, T, D)."""
+        if self.blind is Blind.TEXT:
+            return self._withheld(len(input_ids))
+        states, mask = self.text(input_ids, attention_mask)
+        return Stream(self.text_projection(states), mask)
+
+    def encode_image(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
+        """Encode B images (B, 3, H, W) to a stream of the fusion's width (B, 1 + P, D)."""
+        if self.blind is Blind.IMAGE:
+            return self._withheld(len(pixel_values))
+        states, mask = self.image(pixel_values, hidden)
+        return Stream(self.image_projection(states), mask)
+
+    def pool_regions(self, image: Stream, boxes: Tensor, valid: Tensor, grid: tuple[int, int]) -> Stream:
+        """Pool the projected patches of tagged objects.
+
+        Args:
+            image: B image streams (B, 1 + P, D).
+            boxes: (B, R, 4) xyxy, normalised.
+            valid: (B, R) bool.
+            grid: height and width in patches.
+
+        Returns:
+            B streams of R regions; none where the image is withheld.
+        """
+        if self.blind is Blind.IMAGE:
+            return Stream(image.states[:, :0], image.mask[:, :0])
+        return Stream(pool_patches(image.states[:, 1:], box_patches(boxes, grid)), valid)
+
+    def fuse(
+        self, text: Stream, image: Stream, text_types: Tensor | None = None, image_types: Tensor | None = None
+    ) -> Fused:
+        """Let B texts and B images attend to each other.
+
+        Args:
+            text: states (B, T, D), mask (B, T).
+            image: states (B, N, D), mask (B, N); N is 1 + P, and R more where regions are appended.
+            text_types: (B, T) int64 rows of the token-type table; all 0 by default.
+            image_types: (B, N) likewise; all 1 by default.
+
+        Returns:
+            Fused states (B, T, D) and (B, N, D), and the pooled pair (B, 2D): text CLS, then image CLS.
+        """
+        text_type = self.token_types.weight[TEXT_TYPE] if text_types is None else self.token_types(text_types)
+        image_type = self.token_types.weight[IMAGE_TYPE] if image_types is None else self.token_types(image_types)
+        text_states, image_states = self.fusion(
+            Stream(text.states + text_type, text.mask), Stream(image.states + image_type, image.mask)
+        )
+        pooled = torch.cat([self.text_pooler(text_states), self.image_pooler(image_states)], dim=-1)
+        return Fused(text_states, image_states, pooled)
+
+    def fuse_views(
+        self, batch: PretrainBatch, views: Sequence[FusedView], mask_vector: Tensor | None = None
+    ) -> list[Fused]:
+        """Encode each distinct text and image once, fuse each distinct view once, all in one call each.
+
+        Args:
+            batch: B pairs.
+            views: what each objective asks for.
+            mask_vector: (D,) of the image tower's width, for views of the masked image.
+
+        Returns:
+            One Fused of B pairs for each of ``views``, in their order.
+        """
+        distinct = list(dict.fromkeys(views))
+        texts = self._encode_texts(batch, list(dict.fromkeys(view.text for view in distinct)))
+        images = self._encode_images(batch, list(dict.fromkeys(view.image for view in distinct)), mask_vector)
+        text = _stack([_paired(texts[view.text], batch, view.pairing) for view in distinct])
+        image = _stack([images[view.image] for view in distinct])
+        parts = (tensor.split(len(batch)) for tensor in self.fuse(text, image))
+        fused = dict(zip(distinct, (Fused(*part) for part in zip(*parts, strict=True)), strict=True))
+        return [fused[view] for view in views]
+
+    def _encode_texts(self, batch: PretrainBatch, kinds: list[TextView]) -> dict[TextView, Stream]:
+        ids = {TextView.CLEAN: batch.input_ids, TextView.MASKED: batch.masked_input_ids}
+        stream = self.encode_text(torch.cat([ids[kind] for kind in kinds]), batch.attention_mask.repeat(len(kinds), 1))
+        return dict(zip(kinds, _unstack(stream, len(batch)), strict=True))
+
+    def _encode_images(
+        self, batch: PretrainBatch, kinds: list[ImageView], mask_vector: Tensor | None
+    ) -> dict[ImageView, Stream]:
+        hidden = None
+        if ImageView.MASKED in kinds and self.blind is not Blind.IMAGE:
+            assert mask_vector is not None, "a masked image view needs the vector that replaces its patches"
+            covered = box_patches(batch.boxes, patch_grid(batch.pixel_values, self.config.image.patch_size))
+            covered = (covered & batch.box_drawn[..., None]).any(1)
+            none = torch.zeros_like(covered)
+            hidden = PatchMask(torch.cat([covered if k is ImageView.MASKED else none for k in kinds]), mask_vector)
+        stream = self.encode_image(batch.pixel_values.repeat(len(kinds), 1, 1, 1), hidden)
+        return dict(zip(kinds, _unstack(stream, len(batch)), strict=True))
+
+    def _withheld(self, rows: int) -> Stream:
+        weight = self.token_types.weight
+        return Stream(weight.new_zeros(rows, 1, self.width), weight.new_ones(rows, 1, dtype=torch.bool))
+
+
+def _paired(text: Stream, batch: PretrainBatch, pairing: Pairing) -> Stream:
+    return text if pairing is Pairing.TRUE else text.select(batch.partner)
+
+
+def _stack(streams: list[Stream]) -> Stream:
+    return Stream(*(torch.cat(tensors) for tensors in zip(*streams, strict=True)))
+
+
+def _unstack(stream: Stream, rows: int) -> list[Stream]:
+    return [Stream(*part) for part in zip(*(tensor.split(rows) for tensor in stream), strict=True)]

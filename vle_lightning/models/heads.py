@@ -1,0 +1,35 @@
+"""Parts that heads of objectives and tasks are built from."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Pooler(nn.Module):
+    """The first token of a stream through a linear layer and tanh."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Pool states (B, N, D) to (B, D)."""
+        pooled: Tensor = self.dense(states[:, 0]).tanh()
+        return pooled
+
+
+def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
+    """Linear, LayerNorm, GELU, Linear: the head of VLE's PBC, VQA and VCR models."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes))
+
+
+def initialise(module: nn.Module, std: float = 0.02) -> None:
+    """Draw linear and embedding weights from a normal of ``std``; biases are zero, layer norms the identity."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding | nn.Conv2d):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+        if isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)

@@ -1,0 +1,45 @@
+"""Named sizes of the dual-stream encoder."""
+
+from __future__ import annotations
+
+from vle_lightning.encoders.image import ImageConfig
+from vle_lightning.encoders.text import TextConfig
+from vle_lightning.errors import UserError
+from vle_lightning.fusion.co_attention import FusionConfig
+from vle_lightning.models.dual_stream import DualStreamConfig
+
+
+def _small(width: int, text_layers: int, image_layers: int, fusion_layers: int, **options: float) -> DualStreamConfig:
+    """Build a model for 48 px scenes: patches of 8 px, a vocabulary of at most 256 pieces."""
+    dropout = float(options.get("dropout", 0.0))
+    return DualStreamConfig(
+        TextConfig(256, width, text_layers, 4, 4 * width, position_buckets=16, max_positions=64, dropout=dropout),
+        ImageConfig(48, 8, width, image_layers, 4, 4 * width, dropout=dropout),
+        FusionConfig(width, fusion_layers, 4, 4 * width, dropout=dropout, token_types=12),
+        init_std=0.05,
+    )
+
+
+PRESETS = {
+    "tiny": _small(32, 1, 1, 1),  # for tests: builds in milliseconds
+    "toy": _small(96, 2, 2, 4),  # for the embedded world
+    "vle-base": DualStreamConfig(),
+    "vle-large": DualStreamConfig(
+        TextConfig(width=1024, layers=24, heads=16, intermediate=4096),
+        ImageConfig(patch_size=14, width=1024, layers=24, heads=16, intermediate=4096),
+        FusionConfig(width=1024, heads=16, intermediate=4096),
+    ),
+}
+
+
+def find_config(architecture: str | DualStreamConfig) -> DualStreamConfig:
+    """Return the configuration itself, or the preset of that name.
+
+    Raises:
+        UserError: no preset has that name.
+    """
+    if isinstance(architecture, DualStreamConfig):
+        return architecture
+    if architecture not in PRESETS:
+        raise UserError(f"model.architecture: no preset '{architecture}'; choose one of {', '.join(PRESETS)}")
+    return PRESETS[architecture]

@@ -1,0 +1,1 @@
+"""Pre-training objectives, one module each; an experiment file names them by module."""

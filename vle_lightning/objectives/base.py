@@ -1,0 +1,77 @@
+"""What every pre-training objective is: declared views, a head, a loss and scores."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from typing import ClassVar, NamedTuple, Self
+
+from torch import Tensor, nn
+
+from vle_lightning.batch import PretrainBatch
+from vle_lightning.errors import UserError
+from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.streams import Fused, FusedView
+
+
+class Score(NamedTuple):
+    """A share of right decisions; summed over micro-batches before dividing."""
+
+    name: str
+    hits: Tensor  # () float
+    total: Tensor  # () float
+
+
+class ObjectiveOutput(NamedTuple):
+    """What an objective says of one micro-batch."""
+
+    loss: Tensor  # (): mean over what the objective judged; an exact zero, tied to the head, where that is nothing
+    judged: Tensor  # (): how many pairs, tokens, boxes or patches that were
+    scores: tuple[Score, ...]
+
+
+class Objective(nn.Module):
+    """Base of MLM, ITM, MPC and PBC. A subclass is one file: views, head, loss, scores; no logging and no trainer."""
+
+    name: ClassVar[str]
+    score_names: ClassVar[tuple[str, ...]]
+    views: ClassVar[FusedView]
+    mask_vector: nn.Parameter | None  # (D of the image tower,) where the objective hides patches
+
+    @classmethod
+    def build(cls, model: DualStream, classes: int) -> Self:
+        """Make the objective for a model and a data set of that many box classes."""
+        del classes
+        return cls(model)
+
+    def __init__(self, model: DualStream) -> None:
+        """Make the head; it takes its sizes from the model."""
+        super().__init__()
+        self.register_parameter("mask_vector", None)
+
+    def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
+        """Judge one micro-batch: ``fused`` is the pass over B pairs that ``views`` asks for."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+
+def mean_loss(losses: Tensor) -> Tensor:
+    """Average losses (K,); no losses give a zero that still reaches the head's parameters in backward."""
+    return losses.sum() / max(len(losses), 1)
+
+
+def find_objective(name: str) -> type[Objective]:
+    """Return the objective that the module ``vle_lightning.objectives.<name>`` defines.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    package = "vle_lightning.objectives"
+    known = [module.name for module in pkgutil.iter_modules(import_module(package).__path__) if module.name != "base"]
+    if name not in known:
+        raise UserError(f"model.objectives: no objective '{name}'; choose among {', '.join(known)}")
+    module = import_module(f"{package}.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Objective) and value.__module__ == module.__name__
+    )

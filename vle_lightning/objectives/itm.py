@@ -1,0 +1,37 @@
+"""Image-text matching: does this text describe this image?"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vle_lightning.batch import PretrainBatch
+from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.heads import initialise
+from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
+from vle_lightning.streams import Fused, FusedView, Pairing
+
+
+class ImageTextMatching(Objective):
+    """ITM: half of the images of a micro-batch have the next text of another image beside them."""
+
+    name: ClassVar[str] = "itm"
+    score_names: ClassVar[tuple[str, ...]] = ("itm_accuracy",)
+    views: ClassVar[FusedView] = FusedView(pairing=Pairing.HALF_SHIFTED)
+
+    def __init__(self, model: DualStream) -> None:
+        super().__init__(model)
+        self.head = nn.Linear(2 * model.width, 2)
+        initialise(self, model.config.init_std)
+
+    def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
+        """Judge the valid pairs; class 1 is a match."""
+        rows = torch.arange(len(batch), device=batch.partner.device)
+        targets = (batch.partner == rows).long()[batch.valid]
+        logits = self.head(fused.pooled[batch.valid])
+        right = (logits.argmax(-1) == targets).sum()
+        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"))
+        return ObjectiveOutput(loss, batch.valid.sum(), (Score("itm_accuracy", right, batch.valid.sum()),))

@@ -1,0 +1,55 @@
+"""Patch-box classification: which patches belong to a region that the text mentions? (docs/pretraining_spec.md)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vle_lightning.batch import PretrainBatch
+from vle_lightning.encoders.image import patch_grid
+from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.heads import classifier, initialise
+from vle_lightning.models.regions import box_patches
+from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
+from vle_lightning.streams import Fused, FusedView, Pairing
+
+
+class PatchBoxClassification(Objective):
+    """PBC on the matching half of ITM's pairs, with the head of the published checkpoints."""
+
+    name: ClassVar[str] = "pbc"
+    score_names: ClassVar[tuple[str, ...]] = ("pbc_iou",)
+    views: ClassVar[FusedView] = FusedView(pairing=Pairing.HALF_SHIFTED)
+
+    def __init__(self, model: DualStream) -> None:
+        super().__init__(model)
+        self.patch_size = model.config.image.patch_size
+        self.head = classifier(model.width, model.width, 2)
+        initialise(self, model.config.init_std)
+
+    def logits(self, fused: Fused, batch: PretrainBatch) -> Tensor:
+        """Score every patch of every image: (B, P, 2), class 1 is mentioned."""
+        height, width = patch_grid(batch.pixel_values, self.patch_size)
+        logits: Tensor = self.head(fused.image[:, 1 : 1 + height * width])
+        return logits
+
+    def targets(self, batch: PretrainBatch) -> Tensor:
+        """Say which patches lie in a mentioned box: (B, P) bool."""
+        covered = box_patches(batch.boxes, patch_grid(batch.pixel_values, self.patch_size))
+        return (covered & (batch.box_mentioned & batch.box_valid)[..., None]).any(1)
+
+    def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
+        """Judge all patches of valid matching pairs whose text mentions a box."""
+        rows = torch.arange(len(batch), device=batch.partner.device)
+        mentions = (batch.box_mentioned & batch.box_valid).any(1)
+        chosen = (batch.partner == rows) & mentions & batch.valid
+        targets = self.targets(batch)[chosen]
+        logits = self.logits(fused, batch)[chosen]
+        found = logits.argmax(-1) == 1
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.long().flatten(), reduction="none")
+        overlap, union = (found & targets).sum(), (found | targets).sum()
+        judged = torch.tensor(targets.numel(), device=targets.device)
+        return ObjectiveOutput(mean_loss(losses), judged, (Score("pbc_iou", overlap, union),))

@@ -1,0 +1,71 @@
+"""What is optimised and how fast: parameter groups and the learning-rate schedule, shared by all tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+TOWERS = ("model.text.", "model.image.")
+NORMS = (nn.LayerNorm,)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with METER's settings (arXiv 2111.02387, appendix); learning rates are per optimiser step."""
+
+    lr: float = 1e-5  # of the towers; VLE's pre-training
+    fusion_multiplier: float = 5.0  # METER
+    head_multiplier: float = 5.0  # METER
+    weight_decay: float = 0.01  # METER; none on biases and norms
+    betas: tuple[float, float] = (0.9, 0.98)  # METER
+    warmup: float = 0.1  # share of all steps, METER
+    end: float = 0.0  # learning rate at the last step, as a share of the peak
+
+
+def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
+    """Split what trains into towers, fusion and heads, each with and without weight decay.
+
+    The encoder is the task's ``model``; all else is a head.
+    """
+    undecayed = {id(p) for m in task.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in task.named_parameters():
+        if parameter.requires_grad:
+            part = "tower" if name.startswith(TOWERS) else "fusion" if name.startswith("model.") else "head"
+            decayed = id(parameter) not in undecayed and not name.endswith("bias")
+            groups.setdefault((part, decayed), []).append(parameter)
+    multipliers = {"tower": 1.0, "fusion": config.fusion_multiplier, "head": config.head_multiplier}
+    return [
+        {
+            "params": parameters,
+            "lr": config.lr * multipliers[part],
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "name": part if decayed else f"{part}_no_decay",
+        }
+        for (part, decayed), parameters in groups.items()
+    ]
+
+
+def schedule_factor(step: int, steps: int, warmup: float, end: float = 0.0) -> float:
+    """Return the learning rate of a step as a share of its peak: linear up, then linear down to ``end``.
+
+    Args:
+        step: optimiser steps taken so far.
+        steps: optimiser steps of the whole run.
+        warmup: share of the steps over which the rate rises.
+        end: the share that is left at the last step.
+    """
+    rising = max(round(steps * warmup), 1)
+    if step < rising:
+        return (step + 1) / rising
+    return max(end, 1 - (1 - end) * (step - rising) / max(steps - rising, 1))
+
+
+def make_optimizer(task: nn.Module, config: OptimConfig, steps: int) -> tuple[Optimizer, LambdaLR]:
+    """Make AdamW and its schedule over ``steps`` optimiser steps."""
+    groups = parameter_groups(task, config)
+    optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=True)
+    return optimizer, LambdaLR(optimizer, lambda step: schedule_factor(step, steps, config.warmup, config.end))

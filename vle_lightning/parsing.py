@@ -1,0 +1,120 @@
+"""From argv and experiment files to settings, and one clear sentence for whatever is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+from vle_lightning.errors import UserError
+
+DEFAULT_TASK = "pretrain"
+UNKNOWN = re.compile(r"(?:does not accept option '|unrecognized arguments: -+)([\w.]+)")
+KEYED = re.compile(r'Parser key "([\w.]+)":\s*(.*)', re.DOTALL)
+
+
+class ParseError(UserError):
+    """What jsonargparse found wrong, in its own words."""
+
+
+class ExperimentParser(LightningArgumentParser):
+    """A parser that raises its errors instead of printing them below the usage of every option."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise ``message``, or what jsonargparse raises where it only tries something out."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise ParseError(message) from ex
+
+
+class Experiment(NamedTuple):
+    """What must be known before there is a parser."""
+
+    task: str
+    files: tuple[Path, ...]  # experiment files, in the order of the command line
+    settings: tuple[object, ...]  # their content, one each
+    arguments: tuple[str, ...]  # the command line
+
+    @property
+    def run_name(self) -> str:
+        """Return ``<task>-<experiment>``."""
+        return f"{self.task}-{self.files[-1].stem}" if self.files else self.task
+
+    def source(self, key: str) -> str:
+        """Say where an option was given, for error messages."""
+        if any(argument.lstrip("-").split("=")[0].startswith(key) for argument in self.arguments):
+            return "command line"
+        holders = [f for f, content in zip(self.files, self.settings, strict=True) if _holds(content, key.split("."))]
+        return str((holders or self.files or ["defaults"])[-1])
+
+
+def read_experiment(arguments: Sequence[str]) -> Experiment:
+    """Read the experiment files that a command line names, far enough to know the task.
+
+    Raises:
+        UserError: a file is missing, is no YAML, or holds no options.
+    """
+    files = tuple(Path(value) for value in _values(arguments, ("-c", "--config")))
+    settings = tuple(_read(file) for file in files)
+    named = [content["task"] for content in settings if "task" in content]
+    task = [*named, *_values(arguments, ("--task",))] or [DEFAULT_TASK]
+    return Experiment(str(task[-1]), files, settings, tuple(arguments))
+
+
+def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
+    """Turn a message of jsonargparse into one that names key, place and remedy.
+
+    Args:
+        message: what jsonargparse says.
+        experiment: the files and the command line.
+        known: all options there are.
+    """
+    if unknown := UNKNOWN.search(message):
+        key = unknown.group(1)
+        close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)
+        hint = f"did you mean {close[0]}?" if close else "`python -m vle_lightning fit --help` lists all options"
+        return f"{experiment.source(key)}: there is no option {key}; {hint}"
+    if keyed := KEYED.match(message):
+        key, reason = keyed.groups()
+        return f"{experiment.source(key)}: {key}: {_shorten(reason)}"
+    return f"{', '.join(map(str, experiment.files)) or 'command line'}: {_shorten(message)}"
+
+
+def _shorten(reason: str) -> str:
+    lines = [line.strip(" -") for line in reason.splitlines()]
+    boilerplate = ("Does not validate", "Subtypes:", "Errors:", "Given value type", "Problem with given class_path")
+    return "; ".join(line for line in lines if line and not line.startswith(boilerplate))
+
+
+def _values(arguments: Sequence[str], names: tuple[str, ...]) -> list[str]:
+    following = zip(arguments, arguments[1:], strict=False)
+    apart = {index: value for index, (name, value) in enumerate(following) if name in names}
+    joined = {
+        index: argument.split("=", 1)[1]
+        for index, argument in enumerate(arguments)
+        if "=" in argument and argument.split("=", 1)[0] in names
+    }
+    return [value for _, value in sorted((apart | joined).items())]
+
+
+def _read(file: Path) -> dict[str, object]:
+    if not file.is_file():
+        raise UserError(f"--config: there is no experiment file {file}; those that ship are under experiments/")
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: this is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: an experiment file holds options (key: value), this one a {type(content).__name__}")
+    return content
+
+
+def _holds(content: object, path: list[str]) -> bool:
+    if not path:
+        return True
+    return isinstance(content, dict) and path[0] in content and _holds(content[path[0]], path[1:])

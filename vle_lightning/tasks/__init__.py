@@ -1,0 +1,1 @@
+"""Tasks, one LightningModule each; an experiment file names its task by module."""

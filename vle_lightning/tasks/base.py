@@ -1,0 +1,148 @@
+"""What all tasks share: the encoder, its start, the optimiser, seeding, logging and scores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from vle_lightning.batch import Batch
+from vle_lightning.errors import UserError
+from vle_lightning.hub.checkpoint import load_encoder
+from vle_lightning.metrics.ratio import Ratio
+from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
+from vle_lightning.models.presets import find_config
+from vle_lightning.optim import OptimConfig, make_optimizer
+from vle_lightning.tasks.pictures import Names, Picture
+
+
+class Stage(str, Enum):
+    """Which split a step belongs to; the prefix of what it logs."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+class VisionLanguageTask(L.LightningModule):
+    """Wiring of an encoder, a head and metrics. A subclass says what a step computes.
+
+    A subclass lists the names of its scores, all shares, and calls ``score`` with hits and totals;
+    in training they are logged as they come, in validation and test they are summed over the whole split first.
+    """
+
+    monitor: str  # the validation score that selects the checkpoint
+    monitor_mode: ClassVar[str] = "max"
+
+    def __init__(
+        self, architecture: str | DualStreamConfig, init: str | None, blind: Blind, optim: OptimConfig, seed: int
+    ) -> None:
+        """Build the encoder.
+
+        Args:
+            architecture: a preset or a full configuration.
+            init: a checkpoint or run folder to start from.
+            blind: what is withheld from the model.
+            optim: learning rates and schedule.
+            seed: of dropout, together with step and micro-batch.
+
+        Raises:
+            UserError: the preset is unknown, or the checkpoint is missing or does not fit.
+        """
+        super().__init__()
+        self.model = DualStream(find_config(architecture), blind)
+        self.load_report = str(load_encoder(self.model, Path(init))) if init else None
+        self.optim, self.seed = optim, seed
+        self._scores = nn.ModuleDict()
+
+    def step(self, batch: Batch, stage: Stage) -> Tensor:
+        """Compute the loss () of one micro-batch and log its scores."""
+        raise TypeError(f"{type(self).__name__} does not define step")
+
+    def pictures(self, batch: Batch, names: Names) -> Iterable[Picture]:
+        """Draw what the model makes of a few samples; called by the picture callback at validation."""
+        del batch, names
+        return ()
+
+    def add_scores(self, names: Iterable[str]) -> None:
+        """Make a summed score for each name, for validation and test apart."""
+        for stage in (Stage.VAL, Stage.TEST):
+            self._scores[stage.value] = nn.ModuleDict({name: Ratio() for name in names})
+
+    def score(self, stage: Stage, name: str, hits: Tensor, total: Tensor) -> None:
+        """Count ``hits`` out of ``total``, both ()."""
+        if stage is Stage.TRAIN:
+            if total > 0:
+                self.log(f"train/{name}", hits / total)
+            return
+        split = self._scores[stage.value]
+        assert isinstance(split, nn.ModuleDict)
+        ratio = split[name]
+        assert isinstance(ratio, Ratio)
+        ratio.update(hits.detach(), total)
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """Run one micro-batch; dropout is a function of seed, step and micro-batch, not of the rank."""
+        torch.manual_seed(micro_batch_seed(self.seed, batch.step, batch.number))
+        loss = self.step(batch, Stage.TRAIN)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss of step {batch.step}, micro-batch {batch.number} is {loss.item()}; its samples: "
+                f"{', '.join(batch.sample_ids)}. Lower model.optim.lr, or look at these samples"
+            )
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        """Score one micro-batch of the validation split."""
+        self.step(batch, Stage.VAL)
+
+    def test_step(self, batch: Batch) -> None:
+        """Score one micro-batch of the test split."""
+        self.step(batch, Stage.TEST)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the split's scores."""
+        self._log_split(Stage.VAL)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the split's scores."""
+        self._log_split(Stage.TEST)
+
+    def _log_split(self, stage: Stage) -> None:
+        split = self._scores[stage.value]
+        assert isinstance(split, nn.ModuleDict)
+        for name, ratio in split.items():
+            assert isinstance(ratio, Ratio)
+            value = ratio.compute()
+            ratio.reset()
+            if not torch.isnan(value):  # nothing to judge in this split
+                self.log(f"{stage.value}/{name}", value.float(), prog_bar=stage is Stage.VAL)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make AdamW with a linear schedule over the optimiser steps of the whole run."""
+        optimizer, schedule = make_optimizer(self, self.optim, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Store what rebuilds the encoder, in plain types: such checkpoints open with ``weights_only=True``."""
+        checkpoint["architecture"] = asdict(self.model.config)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move the batch's tensors."""
+        del dataloader_idx
+        return batch.to(device, non_blocking=True)
+
+
+def micro_batch_seed(seed: int, step: int, number: int) -> int:
+    """Mix seed, step and micro-batch number into a 63-bit seed."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

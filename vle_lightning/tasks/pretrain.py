@@ -1,0 +1,99 @@
+"""Pre-training on image-text pairs with boxes: MLM, ITM, MPC, PBC in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vle_lightning.batch import PretrainBatch
+from vle_lightning.errors import UserError
+from vle_lightning.hub.towers import fill_image_tower, fill_text_tower
+from vle_lightning.models.dual_stream import Blind, DualStreamConfig
+from vle_lightning.objectives.base import Objective, ObjectiveOutput, find_objective
+from vle_lightning.optim import OptimConfig
+from vle_lightning.tasks.base import Stage, VisionLanguageTask
+from vle_lightning.tasks.pictures import Names, Picture, draw_pretraining
+
+
+class PretrainTask(VisionLanguageTask):
+    """Weighted sum of objectives over one encoder."""
+
+    monitor = "val/loss"
+    monitor_mode: ClassVar[str] = "min"
+
+    def __init__(
+        self,
+        architecture: str | DualStreamConfig = "vle-base",
+        objectives: dict[str, float] | None = None,
+        classes: int = 1600,
+        init: str | None = None,
+        text_init: str | None = None,
+        image_init: str | None = None,
+        blind: Blind = Blind.NONE,
+        optim: OptimConfig = OptimConfig(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        """Build the encoder and the objectives' heads.
+
+        Args:
+            architecture: a preset (tiny, toy, vle-base, vle-large) or a full configuration.
+            objectives: weight of each objective by name; all four with weight 1 by default (VLE).
+            classes: how many box classes MPC tells apart; the data module's ``classes`` has as many.
+            init: a checkpoint or run folder to start from.
+            text_init: a DeBERTa-v3 (transformers name or folder) that the text tower starts from.
+            image_init: a CLIP ViT (transformers name or folder, or open_clip:MODEL/PRETRAINED) likewise.
+            blind: what is withheld from the model.
+            optim: learning rates and schedule.
+            seed: of dropout.
+
+        Raises:
+            UserError: an objective is unknown, or needs what ``blind`` withholds.
+        """
+        super().__init__(architecture, init, blind, optim, seed)
+        reports = [self.load_report] if self.load_report else []
+        if text_init:
+            reports.append(str(fill_text_tower(self.model.text, text_init)))
+        if image_init:
+            reports.append(str(fill_image_tower(self.model.image, image_init)))
+        self.load_report = "; ".join(reports) or None
+        self.weights = objectives or {"mlm": 1.0, "itm": 1.0, "mpc": 1.0, "pbc": 1.0}
+        if blind is not Blind.NONE and set(self.weights) != {"mlm"}:
+            raise UserError(f"model.blind={blind.value}: only the objective mlm can do without; set model.objectives")
+        heads = {name: find_objective(name).build(self.model, classes) for name in self.weights}
+        self.objectives = nn.ModuleDict(heads)
+        names = [name for objective in self._objectives() for name in objective.score_names]
+        self.add_scores([*names, *(f"{name}_loss" for name in self.weights), "loss"])
+
+    def step(self, batch: PretrainBatch, stage: Stage) -> Tensor:  # type: ignore[override]
+        """Encode each view once, fuse all pairs in one call, and sum the weighted losses."""
+        outputs = self.judge(batch)
+        losses = [self.weights[name] * output.loss for name, output in outputs.items()]
+        total = torch.stack(losses).sum()
+        for name, output in outputs.items():
+            rows = output.judged.clamp(max=1)
+            self.score(stage, f"{name}_loss", output.loss.detach() * rows, rows)
+            for score in output.scores:
+                self.score(stage, *score)
+        if stage is not Stage.TRAIN:
+            self.score(stage, "loss", total.detach(), torch.ones_like(total))
+        return total
+
+    def judge(self, batch: PretrainBatch) -> dict[str, ObjectiveOutput]:
+        """Run all objectives on one micro-batch."""
+        objectives = self._objectives()
+        vector = next((o.mask_vector for o in objectives if o.mask_vector is not None), None)
+        fused = self.model.fuse_views(batch, [objective.views for objective in objectives], vector)
+        return {o.name: o(view, batch) for o, view in zip(objectives, fused, strict=True)}
+
+    def pictures(self, batch: PretrainBatch, names: Names) -> Iterable[Picture]:  # type: ignore[override]
+        """Draw boxes, the PBC heat map and the MPC and MLM guesses of a few pairs."""
+        return draw_pretraining(self.model, self._objectives(), batch, names)
+
+    def _objectives(self) -> list[Objective]:
+        return [objective for objective in self.objectives.values() if isinstance(objective, Objective)]
+
+
+Task = PretrainTask

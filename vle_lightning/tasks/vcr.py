@@ -1,0 +1,108 @@
+"""Visual commonsense reasoning (arXiv 1811.10830): four choices about tagged objects."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vle_lightning.batch import IGNORED, VCRBatch
+from vle_lightning.encoders.image import patch_grid
+from vle_lightning.models.dual_stream import IMAGE_TYPE, Blind, DualStreamConfig
+from vle_lightning.models.heads import classifier, initialise
+from vle_lightning.optim import OptimConfig
+from vle_lightning.streams import Stream
+from vle_lightning.tasks.base import Stage, VisionLanguageTask
+
+
+class VCRTask(VisionLanguageTask):
+    """Q->A or QA->R: the image is encoded once, its tagged objects join it for each choice, the best pair wins."""
+
+    def __init__(
+        self,
+        architecture: str | DualStreamConfig = "vle-base",
+        mode: Literal["q2a", "qa2r"] = "q2a",
+        families: list[str] | None = None,
+        init: str | None = None,
+        blind: Blind = Blind.NONE,
+        optim: OptimConfig = OptimConfig(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        """Build the encoder and a scorer on the pooled pair.
+
+        Args:
+            architecture: a preset (tiny, toy, vle-base, vle-large) or a full configuration.
+            mode: q2a chooses the answer, qa2r the rationale given the right answer; the data module's mode is the same.
+            families: kinds of questions that are scored apart as well.
+            init: a checkpoint or run folder to start from.
+            blind: what is withheld from the model.
+            optim: learning rates and schedule; the default is VLE's.
+            seed: of dropout.
+        """
+        super().__init__(architecture, init, blind, optim, seed)
+        self.mode, self.families = mode, tuple(families or ())
+        self.head = classifier(2 * self.model.width, 2 * self.model.width, 1)
+        initialise(self.head, self.model.config.init_std)
+        self.add_scores([mode, *(f"{mode}_{family}" for family in self.families), "loss"])
+        self.monitor = f"val/{mode}"
+
+    def forward(self, batch: VCRBatch) -> Tensor:
+        """Score the choices: logits (B, 4)."""
+        choices = batch.input_ids.shape[1]
+        text = self.model.encode_text(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
+        image = self.model.encode_image(batch.pixel_values)
+        grid = patch_grid(batch.pixel_values, self.model.config.image.patch_size)
+        regions = self.model.pool_regions(image, batch.regions.flatten(1, 2), batch.region_valid.flatten(1, 2), grid)
+        count = regions.states.shape[1] // choices
+        pair = append(image.repeat(choices), Stream(*(part.unflatten(1, (choices, count)).flatten(0, 1) for part in regions)))
+        patch_types = torch.full_like(pair.mask[:, : image.states.shape[1]], IMAGE_TYPE, dtype=torch.long)
+        image_types = torch.cat([patch_types, batch.region_types.flatten(0, 1)[:, :count]], dim=1)
+        text_types = batch.token_types.flatten(0, 1)[:, : text.states.shape[1]]
+        fused = self.model.fuse(text, pair, text_types, image_types)
+        logits: Tensor = self.head(fused.pooled).unflatten(0, (-1, choices)).squeeze(-1)
+        return logits
+
+    def step(self, batch: VCRBatch, stage: Stage) -> Tensor:  # type: ignore[override]
+        """Average cross entropy over the four choices."""
+        logits = self(batch)
+        known = batch.valid & (batch.targets != IGNORED)
+        losses = F.cross_entropy(logits[known].float(), batch.targets[known], reduction="none")
+        right = (logits.argmax(1) == batch.targets) & known
+        for name, rows in self._counted(batch, known):
+            self.score(stage, name, (right & rows).sum(), rows.sum())
+        if stage is not Stage.TRAIN:
+            self.score(stage, "loss", losses.detach().sum(), known.sum())
+        return losses.sum() / known.sum().clamp(min=1)
+
+    def predict_step(self, batch: VCRBatch) -> list[dict[str, object]]:
+        """Return the best choice of each valid question, the right one if known, and the four probabilities."""
+        probabilities = self(batch).float().softmax(1)
+        columns = (batch.sample_ids, batch.families, probabilities.tolist(), batch.targets.tolist(), batch.valid.tolist())
+        return [
+            {
+                "id": name,
+                "family": family,
+                "prediction": shares.index(max(shares)),
+                "target": None if target == IGNORED else target,
+                "probabilities": shares,
+            }
+            for name, family, shares, target, valid in zip(*columns, strict=True)
+            if valid
+        ]
+
+    def _counted(self, batch: VCRBatch, known: Tensor) -> list[tuple[str, Tensor]]:
+        counted = [(self.mode, known)]
+        for family in self.families:
+            members = torch.tensor([name == family for name in batch.families], device=known.device)
+            counted.append((f"{self.mode}_{family}", known & members))
+        return counted
+
+
+def append(stream: Stream, more: Stream) -> Stream:
+    """Lay ``more`` (B, R, D) behind ``stream`` (B, N, D)."""
+    return Stream(torch.cat([stream.states, more.states], dim=1), torch.cat([stream.mask, more.mask], dim=1))
+
+
+Task = VCRTask
