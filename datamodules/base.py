@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.dataset import BatchBuilder, MicroBatchDataset
 from datamodules.loader import BatchLoader, MicroBatchLoader
 from datamodules.records import Kind
-from datamodules.sampler import EvalSampler, MicroBatchSampler, TrainOrder
+from datamodules.sampler import EvalSampler, MicroBatchSampler, TrainOrder, accumulation
 from datamodules.shards import ShardFolder
 from datamodules.tokenizers import check_folder, load_tokenizer
 from datamodules.transforms import ImageTransform
@@ -27,7 +27,7 @@ BatchT = TypeVar("BatchT", bound=Batch)
 
 
 class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, BatchT]):
-    """Streams the shard folders ROOT/SOURCE/SPLIT. A subclass says what a sample and a batch of its task are."""
+    """Streams the shard folders ROOT/SOURCE/SPLIT. A subclass says what its samples and batches are."""
 
     task: ClassVar[str]
     kind: ClassVar[Kind]  # which samples of a record the task reads
@@ -70,7 +70,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             predict_split: folder name of the split that predictions are made for; ``val_split`` by default.
             val_sources: sources that validation, test and prediction read; all by default.
             limit_val: at most so many validation samples, the same ones each time.
-            crop_scale: bounds of the share of the picture that a random training crop keeps; (1, 1) is no crop.
+            crop_scale: bounds of the share of a picture that a random training crop keeps; (1, 1) is no crop.
             flip: mirror half of the training pictures whose text says neither left nor right.
         """
         super().__init__()
@@ -167,7 +167,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         ]
 
     def references(self) -> dict[str, float]:
-        """Return the ceilings and floors of this task that were made with the data; {} where there are none."""
+        """Return the ceilings and floors of this task that came with the data; {} where there are none."""
         path = self.root.parent / "references.json"
         if not path.is_file():
             return {}
@@ -180,23 +180,11 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         Raises:
             ValueError: the global batch is no multiple; names the nearest possible sizes.
         """
-        together = self.batch_size * devices
-        if self.global_batch_size % together == 0:
-            return self.global_batch_size // together
-        below = self.global_batch_size // together * together
-        nearest = [size for size in (below, below + together) if size]
-        told = f"data.global_batch_size {' or '.join(map(str, nearest))}"
-        if self.global_batch_size % devices == 0:
-            told += f", or data.batch_size {' or '.join(map(str, self._nearest_sizes(devices)))}"
-        raise ValueError(
-            f"data.global_batch_size {self.global_batch_size} is no multiple of data.batch_size {self.batch_size} "
-            f"x {devices} device(s); nearest: {told}"
-        )
+        return accumulation(self.global_batch_size, self.batch_size, devices)
 
     def train_dataloader(self) -> MicroBatchLoader[BatchT]:
         """Return this rank's micro-batches, from where the run stopped."""
         rank, world_size = self._place()
-        self.accumulation(world_size)
         folders = self._folders[self.train_split]
         sizes, weights = [folder.shard_sizes for folder in folders], list(self.sources.values())
         order = TrainOrder(sizes, weights, self.seed, self.global_batch_size)
@@ -230,7 +218,10 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         return batch.to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far training has read; the datamodule keeps it because Lightning does not always give it to loaders."""
+        """Return how far training has read.
+
+        A loader says so too, but Lightning gives a loader's state back only in the middle of an epoch.
+        """
         return self._train_loader.state_dict() if self._train_loader else dict(self._start)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -239,12 +230,6 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         if self._train_loader:
             self._train_loader.load_state_dict(self._start)
 
-    def _nearest_sizes(self, devices: int) -> list[int]:
-        share = self.global_batch_size // devices
-        possible = [size for size in range(1, share + 1) if share % size == 0]
-        below = [size for size in possible if size < self.batch_size][-1:]
-        return below + [size for size in possible if size > self.batch_size][:1]
-
     def _sources_of(self, split: str) -> list[str]:
         return list(self.sources) if split == self.train_split else self.val_sources
 
@@ -252,7 +237,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         folder = ShardFolder(self.root / source / split)
         if folder.kind != self.kind:
             raise ValueError(
-                f"{folder.folder} holds {folder.kind}, but task {self.task} reads {self.kind}; see data.sources"
+                f"data.sources: {folder.folder} holds {folder.kind}, but task {self.task} reads {self.kind}"
             )
         return folder
 

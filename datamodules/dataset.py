@@ -59,7 +59,7 @@ class BatchBuilder(ABC, Generic[SampleT, BatchT_co]):
 
 
 class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
-    """Makes a batch for each MicroBatch. All its randomness is keyed by seed, step and number of the micro-batch."""
+    """Makes a batch for each MicroBatch; all randomness is keyed by the seed and its step and number."""
 
     def __init__(
         self,
@@ -95,8 +95,8 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         if not samples:
             told = "; ".join(f"{skip.kind} ({skip.where})" for skip in skipped)
             raise ValueError(
-                f"step {which.step}, micro-batch {which.number}: none of its {len(skipped)} samples can be used: {told}. "
-                "Make the shards again, or leave their source out of data.sources"
+                f"step {which.step}, micro-batch {which.number}: none of its samples can be used: "
+                f"{told}. Make the shards again, or leave their source out of data.sources"
             )
         images = normalise(torch.stack(pixels))
         head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images)
@@ -137,9 +137,9 @@ def record_boxes(record: Record, where: str) -> NDArray[np.float64]:
 
 
 def pad(rows: Sequence[NDArray[np.generic]], fill: float, dtype: torch.dtype) -> Tensor:
-    """Stack arrays (R_i, ...) to (B, max R, ...), at least one slot wide, with ``fill`` behind the short ones."""
+    """Stack arrays (R_i, ...) to (B, R, ...), R at least 1, with ``fill`` behind the short ones."""
     longest = max(1, *(len(row) for row in rows))
-    padded = np.full((len(rows), longest, *rows[0].shape[1:]), fill)
+    padded = np.full((len(rows), longest, *rows[0].shape[1:]), fill, dtype=rows[0].dtype)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
     return torch.from_numpy(padded).to(dtype)

@@ -1,7 +1,7 @@
 """Loaders of micro-batches: worker processes, and the place where a run resumes.
 
-They own a torch DataLoader instead of being one: Lightning replaces the sampler of a DataLoader for prediction, for
-distributed runs and for ``overfit_batches``, and ours is already right for each of them.
+They own a torch DataLoader instead of being one: Lightning replaces the sampler of a DataLoader in prediction,
+in distributed runs and for ``overfit_batches``, and ours is already right for each of them.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class BatchLoader(Generic[BatchT_co]):
 
 
 class MicroBatchLoader(BatchLoader[BatchT_co]):
-    """The training loader. It counts what it has handed out; epochs follow from the count, never from the trainer.
+    """The training loader. It counts what it has handed out; epochs follow from that, not from the trainer.
 
-    The count is of optimiser steps, so that a checkpoint of one rank is right for any other, and for any number of ranks.
+    The count is of optimiser steps, so that one rank's checkpoint is right for any rank of any number of them.
     """
 
     sampler: MicroBatchSampler

@@ -1,6 +1,6 @@
 """What pre-training draws at random, in numpy: masked tokens, mismatched partners, hidden boxes.
 
-Every function is pure and takes its generator, so that a micro-batch is the same on any rank and in any worker.
+Every function is pure and takes its generator: a micro-batch is the same on any rank and in any worker.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def mask_tokens(
         mask_id: id of the mask token.
         ordinary: (K,) ids that a random token is drawn from, no special ones among them.
         share: of the tokens (of the words, with ``word_starts``) that are chosen, each independently.
-        word_starts: (B, T), True on the first token of each word: words are chosen whole. None: tokens one by one.
+        word_starts: (B, T), True on the first token of each word; then words are chosen whole.
 
     Returns:
         The masked ids (B, T) and the targets (B, T), IGNORED where nothing is to be restored.
@@ -60,8 +60,8 @@ def mask_tokens(
 def pair_partners(image_ids: Ints | NDArray[np.str_], rng: np.random.Generator) -> Ints:
     """Choose the text that ITM lays beside each image.
 
-    Half of the rows (rounded down, drawn at random) get the next row's text that belongs to another image; a row that has
-    no such text keeps its own.
+    Half of the rows (rounded down, drawn at random) get the next row's text that belongs to another image; a
+    row without such a text keeps its own.
 
     Args:
         image_ids: (B,) what tells images apart.
@@ -104,8 +104,8 @@ def draw_boxes(
 ) -> Bools:
     """Draw the boxes that MPC hides: a third of those with a class, at least one (docs/pretraining_spec.md).
 
-    The boxes of an image are gone through in random order; one that would raise the hidden patches above half of the
-    image's is left out, and so is one that covers no patch.
+    The boxes of an image are gone through in random order until that many are drawn; one that would raise the
+    hidden patches above half of the image's is left out, and so is one that covers no patch.
 
     Args:
         boxes: (B, R, 4) xyxy, normalised to [0, 1].

@@ -146,7 +146,7 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         """Keep the options; nothing is read before `setup`.
 
         Args:
-            classes: names of the box classes that MPC tells apart, or a JSON file: a list of names, or {name: number}.
+            classes: names of the box classes that MPC tells apart, or a JSON file: names, or {name: number}.
             class_count: how many classes the model tells apart; as many as ``classes`` needs by default.
             patch_size: of the image tower in pixels; MPC hides at most half of the patches.
             content_words: words that the score of restored content words counts.

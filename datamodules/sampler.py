@@ -1,7 +1,7 @@
 """Which samples make up which micro-batch, on any number of ranks, and where a run resumes.
 
-The order is a pure function of seed and epoch; it is cut into global batches of N micro-batches, and number k of a step goes to
-rank k mod W. Nothing depends on ranks or workers, so a run may resume on other numbers of both.
+The order is a pure function of seed and epoch; it is cut into global batches of N micro-batches, and number k of
+a step goes to rank k mod W. Nothing depends on ranks or workers: a run may resume on other numbers of both.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Places:
 
 
 class TrainOrder:
-    """The order of training samples: shards shuffled, samples shuffled within a sliding group of shards, sources mixed."""
+    """The training order: shards shuffled, samples shuffled within sliding groups of them, sources mixed."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class TrainOrder:
 
         Args:
             sources: shard sizes of each source, in samples.
-            weights: passes over each source per epoch; 0.5 gives one half now and the other half in the next epoch.
+            weights: passes over each source per epoch; 0.5 gives one half now, the other half in the next.
             seed: of the run.
-            global_batch_size: samples per optimiser step; what is left of an epoch after whole steps is left out.
+            global_batch_size: samples per optimiser step; an epoch leaves out what does not fill a step.
             shard_group: how many shards are open at a time.
 
         Raises:
@@ -83,8 +83,8 @@ class TrainOrder:
         self.steps_per_epoch = sum(self.shares) // global_batch_size
         if not self.steps_per_epoch:
             raise ValueError(
-                f"data.global_batch_size is {global_batch_size}, but an epoch of data.sources has {sum(self.shares)} samples; "
-                f"set it to at most {sum(self.shares)}"
+                f"data.global_batch_size is {global_batch_size}, but an epoch of data.sources has "
+                f"{sum(self.shares)} samples; set it to at most {sum(self.shares)}"
             )
 
     def epoch(self, number: int) -> Ints:
@@ -118,19 +118,36 @@ class TrainOrder:
         return numbers
 
 
+def accumulation(global_batch_size: int, batch_size: int, devices: int) -> int:
+    """Return how many micro-batches each device goes through per optimiser step.
+
+    Raises:
+        ValueError: the global batch is no multiple; names the nearest possible sizes.
+    """
+    together = batch_size * devices
+    if global_batch_size % together == 0:
+        return global_batch_size // together
+    below = global_batch_size // together * together
+    told = "data.global_batch_size " + " or ".join(str(size) for size in (below, below + together) if size)
+    if global_batch_size % devices == 0:
+        share = global_batch_size // devices
+        possible = [size for size in range(1, share + 1) if share % size == 0]
+        lower = [size for size in possible if size < batch_size][-1:]
+        nearest = lower + [size for size in possible if size > batch_size][:1]
+        told += ", or data.batch_size " + " or ".join(map(str, nearest))
+    raise ValueError(
+        f"data.global_batch_size {global_batch_size} is no multiple of data.batch_size {batch_size} "
+        f"x {devices} device(s); nearest possible: {told}"
+    )
+
+
 class MicroBatchSampler(Sampler[MicroBatch]):
-    """One rank's micro-batches: numbers rank, rank + W, ... of each step. Iterating goes to the end of the epoch."""
+    """One rank's micro-batches: numbers rank, rank + W, ... of each step, up to the end of the epoch."""
 
     def __init__(self, order: TrainOrder, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.order, self.batch_size, self.rank, self.world_size = order, batch_size, rank, world_size
-        self.micro_batches = order.global_batch_size // batch_size  # of a step, over all ranks
-        if self.micro_batches * batch_size != order.global_batch_size or self.micro_batches % world_size:
-            raise ValueError(
-                f"data.global_batch_size {order.global_batch_size} is no multiple of data.batch_size {batch_size} "
-                f"times {world_size} devices"
-            )
-        self.steps_per_epoch = order.steps_per_epoch
-        self.per_step = self.micro_batches // world_size  # of this rank
+        self.per_step = accumulation(order.global_batch_size, batch_size, world_size)  # of this rank
+        self.micro_batches = self.per_step * world_size  # of a step, over all ranks
         self.start_step = 0  # optimiser steps of the run that are finished: iterating starts behind them
 
     def __len__(self) -> int:
@@ -152,7 +169,7 @@ class MicroBatchSampler(Sampler[MicroBatch]):
 class EvalSampler(Sampler[MicroBatch]):
     """Every sample exactly once over all ranks, as many micro-batches on each; the last ones may be short.
 
-    The order is shuffled, the same in every run, so that ``limit`` takes a fair part and a micro-batch mixes images.
+    The order is shuffled, the same in every run: ``limit`` takes a fair part and a micro-batch mixes images.
     A rank that has one micro-batch less than others repeats the first one, all of it marked as filler.
     """
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from webdataset import TarWriter  # type: ignore[import-untyped]
+from webdataset import TarWriter
 
 from datamodules.index import check_shard, index_path, index_rows
 from datamodules.manifest import NAME as MANIFEST

@@ -105,13 +105,13 @@ def word_pattern(words: Iterable[str]) -> re.Pattern[str]:
 
 
 def mark_words(texts: Sequence[str], pattern: re.Pattern[str]) -> Ints:
-    """Return (N, L) int64, 1 on the characters of the words that the pattern finds; L is the longest text's."""
+    """Return (N, L) int64: 1 on the characters of words that the pattern finds; L is the longest text's."""
     spans = [[(*match.span(), 1) for match in pattern.finditer(text)] for text in texts]
     return mark_spans(spans, max(map(len, texts)))
 
 
 def mark_spans(spans: Sequence[Iterable[tuple[int, int, int]]], length: int) -> Ints:
-    """Return (N, L) int64 with the value of each (start, end, value) span of each text on its characters, else 0."""
+    """Return (N, L) int64: on each text's characters the value of their (start, end, value) span, else 0."""
     characters = np.zeros((len(spans), max(length, 1)), dtype=np.int64)
     for row, found in enumerate(spans):
         for start, end, value in found:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Regex, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file

@@ -47,7 +47,7 @@ class View:
             boxes: (R, 4) xyxy, normalised to the whole picture.
 
         Returns:
-            Boxes (R, 4) normalised to the view and clipped to it, and which (R,) have at least half of their area left.
+            Boxes (R, 4) normalised to the view and clipped to it; which (R,) kept half of their area.
         """
         moved = boxes.astype(np.float64)
         if not self.is_whole:
@@ -92,7 +92,7 @@ class ImageTransform:
             raise ValueError(f"data.image_size is {self.image_size}; give a number of pixels")
 
     def draw(self, rng: np.random.Generator, width: int, height: int, *, may_flip: bool) -> View:
-        """Draw a view of a picture of ``width`` x ``height`` pixels; ``may_flip``: its texts stay true in a mirror."""
+        """Draw a view of a picture of that many pixels; ``may_flip``: its texts stay true in a mirror."""
         columns, rows = width, height
         if self.crop_scale[0] < 1:
             share, stretch = rng.uniform(*self.crop_scale), rng.uniform(-1, 1)
@@ -104,7 +104,7 @@ class ImageTransform:
         return View(width, height, x0, y0, x0 + columns, y0 + rows, flipped)
 
     def apply(self, image: Tensor, view: View) -> Tensor:
-        """Cut a view out of (3, H, W) uint8 and resize it to (3, S, S) uint8; the right size is not resampled."""
+        """Cut a view out of (3, H, W) uint8 and resize it to (3, S, S); the right size is not resampled."""
         if not view.is_whole:
             image = image[:, view.y0 : view.y1, view.x0 : view.x1]
         size = [self.image_size, self.image_size]

@@ -1,14 +1,13 @@
 """Visual commonsense reasoning: questions about tagged objects, four choices each.
 
-A tag becomes the class nouns of its objects; each mention and the region of its object carry the same token type.
+A tag becomes the class nouns of its objects; a mention and its object's region carry the same token type.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
 from datamodules.dataset import BatchBuilder, BatchHead, pad, record_boxes
-from datamodules.records import Kind, TaggedText
+from datamodules.records import Kind
 from datamodules.shards import RawSample, SampleError
+from datamodules.tagged import Rendered, nouns, render
 from datamodules.texts import Tokens, mark_spans, tokenise
 from datamodules.transforms import View
 from vle_lightning.batch import IGNORED, Skip, VCRBatch
@@ -27,30 +27,6 @@ from vle_lightning.batch import IGNORED, Skip, VCRBatch
 Mode = Literal["q2a", "qa2r"]
 
 CHOICES = 4
-PERSON = "person"
-NEUTRAL_NAMES = (
-    "Alex", "Casey", "Charlie", "Dana", "Frankie", "Jamie", "Jessie", "Kerry", "Morgan", "Pat", "Quinn", "Riley", "Robin",
-    "Sam", "Skyler", "Taylor",
-)  # fmt: skip
-GLUED = re.compile(
-    r"[.,;:?!)\]}%]+|['\u2019]\w*|n['\u2019]t"
-)  # words that follow the one before without a space
-
-
-class Rendered(NamedTuple):
-    """A tagged text as plain words, with the characters (start, end) of each mention of an object."""
-
-    text: str
-    mentions: tuple[tuple[int, int, int], ...]  # start, end, number of the object
-
-    @property
-    def tags(self) -> set[int]:
-        """Return the numbers of the objects that are mentioned."""
-        return {tag for _, _, tag in self.mentions}
-
-    def typed(self, types: dict[int, int]) -> list[tuple[int, int, int]]:
-        """Return start, end and token type of each mention; objects without a type are left as plain words."""
-        return [(start, end, types[tag]) for start, end, tag in self.mentions if tag in types]
 
 
 @dataclass(frozen=True)
@@ -63,32 +39,6 @@ class VCRSample:
     target: int
     family: str
     where: str
-
-
-def nouns(names: Sequence[str]) -> list[str]:
-    """Return how each object is called: by its class, persons by gender-neutral names in order of their numbers."""
-    persons = [number for number, name in enumerate(names) if name == PERSON]
-    called = {number: NEUTRAL_NAMES[i % len(NEUTRAL_NAMES)] for i, number in enumerate(persons)}
-    return [called.get(number, name) for number, name in enumerate(names)]
-
-
-def render(parts: TaggedText, called: Sequence[str]) -> Rendered:
-    """Write a tagged text as a sentence: several objects of one tag are joined by "and".
-
-    Args:
-        parts: words and tags.
-        called: the noun of each object.
-    """
-    text, mentions = "", []
-    for part in parts:
-        if isinstance(part, str):
-            text += part if not text or GLUED.fullmatch(part) else f" {part}"
-            continue
-        for i, tag in enumerate(part):
-            text += " and " if i else " " if text else ""
-            mentions.append((len(text), len(text) + len(called[tag]), tag))
-            text += called[tag]
-    return Rendered(text, tuple(mentions))
 
 
 class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
@@ -149,7 +99,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         return VCRSample(pairs, boxes, seen, IGNORED if label is None else label, item.family, told)
 
     def collate(self, head: BatchHead, samples: Sequence[VCRSample], rng: np.random.Generator) -> VCRBatch:
-        """Make a batch of B samples; an object beyond ``max_objects`` of a pair is reported in ``skipped``."""
+        """Make a batch of B samples; objects beyond a pair's ``max_objects`` are reported in ``skipped``."""
         del rng
         pairs = [pair for sample in samples for pair in sample.pairs]
         tags = [sorted(given.tags | choice.tags) for given, choice in pairs]
@@ -158,8 +108,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
             for found in tags
         ]
         tokens, token_types = self._texts(pairs, types)
-        shape = (len(samples), CHOICES)
-        regions, valid, region_types = (part.unflatten(0, shape) for part in self._regions(samples, types))
+        regions, valid, region_types = map(_by_sample, self._regions(samples, types))
         beyond = tuple(
             Skip(
                 "object beyond data.max_objects",
@@ -170,10 +119,10 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         )
         return VCRBatch(
             **{**vars(head), "skipped": head.skipped + beyond},
-            input_ids=tokens.input_ids.unflatten(0, shape),
-            attention_mask=tokens.attention_mask.unflatten(0, shape),
+            input_ids=_by_sample(tokens.input_ids),
+            attention_mask=_by_sample(tokens.attention_mask),
             texts=tuple(_told(sample) for sample in samples),
-            token_types=token_types.unflatten(0, shape),
+            token_types=_by_sample(token_types),
             regions=regions,
             region_valid=valid,
             region_types=region_types,
@@ -206,7 +155,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
     def _regions(
         self, samples: Sequence[VCRSample], types: Sequence[dict[int, int]]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes (4B, R, 4), validity (4B, R) and token types (4B, R) of the objects that each pair mentions."""
+        """Return boxes (4B, R, 4), validity (4B, R) and token types (4B, R) of each pair's objects."""
         owners = [sample for sample in samples for _ in range(CHOICES)]
         numbers = [list(known) for known in types]
         return (
@@ -214,6 +163,10 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
             pad([owner.seen[found] for owner, found in zip(owners, numbers, strict=True)], 0, torch.bool),
             pad([np.array(list(known.values())) for known in types], 0, torch.int64),
         )
+
+
+def _by_sample(pairs: Tensor) -> Tensor:
+    return pairs.view(-1, CHOICES, *pairs.shape[1:])
 
 
 def _told(sample: VCRSample) -> str:
@@ -239,7 +192,7 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
         Args:
             mode: q2a chooses the answer, qa2r the rationale of the right answer.
             first_object_type: token type of the first object that a pair mentions; others follow.
-            max_objects: objects of a pair that have a token type of their own: the model has that many beyond the first.
+            max_objects: objects of a pair that have a token type of their own; the model has that many.
             common: options of VisionLanguageDataModule.
         """
         super().__init__(**common)

@@ -49,7 +49,9 @@ class Experiment(NamedTuple):
         """Say where an option was given, for error messages."""
         if any(argument.lstrip("-").split("=")[0].startswith(key) for argument in self.arguments):
             return "command line"
-        holders = [f for f, content in zip(self.files, self.settings, strict=True) if _holds(content, key.split("."))]
+        holders = [
+            f for f, content in zip(self.files, self.settings, strict=True) if _holds(content, key.split("."))
+        ]
         return str((holders or self.files or ["defaults"])[-1])
 
 
@@ -77,7 +79,9 @@ def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
     if unknown := UNKNOWN.search(message):
         key = unknown.group(1)
         close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)
-        hint = f"did you mean {close[0]}?" if close else "`python -m vle_lightning fit --help` lists all options"
+        hint = (
+            f"did you mean {close[0]}?" if close else "`python -m vle_lightning fit --help` lists all options"
+        )
         return f"{experiment.source(key)}: there is no option {key}; {hint}"
     if keyed := KEYED.match(message):
         key, reason = keyed.groups()
@@ -87,7 +91,13 @@ def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
 
 def _shorten(reason: str) -> str:
     lines = [line.strip(" -") for line in reason.splitlines()]
-    boilerplate = ("Does not validate", "Subtypes:", "Errors:", "Given value type", "Problem with given class_path")
+    boilerplate = (
+        "Does not validate",
+        "Subtypes:",
+        "Errors:",
+        "Given value type",
+        "Problem with given class_path",
+    )
     return "; ".join(line for line in lines if line and not line.startswith(boilerplate))
 
 
@@ -104,13 +114,17 @@ def _values(arguments: Sequence[str], names: tuple[str, ...]) -> list[str]:
 
 def _read(file: Path) -> dict[str, object]:
     if not file.is_file():
-        raise UserError(f"--config: there is no experiment file {file}; those that ship are under experiments/")
+        raise UserError(
+            f"--config: there is no experiment file {file}; those that ship are under experiments/"
+        )
     try:
         content = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: this is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file}: an experiment file holds options (key: value), this one a {type(content).__name__}")
+        raise UserError(
+            f"{file}: an experiment file holds options (key: value), this one a {type(content).__name__}"
+        )
     return content
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,15 +12,44 @@ import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from transformers import PreTrainedTokenizerBase
 
 from vle_lightning.callbacks.pictures import Pictures
 from vle_lightning.callbacks.progress import Progress
-from vle_lightning.callbacks.recorder import FinalValidation, PredictionWriter, RunClock, git_state, versions, write_json
+from vle_lightning.callbacks.recorder import (
+    FinalValidation,
+    PredictionWriter,
+    RunClock,
+    git_state,
+    versions,
+    write_json,
+)
 from vle_lightning.callbacks.skips import SkipReport
 from vle_lightning.callbacks.throughput import Throughput
 from vle_lightning.errors import UserError
 from vle_lightning.tasks.base import VisionLanguageTask
 from vle_lightning.tasks.pictures import Names
+
+TRACES = ("config.yaml", "best.ckpt", "last.ckpt", "metrics.json")  # of a run in a folder
+
+
+class Recorded(Protocol):
+    """What a run asks of its data module, beside Lightning's own hooks."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def references(self) -> dict[str, float]:
+        """Return ceilings and floors of the data."""
+
+    def manifests(self) -> list[dict[str, str]]:
+        """Return path and SHA-256 of each manifest that was read."""
+
+
+@runtime_checkable
+class Classed(Protocol):
+    """A data module whose boxes have classes."""
+
+    class_names: list[str]
 
 
 class RunFolder:
@@ -37,75 +65,121 @@ class RunFolder:
         return path.resolve().is_relative_to(self.path.resolve())
 
     def set_aside(self) -> None:
-        """Rename the folder of an earlier run, to the first free ``<name>.<number>``: no run is ever overwritten."""
-        if not any((self.path / name).exists() for name in ("config.yaml", "best.ckpt", "last.ckpt", "metrics.json")):
+        """Rename the folder of an earlier run to the first free ``<name>.<number>``: nothing is overwritten."""
+        if not any((self.path / name).exists() for name in TRACES):
             return
         number = 1
         while (older := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
         self.path.rename(older)
-        print(f"{self.path} holds an earlier run; it is now {older}")
+        print(f"{self.path} held an earlier run, which is now {older}")
+
+    def choose_checkpoint(self, command: str, given: str | None) -> str | None:
+        """Return the checkpoint file that a command starts from.
+
+        Args:
+            command: fit starts afresh unless told; validate, test and predict take the run's best checkpoint.
+            given: ``--ckpt_path``: a file, ``last`` or ``best`` of this folder, or None.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        if given is None and command == "fit":
+            return None
+        file = {None: self.best, "best": self.best, "last": self.last}.get(given, Path(given or ""))
+        if not file.exists():
+            raise UserError(
+                f"--ckpt_path: there is no checkpoint {file} to {command}; run `python -m vle_lightning fit` "
+                "with this experiment first, or name another file"
+            )
+        return str(file)
 
 
-def choose_checkpoint(command: str, given: str | None, folder: RunFolder) -> str | None:
-    """Return the checkpoint file that a command starts from.
+class Run:
+    """One command on one run folder."""
 
-    Args:
-        command: fit starts afresh unless told; validate, test and predict take the best checkpoint of the run.
-        given: ``--ckpt_path``: a file, ``last`` or ``best`` of the run's folder, or None.
-        folder: of the run.
+    def __init__(self, folder: RunFolder, settings: Namespace) -> None:
+        """Prepare the record.
 
-    Raises:
-        UserError: there is no such file.
-    """
-    if given is None and command == "fit":
-        return None
-    file = {None: folder.best, "best": folder.best, "last": folder.last}.get(given, Path(given or ""))
-    if not file.exists():
-        what = "to resume from" if command == "fit" else f"to {command}"
-        raise UserError(
-            f"--ckpt_path: there is no checkpoint {file} {what}; run `python -m vle_lightning fit` with this "
-            "experiment first, or name another file"
+        Args:
+            folder: of the run.
+            settings: all options, merged.
+        """
+        self.folder, self.settings = folder, settings
+        self.clock = RunClock()
+        self.skips = SkipReport(folder.path, settings.max_skipped)
+
+    def callbacks(self, task: VisionLanguageTask, datamodule: Recorded) -> list[Callback]:
+        """Make all that watches a run; checkpoints come last, so that they hold what the others counted."""
+        trainer = self.settings.trainer
+        pictures = Pictures(self.folder.path, lambda: names_of(datamodule))
+        callbacks = [Throughput(), self.skips, FinalValidation(), self.clock, pictures]
+        callbacks.append(PredictionWriter(self.folder.path))
+        if trainer.enable_progress_bar is not False:
+            callbacks.append(Progress())
+        if trainer.logger is not False:
+            callbacks.append(LearningRateMonitor("step"))
+        if trainer.enable_checkpointing is not False:
+            callbacks += make_checkpoints(self.folder, task, self.settings.save_every)
+        return callbacks
+
+    def finish(self, trainer: L.Trainer, task: VisionLanguageTask, datamodule: Recorded) -> None:
+        """Validate the selected checkpoint once more; write predictions.json, run.json and metrics.json.
+
+        Args:
+            trainer: after its fit.
+            task: what was trained.
+            datamodule: of the fit; Lightning's, too.
+        """
+        assert isinstance(datamodule, L.LightningDataModule)
+        record = self._describe(trainer, task, datamodule.manifests())
+        rule, file = self._select(trainer)
+        trainer.loggers = []  # the selected state was logged when it was young
+        scores = trainer.validate(
+            task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True
         )
-    return str(file)
+        if is_overridden("predict_step", task):
+            trainer.predict(
+                task, None, datamodule, return_predictions=False, ckpt_path=file, weights_only=True
+            )
+        if trainer.is_global_zero:
+            metrics = {name: float(value) for part in scores for name, value in part.items()}
+            write_json(self.folder.record, {**record, "checkpoint": file.name, "rule": rule})
+            write_json(self.folder.metrics, dict(sorted({**metrics, **datamodule.references()}.items())))
+            print(f"{file} is the selected checkpoint ({rule})")
+            print_scores(self.folder.metrics)
 
+    def _select(self, trainer: L.Trainer) -> tuple[str, Path]:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+                return f"{callback.mode} {callback.monitor}", Path(callback.best_model_path)
+        trainer.save_checkpoint(self.folder.last)
+        return "the last step, for there was no validation", self.folder.last
 
-@runtime_checkable
-class Readable(Protocol):
-    """A data module that can say what its numbers mean."""
-
-    def decode(self, token_ids: list[int]) -> str:
-        """Return the text of token ids."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Return the names of the box classes."""
-
-
-def make_callbacks(
-    folder: RunFolder, task: L.LightningModule, datamodule: L.LightningDataModule, settings: Namespace
-) -> list[Callback]:
-    """Make everything that watches a run; checkpoints come last, so that they hold what the others counted."""
-    callbacks: list[Callback] = [
-        Throughput(),
-        SkipReport(folder.path, settings.max_skipped),
-        FinalValidation(),
-        RunClock(),
-        PredictionWriter(folder.path),
-    ]
-    if isinstance(datamodule, Readable):
-        callbacks.append(Pictures(folder.path, lambda: Names(datamodule.decode, datamodule.class_names)))
-    if settings.trainer.enable_progress_bar is not False:
-        callbacks.append(Progress())
-    if settings.trainer.logger is not False:
-        callbacks.append(LearningRateMonitor("step"))
-    if settings.trainer.enable_checkpointing is not False and isinstance(task, VisionLanguageTask):
-        callbacks += make_checkpoints(folder, task, settings.save_every)
-    return callbacks
+    def _describe(
+        self, trainer: L.Trainer, task: VisionLanguageTask, manifests: list[dict[str, str]]
+    ) -> dict[str, object]:
+        skipped, steps = self.skips.counts, trainer.global_step
+        return {
+            "run_name": self.settings.run_name,
+            "task": self.settings.task,
+            "command": shlex.join(["python", "-m", "vle_lightning", *sys.argv[1:]]),
+            **git_state(),
+            "versions": versions(),
+            "seed": self.settings.seed_everything,
+            "init": task.load_report,
+            "steps": steps,
+            "samples_seen": steps * self.settings.data.global_batch_size - skipped.total(),
+            "skipped": dict(skipped),
+            "seconds": round(self.clock.seconds, 1),
+            "devices": trainer.num_nodes * trainer.num_devices,
+            "precision": str(self.settings.trainer.precision),
+            "data": manifests,
+        }
 
 
 def make_checkpoints(folder: RunFolder, task: VisionLanguageTask, save_every: int | None) -> list[Callback]:
-    """Keep the best validated state and, apart, the last one; Lightning's own ``save_last`` skips what is not best."""
+    """Keep the best validated state and, apart, the last; Lightning's ``save_last`` skips what is not best."""
     best = ModelCheckpoint(
         folder.path,
         "best",
@@ -114,46 +188,18 @@ def make_checkpoints(folder: RunFolder, task: VisionLanguageTask, save_every: in
         save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
-    last = [ModelCheckpoint(folder.path, "last", save_on_train_epoch_end=False, enable_version_counter=False)]
-    if save_every:
-        last.append(
-            ModelCheckpoint(folder.path, "last", every_n_train_steps=save_every, enable_version_counter=False)
-        )
-    return [best, *last]
+    last = ModelCheckpoint(folder.path, "last", save_on_train_epoch_end=False, enable_version_counter=False)
+    if not save_every:
+        return [best, last]
+    often = ModelCheckpoint(folder.path, "last", every_n_train_steps=save_every, enable_version_counter=False)
+    return [best, last, often]
 
 
-def finish_fit(
-    trainer: L.Trainer,
-    task: L.LightningModule,
-    datamodule: L.LightningDataModule,
-    folder: RunFolder,
-    settings: Namespace,
-) -> None:
-    """Validate the selected checkpoint once more and write predictions.json, metrics.json and run.json.
-
-    Args:
-        trainer: after its fit.
-        task: what was trained.
-        datamodule: of the fit.
-        folder: of the run.
-        settings: all options.
-    """
-    if trainer.fast_dev_run:
-        return
-    record = _describe(trainer, task, datamodule, settings)
-    rule, file = _select(trainer, task, folder)
-    trainer.loggers = []  # the selected state was logged when it was young
-    scores = trainer.validate(task, datamodule=datamodule, ckpt_path=file, verbose=False, weights_only=True)
-    if is_overridden("predict_step", task):
-        trainer.predict(task, datamodule=datamodule, ckpt_path=file, return_predictions=False, weights_only=True)
-    if not trainer.is_global_zero:
-        return
-    metrics = {name: float(value) for part in scores for name, value in part.items()}
-    metrics |= datamodule.references()
-    write_json(folder.record, record | {"checkpoint": file.name, "rule": rule})
-    write_json(folder.metrics, dict(sorted(metrics.items())))
-    print(f"{file} ({rule})")
-    print_scores(folder.metrics)
+def names_of(datamodule: Recorded) -> Names:
+    """Say how the data's numbers read."""
+    return Names(
+        datamodule.tokenizer.decode, datamodule.class_names if isinstance(datamodule, Classed) else ()
+    )
 
 
 def print_scores(file: Path) -> None:
@@ -161,36 +207,3 @@ def print_scores(file: Path) -> None:
     print(f"{file}:")
     for name, value in json.loads(file.read_text()).items():
         print(f"  {name:<40} {value:.4f}")
-
-
-def _select(trainer: L.Trainer, task: L.LightningModule, folder: RunFolder) -> tuple[str, Path]:
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
-            return f"{callback.mode} {callback.monitor}", Path(callback.best_model_path)
-    trainer.save_checkpoint(folder.last)
-    return "the last step, for there was no validation", folder.last
-
-
-def _describe(
-    trainer: L.Trainer, task: L.LightningModule, datamodule: L.LightningDataModule, settings: Namespace
-) -> dict[str, object]:
-    callbacks: Mapping[type[Callback], Callback] = {type(callback): callback for callback in trainer.callbacks}
-    clock, skips = callbacks[RunClock], callbacks[SkipReport]
-    assert isinstance(clock, RunClock)
-    assert isinstance(skips, SkipReport)
-    return {
-        "run_name": settings.run_name,
-        "task": settings.task,
-        "command": shlex.join(["python", "-m", "vle_lightning", *sys.argv[1:]]),
-        **git_state(),
-        "versions": versions(),
-        "seed": settings.seed_everything,
-        "init": getattr(task, "load_report", None),
-        "steps": trainer.global_step,
-        "samples_seen": trainer.global_step * settings.data.global_batch_size - skips.counts.total(),
-        "skipped": dict(skips.counts),
-        "seconds": round(clock.seconds, 1),
-        "devices": trainer.num_nodes * trainer.num_devices,
-        "precision": str(settings.trainer.precision),
-        "data": datamodule.manifests(),
-    }

@@ -55,10 +55,6 @@ class Dataset(RawDataset):
 
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield every image that has a question with answers."""
-        if split not in YEARS:
-            raise ValueError(
-                f"VQAv2 has no split {split!r}, only {', '.join(YEARS)}; give others with --splits"
-            )
         name = f"mscoco_{split}{YEARS[split]}"
         questions_file = self.src / f"v2_OpenEnded_{name}_questions.json"
         questions = group(
@@ -89,8 +85,14 @@ class Dataset(RawDataset):
 
 
 def image_folder(split: str) -> str:
-    """Return the name of the folder with a split's images, which is also part of their names."""
-    return f"{IMAGE_SPLITS.get(split, split)}{YEARS.get(split, '')}"
+    """Return the name of the folder with a split's images, which is also part of their names.
+
+    Raises:
+        ValueError: There is no such split.
+    """
+    if split not in YEARS:
+        raise ValueError(f"VQAv2 has no split {split!r}, only {', '.join(YEARS)}; give others with --splits")
+    return f"{IMAGE_SPLITS.get(split, split)}{YEARS[split]}"
 
 
 def read_answers(path: Path) -> dict[Any, Row]:

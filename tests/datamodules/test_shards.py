@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset  # type: ignore[import-untyped]
+import webdataset
 
 from datamodules.index import index_path
 from datamodules.records import Question, Record, Text, VCRItem

@@ -25,7 +25,9 @@ class Progress(RichProgressBar):
         super().on_validation_end(trainer, task)
         if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
             return
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        scores = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
         line = f"step {trainer.global_step}  " + "  ".join(f"{k} {v:.3f}" for k, v in sorted(scores.items()))
         console = self.progress.live.console if self.progress else Console()
         console.print(line, highlight=False, soft_wrap=True)

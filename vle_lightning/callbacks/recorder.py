@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import lightning as L
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -19,13 +20,24 @@ from lightning.pytorch.utilities import rank_zero_only
 from vle_lightning.callbacks.gather import gather_objects
 
 PACKAGES = (
-    "torch torchvision lightning transformers open_clip_torch webdataset torchmetrics omegaconf jsonargparse "
-    "sentencepiece deepspeed numpy pillow"
-).split()
+    "torch",
+    "torchvision",
+    "lightning",
+    "transformers",
+    "open_clip_torch",
+    "webdataset",
+    "torchmetrics",
+    "omegaconf",
+    "jsonargparse",
+    "sentencepiece",
+    "deepspeed",
+    "numpy",
+    "pillow",
+)
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard events in the run folder itself; config.yaml holds the hyperparameters, so no second file does."""
+    """TensorBoard events in the run folder itself; the hyperparameters are in config.yaml alone."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
@@ -92,8 +104,8 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: L.Trainer,
         task: L.LightningModule,
-        predictions: Sequence[list[dict[str, object]]],
-        batch_indices: Sequence[object],
+        predictions: Sequence[Sequence[dict[str, object]]],
+        batch_indices: Sequence[object] | None,
     ) -> None:
         """Gather and write."""
         rows = [row for batch in predictions for row in batch]
@@ -108,6 +120,11 @@ def write_json(file: Path, content: Mapping[str, object] | Sequence[object]) -> 
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(file)
+
+
+def is_first_process() -> bool:
+    """Is this rank zero, judged by the environment, before ranks have met?"""
+    return (_get_rank() or 0) == 0
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,11 @@ from datamodules.shards import ShardFolder
 from tests.datamodules.prepare.raw_files import picture, records_of, write_images, write_json
 
 TRAIN = Options(splits=("train",))
-CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}, {"id": 58, "name": "hot dog"}]
+CATEGORIES: list[dict[str, Any]] = [
+    {"id": 18, "name": "dog"},
+    {"id": 1, "name": "person"},
+    {"id": 58, "name": "hot dog"},
+]
 
 
 def write_coco(
@@ -26,7 +30,7 @@ def write_coco(
     year: str = "2017",
 ) -> None:
     """Write a training split of images of 40 x 20, numbered from 1; fields that all share are filled in."""
-    listed = [
+    listed: list[dict[str, Any]] = [
         {"id": i, "file_name": f"{i:012d}.jpg", "width": 40, "height": 20} for i in range(1, images + 1)
     ]
     captions = [{"id": 100 + i, "image_id": 1, **row} for i, row in enumerate(captions)]
@@ -40,7 +44,7 @@ def write_coco(
 
 
 def test_captions_mention_boxes(tmp_path: Path) -> None:
-    boxes = [{"bbox": [4, 5, 10, 5]}, {"category_id": 1, "bbox": [0, 0, 40, 20]}]
+    boxes: list[dict[str, Any]] = [{"bbox": [4, 5, 10, 5]}, {"category_id": 1, "bbox": [0, 0, 40, 20]}]
     captions = [
         {"caption": " A man\nwalks. "},
         {"caption": "Two puppies and a woman"},
@@ -59,7 +63,10 @@ def test_captions_mention_boxes(tmp_path: Path) -> None:
 
 
 def test_what_a_caption_says_that_it_mentions_wins(tmp_path: Path) -> None:
-    captions = [{"caption": "a dog", "mentions": [201]}, {"caption": "a dog", "mentions": []}]
+    captions: list[dict[str, Any]] = [
+        {"caption": "a dog", "mentions": [201]},
+        {"caption": "a dog", "mentions": []},
+    ]
     write_coco(tmp_path, captions, [{}, {"category_id": 1}], year="")
     convert("coco", tmp_path, tmp_path / "out", TRAIN)
     record = records_of(tmp_path / "out" / "coco" / "train")["coco/1"]
@@ -67,7 +74,7 @@ def test_what_a_caption_says_that_it_mentions_wins(tmp_path: Path) -> None:
 
 
 def test_every_defect_is_counted_and_none_stops_the_rest(tmp_path: Path) -> None:
-    captions = [{"caption": "a dog"}, {"caption": "  "}, {"caption": None}]
+    captions: list[dict[str, Any]] = [{"caption": "a dog"}, {"caption": "  "}, {"caption": None}]
     captions += [{"caption": "a dog", "image_id": image} for image in (3, 4, 99)]
     boxes: list[dict[str, Any]] = [
         {"bbox": [5, 5, 10, 10]},

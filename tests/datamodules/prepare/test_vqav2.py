@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from tests.datamodules.prepare.raw_files import records_of, write_images, write_
 TRAIN = Options(splits=("train",))
 
 
-def write_vqa(src: Path, split: str, answers: list[str | None], questions: list[str] | None = None) -> None:
+def write_vqa(
+    src: Path, split: str, answers: Sequence[str | None], questions: list[str] | None = None
+) -> None:
     """Write one question an answer (None: no annotation), two an image."""
     name = f"mscoco_{split}{'2015' if split == 'test' else '2014'}"
     rows: list[dict[str, Any]] = [

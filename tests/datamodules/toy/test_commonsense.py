@@ -64,7 +64,7 @@ def test_families_have_their_shares_and_labels_are_balanced(asked: list[tuple[Sc
 
 
 class Permutations:
-    """Stands in for a random generator: permutes the wrong values as told, and keeps the order of the choices."""
+    """Stands in for a random generator: permutes the wrong values as told, and not the choices."""
 
     def __init__(self, chosen: Sequence[int]) -> None:
         self.chosen = chosen

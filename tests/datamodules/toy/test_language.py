@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_captions_are_drawn_with_the_probabilities_of_the_readings() -> None:
     scene = make_scene(
         "small red circle top left", "small red circle middle right", "large blue square bottom centre"
     )
-    shares: Counter[str] = Counter()
+    shares: dict[str, float] = defaultdict(float)
     for statement, share in readings(scene):
         shares[statement.text] += share
     assert sum(shares.values()) == pytest.approx(1)
