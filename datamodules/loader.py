@@ -1,6 +1,6 @@
 """Loaders of micro-batches: worker processes, and the place where a run resumes.
 
-They own a torch DataLoader instead of being one: Lightning replaces the sampler of a DataLoader in prediction,
+They own a torch DataLoader instead of being one: Lightning replaces a DataLoader's sampler in prediction,
 in distributed runs and for ``overfit_batches``, and ours is already right for each of them.
 """
 
@@ -63,7 +63,7 @@ class BatchLoader(Generic[BatchT_co]):
 class MicroBatchLoader(BatchLoader[BatchT_co]):
     """The training loader. It counts what it has handed out; epochs follow from that, not from the trainer.
 
-    The count is of optimiser steps, so that one rank's checkpoint is right for any rank of any number of them.
+    The count is of optimiser steps, so that one rank's checkpoint is right on any rank, of any number.
     """
 
     sampler: MicroBatchSampler

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from datamodules.records import TaggedText
 
 PERSON = "person"
-NEUTRAL_NAMES = tuple(
-    "Alex Casey Charlie Dana Frankie Jamie Jessie Kerry Morgan Pat Quinn Riley Robin Sam Skyler Taylor".split()
+NEUTRAL_NAMES = (
+    *("Alex", "Casey", "Charlie", "Dana", "Frankie", "Jamie", "Jessie", "Kerry"),
+    *("Morgan", "Pat", "Quinn", "Riley", "Robin", "Sam", "Skyler", "Taylor"),
 )
-GLUED = re.compile(
-    r"[.,;:?!)\]}%]+|['\u2019]\w*|n['\u2019]t"
-)  # words that follow the one before without a space
+# words that follow the one before without a space
+GLUED = re.compile(r"[.,;:?!)\]}%]+|['\u2019]\w*|n['\u2019]t")
 
 
 class Rendered(NamedTuple):

@@ -1,7 +1,7 @@
 """The command line: an experiment file in, a run folder out.
 
-``python -m vle_lightning {fit,validate,test,predict} --config experiments/pretrain/toy.yaml``. The file's ``task``
-names a module of ``vle_lightning.tasks`` and one of ``datamodules``, so that a new task is two new files.
+``python -m vle_lightning {fit,validate,test,predict} --config FILE``. The file's ``task`` names a module of
+``vle_lightning.tasks`` and one of ``datamodules``, so that a new task is two new files.
 """
 
 from __future__ import annotations

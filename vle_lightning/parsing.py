@@ -52,7 +52,7 @@ class Experiment(NamedTuple):
         holders = [
             f for f, content in zip(self.files, self.settings, strict=True) if _holds(content, key.split("."))
         ]
-        return str((holders or self.files or ["defaults"])[-1])
+        return str([Path("defaults"), *(holders or self.files)][-1])
 
 
 def read_experiment(arguments: Sequence[str]) -> Experiment:

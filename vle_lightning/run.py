@@ -36,7 +36,9 @@ TRACES = ("config.yaml", "best.ckpt", "last.ckpt", "metrics.json")  # of a run i
 class Recorded(Protocol):
     """What a run asks of its data module, beside Lightning's own hooks."""
 
-    tokenizer: PreTrainedTokenizerBase
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer."""
 
     def references(self) -> dict[str, float]:
         """Return ceilings and floors of the data."""
@@ -49,7 +51,9 @@ class Recorded(Protocol):
 class Classed(Protocol):
     """A data module whose boxes have classes."""
 
-    class_names: list[str]
+    @property
+    def class_names(self) -> list[str]:
+        """Return the name of each class."""
 
 
 class RunFolder:
@@ -65,7 +69,7 @@ class RunFolder:
         return path.resolve().is_relative_to(self.path.resolve())
 
     def set_aside(self) -> None:
-        """Rename the folder of an earlier run to the first free ``<name>.<number>``: nothing is overwritten."""
+        """Rename the folder of an earlier run to the first free ``<name>.<number>``: none is overwritten."""
         if not any((self.path / name).exists() for name in TRACES):
             return
         number = 1
@@ -179,7 +183,7 @@ class Run:
 
 
 def make_checkpoints(folder: RunFolder, task: VisionLanguageTask, save_every: int | None) -> list[Callback]:
-    """Keep the best validated state and, apart, the last; Lightning's ``save_last`` skips what is not best."""
+    """Keep the best validated state and, apart, the last; ``save_last`` would skip what is not best."""
     best = ModelCheckpoint(
         folder.path,
         "best",

@@ -91,8 +91,8 @@ def run_study(arguments: Sequence[str]) -> int:
 def gather(runs: Sequence[Run]) -> dict[str, float]:
     """Lay the scores of all runs side by side.
 
-    ``val/x`` becomes ``blind/x`` or ``scratch/x`` by the run's variant; ceilings and floors stay as they are. A name that
-    two runs of one variant give different values stands there once for each, as ``val/<run>/x``.
+    ``val/x`` becomes ``blind/x`` or ``scratch/x`` by the run's variant; ceilings and floors stay as they are.
+    A name that two runs of one variant give different values stands there once for each, as ``val/<run>/x``.
     """
     named = [(run, _renamed(name, run.split), value) for run in runs for name, value in run.metrics.items()]
     values: dict[str, set[float]] = {}
@@ -129,7 +129,7 @@ def joint_scores(name: str, parts: Sequence[Iterable[Mapping[str, object]]]) -> 
 
 
 def _joint_scores(runs: Sequence[Run]) -> dict[str, float]:
-    scores = {}
+    scores: dict[str, float] = {}
     for split in dict.fromkeys(run.split for run in runs):
         for joint in JOINTS:
             holders = [

@@ -6,12 +6,13 @@ mentions; in real data they have to be guessed from names. VCR rows also say the
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.toy.pictures import coco_name, picture_paths, write_pictures
+from datamodules.toy.pictures import FILES_PER_TASK, coco_name, picture_paths, write_pictures
 from datamodules.toy.questions import Question
 from datamodules.toy.scenes import Description, Split
 from datamodules.toy.workers import Workers
@@ -28,9 +29,11 @@ def write_layouts(raw: Path, world: World, workers: Workers) -> None:
     Args:
         raw: Gets the folders coco, visual_genome, vqav2 and vcr.
         world: The descriptions of each split.
-        workers: Paint the pictures.
+        workers: Paint the pictures and write what there is one file an image of.
     """
-    write_pictures(raw, [description for split in world.values() for description in split], workers)
+    every = [description for descriptions in world.values() for description in descriptions]
+    write_pictures(raw, every, workers)
+    workers.map(functools.partial(_write_vcr_metadata, raw), every, FILES_PER_TASK)
     for split, descriptions in world.items():
         _write_coco(raw / "coco/annotations", split, descriptions)
         _write_vqav2(raw / "vqav2", split, descriptions)
@@ -153,26 +156,36 @@ def _write_vcr(raw: Path, split: Split, descriptions: Sequence[Description]) -> 
     images = raw / "vcr/vcr1images"
     rows: list[dict[str, Any]] = []
     for description in descriptions:
-        picture = picture_paths(raw, description)[-1]
-        metadata = picture.with_suffix(".json")
-        names = [SHAPES[item.shape] for item in description.scene.objects]
-        boxes = [[*item.box, 1.0] for item in description.scene.objects]
-        size = {"width": SCENE_PIXELS, "height": SCENE_PIXELS}
-        _write_json(metadata, {"boxes": boxes, "names": names, "segms": [[] for _ in boxes], **size})
+        picture = picture_paths(raw, description)[-1].relative_to(images)
         for number, item in enumerate(description.vcr):
             rows.append(
                 {
                     "movie": "toy",
-                    "objects": names,
-                    "img_fn": picture.relative_to(images).as_posix(),
-                    "metadata_fn": metadata.relative_to(images).as_posix(),
+                    "objects": _names(description),
+                    "img_fn": picture.as_posix(),
+                    "metadata_fn": picture.with_suffix(".json").as_posix(),
                     "question_number": number,
                     "annot_id": f"{split}-{len(rows)}",
                     **vars(item),
                 }
             )
-    path = raw / f"vcr/{split}.jsonl"
-    path.write_text("".join(_dump(row) + "\n" for row in rows), encoding="utf-8")
+    (raw / f"vcr/{split}.jsonl").write_text("".join(_dump(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_vcr_metadata(raw: Path, description: Description) -> None:
+    boxes = [[*item.box, 1.0] for item in description.scene.objects]
+    content = {
+        "boxes": boxes,
+        "names": _names(description),
+        "segms": [[] for _ in boxes],
+        "width": SCENE_PIXELS,
+        "height": SCENE_PIXELS,
+    }
+    picture_paths(raw, description)[-1].with_suffix(".json").write_text(_dump(content), encoding="utf-8")
+
+
+def _names(description: Description) -> list[str]:
+    return [SHAPES[item.shape] for item in description.scene.objects]
 
 
 def _id(description: Description, number: int) -> int:

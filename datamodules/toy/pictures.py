@@ -15,7 +15,7 @@ from datamodules.toy.workers import Workers
 from datamodules.toy.world import render
 
 JPEG_QUALITY = 95
-PICTURES_PER_TASK = 500
+FILES_PER_TASK = 500
 
 
 def coco_name(image_id: int) -> str:
@@ -38,7 +38,7 @@ def write_pictures(raw: Path, descriptions: Sequence[Description], workers: Work
     """Paint all pictures, several processes at a time."""
     for folder in {path.parent for description in descriptions for path in picture_paths(raw, description)}:
         folder.mkdir(parents=True, exist_ok=True)
-    workers.map(functools.partial(_write_picture, raw), descriptions, PICTURES_PER_TASK)
+    workers.map(functools.partial(_write_picture, raw), descriptions, FILES_PER_TASK)
 
 
 def _write_picture(raw: Path, description: Description) -> None:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
-from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -50,6 +52,12 @@ class RunLogger(TensorBoardLogger):
 
 class ConfigRecord(SaveConfigCallback):
     """Writes the merged options of a fit to ``config.yaml``; other commands leave that of the fit alone."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:  # noqa: ANN401
+        """Keep the options, all but where this very fit resumed: the file describes the whole run."""
+        kept = config.clone()
+        kept.ckpt_path = None
+        super().__init__(parser, kept, **options)
 
     def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
         """Write the file."""
@@ -104,11 +112,11 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: L.Trainer,
         task: L.LightningModule,
-        predictions: Sequence[Sequence[dict[str, object]]],
+        predictions: Sequence[Any],
         batch_indices: Sequence[object] | None,
     ) -> None:
         """Gather and write."""
-        rows = [row for batch in predictions for row in batch]
+        rows: list[dict[str, object]] = [row for batch in predictions for row in batch]
         gathered = [row for part in gather_objects(rows) for row in part]
         if trainer.is_global_zero:
             write_json(self.file, sorted(gathered, key=lambda row: str(row["id"])))

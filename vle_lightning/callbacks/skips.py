@@ -16,7 +16,7 @@ from vle_lightning.errors import UserError
 
 
 class SkipReport(Callback):
-    """Counts ``Batch.skipped`` by kind and writes each to ``skips.jsonl``; a rank stops above a share of its samples."""
+    """Counts ``Batch.skipped`` by kind, lists each in ``skips.jsonl``, and ends the run above a share."""
 
     def __init__(self, folder: Path, limit: float, judged_after: int = 1000) -> None:
         """Watch over one run.
@@ -43,8 +43,8 @@ class SkipReport(Callback):
         lost = self._local.total()
         if self._seen >= self.judged_after and lost > self.limit * self._seen:
             raise UserError(
-                f"{lost} of {self._seen} training samples could not be used ({_told(self._local)}), more than "
-                f"max_skipped={self.limit:.2%}; {self.file} lists them: mend the data, or raise max_skipped"
+                f"{lost} of {self._seen} training samples could not be used ({_told(self._local)}), more "
+                f"than max_skipped={self.limit:.2%}; {self.file} lists them: mend the data, or raise max_skipped"
             )
 
     def on_validation_batch_end(

@@ -14,18 +14,20 @@ from vle_lightning.batch import Batch
 
 
 class Throughput(Callback):
-    """Logs samples/s over all devices, the share of time spent waiting for data, and the gradient norm before clipping.
+    """Logs samples/s of all devices, the share of time spent waiting for data, and the unclipped gradient norm.
 
-    Values are averages since they were logged last.
+    Speeds are averages since they were logged last.
     """
 
     def __init__(self) -> None:
         self._began = self._idle_since = 0.0
         self._waited = 0.0  # seconds
         self._samples = 0
+        self._interval = 1  # steps
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Start the clock."""
+        self._interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
         self._restart()
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -50,7 +52,7 @@ class Throughput(Callback):
         self._samples += len(batch)
         self._idle_since = now = time.perf_counter()
         boundary = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if boundary and trainer.global_step % trainer.log_every_n_steps == 0:
+        if boundary and trainer.global_step % self._interval == 0:
             seconds = max(now - self._began, 1e-9)
             rate = self._samples * trainer.world_size / seconds
             task.log("samples/s", rate, prog_bar=True, logger=False)
@@ -63,7 +65,7 @@ class Throughput(Callback):
         self, trainer: L.Trainer, task: L.LightningModule, optimizer: Optimizer
     ) -> None:
         """Log the norm of all gradients, before they are clipped."""
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        if (trainer.global_step + 1) % self._interval == 0:
             gradients = [
                 p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
             ]
