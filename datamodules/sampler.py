@@ -1,7 +1,7 @@
 """Which samples make up which micro-batch, on any number of ranks, and where a run resumes.
 
 The order is a pure function of seed and epoch; it is cut into global batches of N micro-batches, and number
-k of a step goes to rank k mod W. Nothing depends on ranks or workers: a run may resume on other numbers of both.
+k of a step goes to rank k mod W. Ranks and workers change nothing: a run may resume on other numbers of both.
 """
 
 from __future__ import annotations

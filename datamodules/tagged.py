@@ -9,6 +9,7 @@ from typing import NamedTuple
 from datamodules.records import TaggedText
 
 PERSON = "person"
+UNKNOWN = "object"  # called so where the class is not known
 NEUTRAL_NAMES = (
     *("Alex", "Casey", "Charlie", "Dana", "Frankie", "Jamie", "Jessie", "Kerry"),
     *("Morgan", "Pat", "Quinn", "Riley", "Robin", "Sam", "Skyler", "Taylor"),
@@ -37,7 +38,7 @@ def nouns(names: Sequence[str]) -> list[str]:
     """Return how each object is called: by its class, persons by gender-neutral names in order of number."""
     persons = [number for number, name in enumerate(names) if name == PERSON]
     called = {number: NEUTRAL_NAMES[i % len(NEUTRAL_NAMES)] for i, number in enumerate(persons)}
-    return [called.get(number, name) for number, name in enumerate(names)]
+    return [called.get(number, name or UNKNOWN) for number, name in enumerate(names)]
 
 
 def render(parts: TaggedText, called: Sequence[str]) -> Rendered:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
 from datamodules.dataset import BatchBuilder, BatchHead, pad, record_boxes
-from datamodules.records import Kind
+from datamodules.records import Kind, TaggedText
 from datamodules.shards import RawSample, SampleError
 from datamodules.tagged import Rendered, nouns, render
 from datamodules.texts import Tokens, mark_spans, tokenise
@@ -75,17 +75,15 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
     def parse(self, raw: RawSample, view: View) -> VCRSample:
         """Take a question out of its record; an unusable one raises SampleError."""
         item, told = raw.record.vcr[raw.item], f"{raw.where} ({raw.sample_id})"
-        given, choices, label = item.question, item.answer_choices, item.answer_label
+        given, choices = item.question, item.answer_choices
+        label = _checked(choices, item.answer_label, told)
         if self.mode == "qa2r":
             if label is None:
                 raise SampleError(
-                    "hidden answer", f"{told}: qa2r needs the right answer, which this split does not tell"
+                    "hidden answer", f"{told}: qa2r needs the right answer, this split hides it"
                 )
-            given, choices, label = given + choices[label], item.rationale_choices, item.rationale_label
-        if len(choices) != CHOICES or not (label is None or 0 <= label < CHOICES):
-            raise SampleError(
-                "bad choices", f"{told}: {len(choices)} choices, label {label}; {CHOICES} are needed"
-            )
+            given, choices = given + choices[label], item.rationale_choices
+            label = _checked(choices, item.rationale_label, told)
         if not all((given, *choices)):
             raise SampleError("empty text", told)
         boxes, seen = view.move(record_boxes(raw.record, raw.where))
@@ -163,6 +161,14 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
             pad([owner.seen[found] for owner, found in zip(owners, numbers, strict=True)], 0, torch.bool),
             pad([np.array(list(known.values())) for known in types], 0, torch.int64),
         )
+
+
+def _checked(choices: tuple[TaggedText, ...], label: int | None, told: str) -> int | None:
+    if len(choices) != CHOICES or not (label is None or 0 <= label < CHOICES):
+        raise SampleError(
+            "bad choices", f"{told}: {len(choices)} choices, label {label}; {CHOICES} are needed"
+        )
+    return label
 
 
 def _by_sample(pairs: Tensor) -> Tensor:

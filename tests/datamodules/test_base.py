@@ -1,0 +1,243 @@
+"""Datamodules: options, checks, loaders, and a run that resumes behind its last step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+
+from datamodules import pretrain, vcr, vqa
+from datamodules.loader import MicroBatchLoader
+from datamodules.pretrain import PretrainDataModule
+from tests.datamodules.shard_factory import make_record, write_shards
+from vle_lightning.batch import Batch, PretrainBatch
+
+Ids = list[tuple[str, ...]]
+
+
+def options(shards: Path, tokenizer_folder: Path, kind: str = "texts", **changes: object) -> dict[str, Any]:
+    chosen: dict[str, Any] = {
+        "root": shards,
+        "sources": {kind: 1.0},
+        "tokenizer": str(tokenizer_folder),
+        "batch_size": 4,
+        "global_batch_size": 8,
+        "image_size": 48,
+        "workers": 0,
+    }
+    return chosen | changes
+
+
+def make(shards: Path, tokenizer_folder: Path, **changes: object) -> PretrainDataModule:
+    chosen = {"patch_size": 8, "classes": ["red circle", "person"]} | changes
+    module = PretrainDataModule(**options(shards, tokenizer_folder, **chosen))
+    module.setup("fit")
+    return module
+
+
+def ids(loader: Any) -> Ids:
+    return [batch.sample_ids for batch in loader]
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+
+
+def test_each_task_makes_its_batches(shards: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.json"
+    answers.write_text('["red", "no"]')
+    modules: list[Any] = [
+        pretrain.DataModule(**options(shards, tokenizer_folder, patch_size=8)),
+        vqa.DataModule(answers=answers, **options(shards, tokenizer_folder, "questions")),
+        vcr.DataModule(mode="qa2r", **options(shards, tokenizer_folder, "vcr")),
+    ]
+    for module, samples in zip(modules, (60, 30, 30), strict=True):
+        module.setup("fit")
+        batch = next(iter(module.train_dataloader()))
+        assert batch.pixel_values.shape == (4, 3, 48, 48)
+        assert len(module.train_dataloader()) == samples // 8 * 2
+        assert module.vocab_size == len(module.tokenizer)
+        found = [name for names in ids(module.val_dataloader()) for name in names]
+        assert len(found) == len(set(found)) == (22 if module.kind == "texts" else 11)
+        assert ids(module.predict_dataloader()) == ids(module.val_dataloader())
+
+
+def test_validation_is_the_same_each_time_and_can_be_limited(shards: Path, tokenizer_folder: Path) -> None:
+    module = make(shards, tokenizer_folder)
+    first, second = list(module.val_dataloader()), list(module.val_dataloader())
+    assert all(map(equal, first, second))
+    few = ids(make(shards, tokenizer_folder, limit_val=6).val_dataloader())
+    assert sum(map(len, few)) == 6
+    assert few[0] == first[0].sample_ids
+
+
+def test_workers_change_nothing(shards: Path, tokenizer_folder: Path) -> None:
+    alone = list(make(shards, tokenizer_folder).train_dataloader())
+    helped = list(make(shards, tokenizer_folder, workers=2).train_dataloader())
+    assert len(alone) == 14
+    assert all(map(equal, alone, helped))
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 14, 17])
+def test_a_resumed_loader_gives_the_very_next_micro_batch(
+    shards: Path, tokenizer_folder: Path, stop: int
+) -> None:
+    def two_epochs(loader: MicroBatchLoader[PretrainBatch], epochs: int) -> list[PretrainBatch]:
+        return [batch for _ in range(epochs) for batch in loader]
+
+    whole = two_epochs(make(shards, tokenizer_folder).train_dataloader(), 2)
+    loader = make(shards, tokenizer_folder, workers=2).train_dataloader()
+    handed_out = 0
+    while handed_out < stop:
+        for _ in loader:
+            handed_out += 1
+            if handed_out == stop:
+                break
+    state = loader.state_dict()
+    assert state == {"step": stop // 2}  # a step is two micro-batches; an unfinished one is done again
+    resumed = make(shards, tokenizer_folder, workers=2).train_dataloader()
+    resumed.load_state_dict(state)
+    rest = two_epochs(resumed, 2)[: 28 - stop // 2 * 2]
+    assert all(map(equal, rest, whole[stop // 2 * 2 :]))
+    assert len(rest) >= 28 - stop // 2 * 2 - 14
+
+
+class Recorder(L.LightningModule):
+    """Counts what it is given."""
+
+    def __init__(self, seen: Ids) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(1, 1), seen
+
+    def training_step(self, batch: PretrainBatch) -> Tensor:
+        self.seen.append((f"{batch.step}/{batch.number}", *batch.sample_ids))
+        loss: Tensor = self.layer(batch.pixel_values.mean().view(1, 1)).sum()
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(module: PretrainDataModule, folder: Path, checkpoint: Path | None = None, **stop: Any) -> Ids:
+    seen: Ids = []
+    trainer = L.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accumulate_grad_batches=module.accumulation(1),
+        **stop,
+    )
+    trainer.fit(Recorder(seen), module, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"max_steps": 3}, {"max_steps": 16}),  # in the middle of an epoch of seven steps
+        ({"max_steps": 7}, {"max_steps": 16}),  # at its end
+        ({"max_epochs": 1}, {"max_epochs": 3}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_resumes_with_the_very_next_micro_batch(
+    shards: Path, tokenizer_folder: Path, tmp_path: Path, first: dict[str, int], then: dict[str, int]
+) -> None:
+    whole = fit(make(shards, tokenizer_folder), tmp_path, **then)
+    begun = fit(make(shards, tokenizer_folder), tmp_path, **first)
+    rest = fit(make(shards, tokenizer_folder), tmp_path, tmp_path / "last.ckpt", **then)
+    assert begun + rest == whole
+    assert [row[0] for row in whole[:4]] == ["0/0", "0/1", "1/0", "1/1"]
+
+
+def test_missing_data_says_what_to_run(shards: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"data\.root: .*nowhere not found; make data-toy"):
+        make(tmp_path / "nowhere", tokenizer_folder)
+    with pytest.raises(FileNotFoundError, match="tokenizer folder .*nowhere not found"):
+        make(shards, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"absent/train/manifest\.json not found"):
+        make(shards, tokenizer_folder, sources={"absent": 1.0})
+    with pytest.raises(
+        ValueError, match=r"data\.sources: .*vcr/train holds vcr, but task pretrain reads texts"
+    ):
+        make(shards, tokenizer_folder, sources={"vcr": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sources": {}}, r"data\.sources is empty"),
+        ({"val_sources": ["other"]}, r"data\.val_sources: other not in"),
+        ({"batch_size": 0}, r"data\.batch_size is 0"),
+        ({"workers": -1}, r"data\.workers is -1"),
+        ({"limit_val": 0}, r"data\.limit_val is 0"),
+        ({"crop_scale": (0.0, 1.0)}, r"data\.crop_scale"),
+        ({"mask_share": 1.5}, r"data\.mask_share is 1\.5"),
+        ({"patch_size": 7}, r"data\.image_size 48 is no multiple of data\.patch_size 7"),
+    ],
+)
+def test_impossible_options_name_their_key(
+    shards: Path, tokenizer_folder: Path, changes: dict[str, object], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        make(shards, tokenizer_folder, **changes)
+
+
+def test_batch_sizes_that_do_not_fit_are_refused(shards: Path, tokenizer_folder: Path) -> None:
+    module = make(shards, tokenizer_folder, batch_size=3)
+    with pytest.raises(
+        ValueError, match="nearest possible: data.global_batch_size 6 or 9, or data.batch_size 2 or 4"
+    ):
+        module.accumulation(1)
+    with pytest.raises(ValueError, match="nearest possible"):
+        module.train_dataloader()
+
+
+def test_classes_that_are_not_mapped_are_counted(shards: Path, tokenizer_folder: Path) -> None:
+    module = make(shards, tokenizer_folder, classes=["red circle", "person"])
+    mapped = {"red circle", "person"}
+    names = [name for i in (*range(30), *range(100, 111)) for name in make_record(i).names]
+    assert module.unmapped_classes == {n: names.count(n) for n in set(names) - mapped - {""}}
+    assert module.class_names == ["red circle", "person"]
+    assert make(shards, tokenizer_folder, classes=["red circle"], class_count=3).class_names == [
+        "red circle",
+        "",
+        "",
+    ]
+
+
+def test_manifests_and_references_are_told(tmp_path: Path, tokenizer_folder: Path) -> None:
+    root = tmp_path / "shards"
+    for split in ("train", "val"):
+        write_shards(root / "texts" / split, "texts", map(make_record, range(8)))
+    module = make(root, tokenizer_folder)
+    assert module.references() == {}
+    (tmp_path / "references.json").write_text(
+        json.dumps({"pretrain": {"floor/x": 0.5}, "vqa": {"floor/x": 0.1}})
+    )
+    assert module.references() == {"floor/x": 0.5}
+    paths = [root / "texts" / split / "manifest.json" for split in ("train", "val")]
+    assert module.manifests() == [
+        {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths
+    ]
+
+
+def test_a_test_split_must_be_named(shards: Path, tokenizer_folder: Path) -> None:
+    module = make(shards, tokenizer_folder)
+    with pytest.raises(ValueError, match=r"data\.test_split is not set"):
+        module.test_dataloader()
+    module = make(shards, tokenizer_folder, test_split="val")
+    module.setup("test")
+    assert sum(map(len, ids(module.test_dataloader()))) == 22
