@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.dataset import BatchBuilder, MicroBatchDataset
-from datamodules.loader import BatchLoader, MicroBatchLoader
+from datamodules.loader import BatchLoader, MicroBatchLoader, epoch_is_over
 from datamodules.records import Kind
 from datamodules.sampler import EvalSampler, MicroBatchSampler, TrainOrder, accumulation
 from datamodules.shards import ShardFolder
@@ -131,8 +132,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def setup(self, stage: str) -> None:
         """Open the tokenizer and the splits of a stage (fit, validate, test or predict)."""
         self.check()
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_name)
+        _ = self.tokenizer  # opened before any worker needs it
         splits: dict[str, list[str | None]] = {
             "fit": [self.train_split, self.val_split],
             "validate": [self.val_split],
@@ -190,7 +190,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         order = TrainOrder(sizes, weights, self.seed, self.global_batch_size)
         sampler = MicroBatchSampler(order, self.batch_size, rank, world_size)
         dataset = self._dataset(folders, ImageTransform(self.image_size, self.crop_scale, self.flip))
-        self._train_loader = MicroBatchLoader(dataset, sampler, self.workers)
+        is_over = partial(epoch_is_over, self.trainer)
+        self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over)
         self._train_loader.load_state_dict(self._start)
         return self._train_loader
 
@@ -211,6 +212,11 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def predict_dataloader(self) -> BatchLoader[BatchT]:
         """Return this rank's part of the split that predictions are made for."""
         return self._eval_loader(self.predict_split)
+
+    def teardown(self, stage: str) -> None:
+        """End the training workers."""
+        if stage == "fit" and self._train_loader:
+            self._train_loader.close()
 
     def transfer_batch_to_device(self, batch: BatchT, device: torch.device, dataloader_idx: int) -> BatchT:
         """Move the batch's tensors."""

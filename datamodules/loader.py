@@ -6,12 +6,15 @@ in distributed runs and for ``overfit_batches``, and ours is already right for e
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules.sampler import EvalSampler, MicroBatchSampler
 from vle_lightning.batch import Batch
@@ -39,7 +42,7 @@ class BatchLoader(Generic[BatchT_co]):
             workers: processes; 0 loads in this one.
             persistent: keep the workers from one epoch to the next.
         """
-        self.sampler = sampler
+        self._sampler = sampler
         self._loader: DataLoader[BatchT_co] = DataLoader(
             dataset,
             batch_size=None,
@@ -53,7 +56,7 @@ class BatchLoader(Generic[BatchT_co]):
 
     def __len__(self) -> int:
         """Return the number of batches of a whole pass."""
-        return len(self.sampler)
+        return len(self._sampler)
 
     def __iter__(self) -> Iterator[BatchT_co]:
         """Yield the batches in the sampler's order."""
@@ -66,25 +69,51 @@ class MicroBatchLoader(BatchLoader[BatchT_co]):
     The count is of optimiser steps, so that one rank's checkpoint is right on any rank, of any number.
     """
 
-    sampler: MicroBatchSampler
+    _sampler: MicroBatchSampler  # under a public name Lightning would look into it
 
-    def __init__(self, dataset: Dataset[BatchT_co], sampler: MicroBatchSampler, workers: int) -> None:
-        """Take the options of `BatchLoader`; the workers stay for the whole run."""
+    def __init__(
+        self,
+        dataset: Dataset[BatchT_co],
+        sampler: MicroBatchSampler,
+        workers: int,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take the options of `BatchLoader`; the workers stay for the whole run.
+
+        Args:
+            dataset: turns a MicroBatch into a batch.
+            sampler: this rank's micro-batches.
+            workers: processes; 0 loads in this one.
+            is_over: says at the start of an iteration that the trainer's epoch had all its batches already.
+        """
         super().__init__(dataset, sampler, workers, persistent=True)
+        self._is_over = is_over
         self._handed_out = 0  # micro-batches of this rank since the start of the run
 
     @property
     def step(self) -> int:
         """Return the optimiser steps of which every micro-batch was handed out, over the whole run."""
-        return self._handed_out // self.sampler.per_step
+        return self._handed_out // self._sampler.per_step
 
     def __iter__(self) -> Iterator[BatchT_co]:
         """Yield the micro-batches behind the finished steps, up to the end of the epoch."""
-        self.sampler.start_step = self.step
-        self._handed_out = self.step * self.sampler.per_step
+        if self._is_over():
+            return
+        self._sampler.start_step = self.step
+        self._handed_out = self.step * self._sampler.per_step
         for batch in self._loader:
             self._handed_out += 1
             yield batch
+
+    def close(self) -> None:
+        """End the workers; another iteration starts new ones.
+
+        Left to the garbage collector, each of them may be waited for in vain for seconds.
+        """
+        iterator = self._loader._iterator  # torch has no public name for it; Lightning does the same
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
+        self._loader._iterator = None
 
     def state_dict(self) -> dict[str, int]:
         """Return the finished optimiser steps."""
@@ -92,10 +121,24 @@ class MicroBatchLoader(BatchLoader[BatchT_co]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue behind ``state["step"]`` optimiser steps, from the next iteration on."""
-        self._handed_out = state["step"] * self.sampler.per_step
+        self._handed_out = state["step"] * self._sampler.per_step
 
 
 def start_worker(worker: int) -> None:
-    """Keep a worker to one thread: there is one worker per core already."""
+    """Keep a worker to one thread, and leave what it inherited alone.
+
+    Collecting another loader's iterator that lay unused at the fork would raise in its destructor.
+    """
     del worker
+    gc.freeze()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def epoch_is_over(trainer: L.Trainer | None) -> bool:
+    """Say whether Lightning resumed in an epoch that was finished, as it does without validation.
+
+    It would take one batch more, and step on it.
+    """
+    if trainer is None:
+        return False
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready >= trainer.num_training_batches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -45,14 +45,25 @@ class Experiment(NamedTuple):
         """Return ``<task>-<experiment>``."""
         return f"{self.task}-{self.files[-1].stem}" if self.files else self.task
 
+    def gives(self, key: str) -> bool:
+        """Is the option given anywhere?"""
+        told = any(_find(content, key.split(".")) is not None for content in self.settings)
+        return told or self._on_command_line(key)
+
     def source(self, key: str) -> str:
         """Say where an option was given, for error messages."""
-        if any(argument.lstrip("-").split("=")[0].startswith(key) for argument in self.arguments):
+        if self._on_command_line(key):
             return "command line"
         holders = [
-            f for f, content in zip(self.files, self.settings, strict=True) if _holds(content, key.split("."))
+            f
+            for f, content in zip(self.files, self.settings, strict=True)
+            if _find(content, key.split(".")) is not None
         ]
         return str([Path("defaults"), *(holders or self.files)][-1])
+
+    def _on_command_line(self, key: str) -> bool:
+        names = (a.lstrip("-").split("=")[0] for a in self.arguments if a.startswith("-"))
+        return any(name == key or name.startswith(f"{key}.") for name in names)
 
 
 def read_experiment(arguments: Sequence[str]) -> Experiment:
@@ -68,6 +79,26 @@ def read_experiment(arguments: Sequence[str]) -> Experiment:
     return Experiment(str(task[-1]), files, settings, tuple(arguments))
 
 
+def refuse_misplaced(experiment: Experiment, groups: Iterable[str], linked: Mapping[str, str]) -> None:
+    """Refuse what jsonargparse would pass over in silence.
+
+    Args:
+        experiment: the files and the command line.
+        groups: options that hold options, such as ``model``.
+        linked: options that follow from another one, and its name.
+
+    Raises:
+        UserError: a group is given a value, or a linked option is given at all.
+    """
+    for file, content in zip(experiment.files, experiment.settings, strict=True):
+        for group in groups:
+            if not isinstance(value := _find(content, group.split(".")), dict | None):
+                raise UserError(f"{file}: {group} holds options (key: value), not {value!r}")
+    for key, origin in linked.items():
+        if experiment.gives(key):
+            raise UserError(f"{experiment.source(key)}: {key} follows from {origin}; set that instead")
+
+
 def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
     """Turn a message of jsonargparse into one that names key, place and remedy.
 
@@ -76,6 +107,9 @@ def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
         experiment: the files and the command line.
         known: all options there are.
     """
+    if keyed := KEYED.match(message):
+        key, reason = keyed.groups()
+        return f"{experiment.source(key)}: {key}: {_shorten(reason)}"
     if unknown := UNKNOWN.search(message):
         key = unknown.group(1)
         close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)
@@ -83,9 +117,6 @@ def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
             f"did you mean {close[0]}?" if close else "`python -m vle_lightning fit --help` lists all options"
         )
         return f"{experiment.source(key)}: there is no option {key}; {hint}"
-    if keyed := KEYED.match(message):
-        key, reason = keyed.groups()
-        return f"{experiment.source(key)}: {key}: {_shorten(reason)}"
     return f"{', '.join(map(str, experiment.files)) or 'command line'}: {_shorten(message)}"
 
 
@@ -98,7 +129,8 @@ def _shorten(reason: str) -> str:
         "Given value type",
         "Problem with given class_path",
     )
-    return "; ".join(line for line in lines if line and not line.startswith(boilerplate))
+    told = "; ".join(line for line in lines if line and not line.startswith(boilerplate))
+    return re.sub(r"<class '([\w.]+)'>", r"\1", told.replace("typing.Literal", "one of "))
 
 
 def _values(arguments: Sequence[str], names: tuple[str, ...]) -> list[str]:
@@ -128,7 +160,7 @@ def _read(file: Path) -> dict[str, object]:
     return content
 
 
-def _holds(content: object, path: list[str]) -> bool:
-    if not path:
-        return True
-    return isinstance(content, dict) and path[0] in content and _holds(content[path[0]], path[1:])
+def _find(content: object, path: list[str]) -> object:
+    for name in path:
+        content = content.get(name) if isinstance(content, dict) else None
+    return content

@@ -17,9 +17,10 @@ import numpy as np
 from datamodules.toy.commonsense import VCRItem, vcr_items
 from datamodules.toy.language import Caption, captions, phrase
 from datamodules.toy.questions import Question, questions
-from datamodules.toy.world import Scene, SceneKey, draw_scene
+from datamodules.toy.world import Scene, SceneKey, SceneObject, draw_scene, place
 
 CAPTIONS_PER_SCENE = 5
+FULL_PHRASES = 0.25  # share of region phrases that name size, colour and shape and no place
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -117,10 +118,19 @@ def describe(drawn: DrawnScene) -> Description:
 
 
 def _regions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
-    """Write a phrase for each object: with its place half of the time, and always where it has a double."""
+    """Write a phrase for each object: a quarter in full without a place, where it has no double, the rest with a place.
+
+    With a place, some of the words may be left out ("red top left"): what is where can be told from each side.
+    """
     bare = Counter(phrase(item) for item in scene.objects)
-    with_place = rng.random(len(scene.objects)) < 0.5
     return tuple(
-        phrase(item, with_place=bool(placed) or bare[phrase(item)] > 1)
-        for item, placed in zip(scene.objects, with_place, strict=True)
+        phrase(item) if rng.random() < FULL_PHRASES and bare[phrase(item)] == 1 else _placed(item, rng)
+        for item in scene.objects
     )
+
+
+def _placed(item: SceneObject, rng: np.random.Generator) -> str:
+    """Keep a random, non-empty choice of size, colour and shape, and add the place."""
+    words = phrase(item).split()
+    kept = 1 + int(rng.integers(2 ** len(words) - 1))
+    return " ".join([*(word for bit, word in enumerate(words) if kept >> bit & 1), place(item.cell)])

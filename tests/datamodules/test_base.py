@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import pytest
@@ -35,13 +36,13 @@ def options(shards: Path, tokenizer_folder: Path, kind: str = "texts", **changes
 
 
 def make(shards: Path, tokenizer_folder: Path, **changes: object) -> PretrainDataModule:
-    chosen = {"patch_size": 8, "classes": ["red circle", "person"]} | changes
+    chosen: dict[str, Any] = {"patch_size": 8, "classes": ["red circle", "person"]} | changes
     module = PretrainDataModule(**options(shards, tokenizer_folder, **chosen))
     module.setup("fit")
     return module
 
 
-def ids(loader: Any) -> Ids:
+def ids(loader: Iterable[Batch]) -> Ids:
     return [batch.sample_ids for batch in loader]
 
 
@@ -109,6 +110,13 @@ def test_a_resumed_loader_gives_the_very_next_micro_batch(
     assert len(rest) >= 28 - stop // 2 * 2 - 14
 
 
+class Stop(NamedTuple):
+    """When a run ends."""
+
+    steps: int = -1
+    epochs: int | None = None
+
+
 class Recorder(L.LightningModule):
     """Counts what it is given."""
 
@@ -125,7 +133,7 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(module: PretrainDataModule, folder: Path, checkpoint: Path | None = None, **stop: Any) -> Ids:
+def fit(module: PretrainDataModule, folder: Path, checkpoint: Path | None, stop: Stop) -> Ids:
     seen: Ids = []
     trainer = L.Trainer(
         default_root_dir=folder,
@@ -136,7 +144,8 @@ def fit(module: PretrainDataModule, folder: Path, checkpoint: Path | None = None
         enable_progress_bar=False,
         enable_model_summary=False,
         accumulate_grad_batches=module.accumulation(1),
-        **stop,
+        max_steps=stop.steps,
+        max_epochs=stop.epochs,
     )
     trainer.fit(Recorder(seen), module, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     trainer.save_checkpoint(folder / "last.ckpt")
@@ -146,18 +155,18 @@ def fit(module: PretrainDataModule, folder: Path, checkpoint: Path | None = None
 @pytest.mark.parametrize(
     ("first", "then"),
     [
-        ({"max_steps": 3}, {"max_steps": 16}),  # in the middle of an epoch of seven steps
-        ({"max_steps": 7}, {"max_steps": 16}),  # at its end
-        ({"max_epochs": 1}, {"max_epochs": 3}),
+        (Stop(steps=3), Stop(steps=16)),  # in the middle of an epoch of seven steps
+        (Stop(steps=7), Stop(steps=16)),  # at its end
+        (Stop(epochs=1), Stop(epochs=3)),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_resumes_with_the_very_next_micro_batch(
-    shards: Path, tokenizer_folder: Path, tmp_path: Path, first: dict[str, int], then: dict[str, int]
+    shards: Path, tokenizer_folder: Path, tmp_path: Path, first: Stop, then: Stop
 ) -> None:
-    whole = fit(make(shards, tokenizer_folder), tmp_path, **then)
-    begun = fit(make(shards, tokenizer_folder), tmp_path, **first)
-    rest = fit(make(shards, tokenizer_folder), tmp_path, tmp_path / "last.ckpt", **then)
+    whole = fit(make(shards, tokenizer_folder), tmp_path, None, then)
+    begun = fit(make(shards, tokenizer_folder), tmp_path, None, first)
+    rest = fit(make(shards, tokenizer_folder), tmp_path, tmp_path / "last.ckpt", then)
     assert begun + rest == whole
     assert [row[0] for row in whole[:4]] == ["0/0", "0/1", "1/0", "1/1"]
 

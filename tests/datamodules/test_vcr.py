@@ -82,7 +82,7 @@ def test_question_and_answers_are_pairs_with_types(tokenizer: PreTrainedTokenize
         assert words_of(tokenizer, ids[types == 2]) == "red circle red circle"
     assert batch.regions.shape == (1, 4, 1, 4)
     assert batch.regions[0, 2, 0].tolist() == [0.0, 0.0, 0.25, 0.25]
-    assert batch.region_types.unique().tolist() == [2]
+    assert set(batch.region_types.flatten().tolist()) == {2}
     assert batch.region_valid.all()
 
 
@@ -114,7 +114,7 @@ def test_choices_with_fewer_objects_are_padded(tokenizer: PreTrainedTokenizerBas
 
 def test_objects_beyond_the_last_type_stay_words_and_are_counted(tokenizer: PreTrainedTokenizerBase) -> None:
     batch = collate(VCRBuilder(tokenizer, 60, "qa2r", max_objects=1), [make_record(1)])
-    assert batch.token_types.unique().tolist() == [0, 2]
+    assert set(batch.token_types.flatten().tolist()) == {0, 2}
     assert batch.regions.shape == (1, 4, 1, 4)
     assert "Alex" in words_of(tokenizer, batch.input_ids[0, 0])
     assert len(batch.skipped) == 4

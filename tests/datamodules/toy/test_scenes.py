@@ -10,7 +10,7 @@ import pytest
 from datamodules.toy import scenes
 from datamodules.toy.language import fitting, parse
 from datamodules.toy.scenes import SPLITS, Purpose, SceneId, Split, describe, draw_world
-from datamodules.toy.world import Scene
+from datamodules.toy.world import COLOURS, SHAPES, SIZES, Scene, place
 from tests.datamodules.toy.worlds import make_scene
 
 
@@ -52,11 +52,16 @@ def test_each_region_phrase_fits_its_object_alone() -> None:
     described = [describe(d) for d in draw_world(0, {"train": 500, "val": 0})]
     lengths: Counter[int] = Counter()
     for description in described:
-        for number, words in enumerate(description.regions):
-            assert list(fitting(parse(words), description.scene.objects)) == [(number,)]
-            lengths[len(words.split())] += 1
-    assert set(lengths) == {3, 5}
-    assert lengths[3] / lengths.total() == pytest.approx(0.48, abs=0.04)  # half, less the doubles
+        for item, phrase in zip(description.scene.objects, description.regions, strict=True):
+            words = phrase.split()
+            lengths[len(words)] += 1
+            full = [SIZES[item.size], COLOURS[item.colour], SHAPES[item.shape]]
+            placed = phrase.endswith(place(item.cell))
+            named = words[:-2] if placed else words
+            assert named == [word for word in full if word in named]
+            assert placed or (named == full and len(list(fitting(parse(phrase), description.scene.objects))) == 1)
+    assert set(lengths) == {3, 4, 5}
+    assert lengths[5] / lengths.total() == pytest.approx(0.76 / 7, abs=0.03)  # one of seven choices of words
 
 
 def test_a_scene_has_five_captions_three_questions_and_two_vcr_items() -> None:
