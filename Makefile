@@ -1,0 +1,69 @@
+# The only way in, for people and CI alike: `make help`.
+.DEFAULT_GOAL := help
+.PHONY: help setup data-toy data-coco pretrain finetune-vcr finetune-vqa test test-all lint tensorboard bench
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+TOY ?= data/toy
+WORLD ?=
+EXPERIMENT ?=
+ARGS ?=
+PRETRAINED ?= checkpoints/pretrain-toy/best.ckpt
+# compute threads that spin while they wait make a busy machine ten times slower
+export OMP_WAIT_POLICY ?= PASSIVE
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+	@echo
+	@echo 'Training targets take EXPERIMENT=path.yaml (that one file) and ARGS="--trainer.max_steps 10".'
+
+setup: $(READY) ## make the virtual environment with the tested versions; VENV= and PYTHON= choose place and interpreter
+
+$(READY): requirements.txt constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 was found: install one, or name it with PYTHON=path" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet -r requirements.txt -c constraints.txt
+	@touch $@
+
+data-toy: $(READY) ## draw the embedded world in the official raw layouts and convert it (a finished one is left alone)
+	$(RUN) -m datamodules.toy --out $(TOY) $(WORLD)
+
+data-coco: $(READY) ## convert SRC=folder (COCO's official layout) to data/coco_mini, with a tokenizer of its captions
+	@test -n "$(SRC)" || { echo "Name the folder with annotations/ and images: make data-coco SRC=path/to/coco" >&2; exit 2; }
+	$(RUN) -m datamodules.prepare coco --src "$(SRC)" --out data/coco_mini
+	$(RUN) -m datamodules.vocabulary data/coco_mini/coco/train --tokenizer data/coco_mini/tokenizer --classes data/coco_mini/classes.json
+
+pretrain: $(READY) ## pre-train (the toy world by default): EXPERIMENT= ARGS=
+	$(if $(EXPERIMENT),,$(MAKE) --no-print-directory data-toy)
+	$(RUN) -m vle_lightning fit --config $(or $(EXPERIMENT),experiments/pretrain/toy.yaml) $(ARGS)
+
+finetune-vcr: $(READY) ## fine-tune on VCR: Q->A, QA->R, from scratch, blind (or the one EXPERIMENT=)
+	$(call finetune,study experiments/vcr/toy_q2a.yaml experiments/vcr/toy_qa2r.yaml --out $(or $(OUT),checkpoints/vcr-toy) --scratch --blind)
+
+finetune-vqa: $(READY) ## fine-tune on VQA, then blind (or the one EXPERIMENT=)
+	$(call finetune,study experiments/vqa/toy.yaml --out $(or $(OUT),checkpoints/vqa-toy) --blind)
+
+define finetune
+	@test -n "$(EXPERIMENT)" -o -f $(PRETRAINED) || { echo "There is no pre-trained checkpoint at $(PRETRAINED): run 'make pretrain' first" >&2; exit 2; }
+	$(RUN) -m vle_lightning $(if $(EXPERIMENT),fit --config $(EXPERIMENT),$(1) --model.init $(PRETRAINED)) $(ARGS)
+endef
+
+test: $(READY) ## the quick tests
+	$(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-all: $(READY) ## all tests
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(READY) ## style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+tensorboard: $(READY) ## watch all runs in the browser
+	$(VENV)/bin/tensorboard --logdir checkpoints $(ARGS)
+
+bench: $(READY) ## time a VLE-base step of the four objectives beside the plain recipe
+	$(RUN) -m vle_lightning.bench $(ARGS)

@@ -1,0 +1,70 @@
+"""What a data set's own words and class names give: a tokenizer and a class list.
+
+``python -m datamodules.vocabulary data/coco_mini/coco/train --tokenizer data/coco_mini/tokenizer --classes
+data/coco_mini/classes.json``. Models that start from published towers take those towers' tokenizer instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from datamodules.shards import SampleError, ShardFolder
+from datamodules.tokenizers import train_tokenizer
+
+
+def texts_of(folder: ShardFolder) -> Iterator[str]:
+    """Yield the text of every sample of a folder of captions, in the order of the shards.
+
+    Raises:
+        ValueError: the folder holds other samples than captions, or a broken one.
+    """
+    if folder.kind != "texts":
+        raise ValueError(f"{folder.folder} holds {folder.kind}, not texts; name a folder of captions or regions")
+    for shard, samples in enumerate(folder.shard_sizes):
+        for row in range(samples):
+            try:
+                raw = folder.read(shard, row)
+            except SampleError as error:
+                raise ValueError(f"{error}; convert the data set again") from error
+            yield raw.record.texts[raw.item].text
+
+
+def most_frequent(folders: Sequence[ShardFolder], count: int) -> list[str]:
+    """Return the ``count`` most frequent class names of all folders, the most frequent first."""
+    total: Counter[str] = Counter()
+    for folder in folders:
+        total.update(folder.manifest.classes)
+    return sorted(total, key=lambda name: (-total[name], name))[:count]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write what was asked for; returns the exit code."""
+    parser = argparse.ArgumentParser("python -m datamodules.vocabulary", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="shard folders, such as data/coco_mini/coco/train")
+    parser.add_argument("--tokenizer", type=Path, help="folder for a SentencePiece tokenizer of the texts")
+    parser.add_argument("--pieces", type=int, default=4000, help="at most so many pieces (default: %(default)s)")
+    parser.add_argument("--classes", type=Path, help="JSON file for the list of class names")
+    parser.add_argument("--count", type=int, default=1600, help="at most so many classes (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        folders = [ShardFolder(folder) for folder in options.folders]
+        if options.tokenizer:
+            texts = (text for folder in folders for text in texts_of(folder))
+            train_tokenizer(texts, options.tokenizer, options.pieces)
+        if options.classes:
+            names = most_frequent(folders, options.count)
+            options.classes.write_text(json.dumps(names, indent=0) + "\n", encoding="utf8")
+            print(f"{options.classes}: {len(names)} classes")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
