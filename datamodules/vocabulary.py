@@ -24,7 +24,7 @@ def texts_of(folder: ShardFolder) -> Iterator[str]:
         ValueError: the folder holds other samples than captions, or a broken one.
     """
     if folder.kind != "texts":
-        raise ValueError(f"{folder.folder} holds {folder.kind}, not texts; name a folder of captions or regions")
+        raise ValueError(f"{folder.folder} holds {folder.kind}, not texts: name another folder")
     for shard, samples in enumerate(folder.shard_sizes):
         for row in range(samples):
             try:
@@ -45,11 +45,11 @@ def most_frequent(folders: Sequence[ShardFolder], count: int) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write what was asked for; returns the exit code."""
     parser = argparse.ArgumentParser("python -m datamodules.vocabulary", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="shard folders, such as data/coco_mini/coco/train")
+    parser.add_argument("folders", nargs="+", type=Path, help="shard folders: data/coco_mini/coco/train")
     parser.add_argument("--tokenizer", type=Path, help="folder for a SentencePiece tokenizer of the texts")
-    parser.add_argument("--pieces", type=int, default=4000, help="at most so many pieces (default: %(default)s)")
+    parser.add_argument("--pieces", type=int, default=4000, help="of the tokenizer, at most")
     parser.add_argument("--classes", type=Path, help="JSON file for the list of class names")
-    parser.add_argument("--count", type=int, default=1600, help="at most so many classes (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=1600, help="of classes, at most")
     options = parser.parse_args(arguments)
     try:
         folders = [ShardFolder(folder) for folder in options.folders]

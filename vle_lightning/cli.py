@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +28,7 @@ import vle_lightning.tasks
 from datamodules.base import VisionLanguageDataModule
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
 from vle_lightning.errors import UserError
-from vle_lightning.parsing import ExperimentParser, ParseError, explain, read_experiment
+from vle_lightning.parsing import ExperimentParser, ParseError, explain, locate, read_experiment, refuse_misplaced
 from vle_lightning.run import Run, RunFolder
 from vle_lightning.study import run_study
 from vle_lightning.tasks.base import VisionLanguageTask
@@ -36,6 +38,19 @@ TRAINER_DEFAULTS = {
     "gradient_clip_val": 1.0,  # ours; VLE and METER name none
     "log_every_n_steps": 10,
 }
+GROUPS = ("trainer", "model", "model.optim", "data")
+SEEDED = ("data.seed", "model.seed")
+LINKED = {
+    **dict.fromkeys(SEEDED, "seed_everything"),
+    "trainer.accumulate_grad_batches": "data.global_batch_size, data.batch_size and the number of devices",
+}
+NOISE = (  # Lightning's, about things that are meant to be so
+    ".*exists and is not empty",
+    ".*does not have many workers",
+    ".*treespec, LeafSpec.*",
+    ".*infer the batch indices",
+    ".*smaller than the logging interval",
+)
 OUR_PACKAGES = ("vle_lightning.", "datamodules.")
 AnyDataModule = VisionLanguageDataModule[Any, Any]
 
@@ -94,35 +109,28 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument(
             "--max_skipped", type=float, default=0.01, help="Share of samples; more unusable ones end a run."
         )
-        parser.link_arguments("seed_everything", "data.seed")
-        parser.link_arguments("seed_everything", "model.seed")
+        for target in SEEDED:
+            parser.link_arguments("seed_everything", target)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; whatever is wrong becomes one sentence."""
+        refuse_misplaced(self.experiment, GROUPS, LINKED)
         try:
             super().parse_arguments(parser, args)
         except ParseError as error:
             raise UserError(explain(str(error), self.experiment, self._options())) from error
         except OmegaConfBaseException as error:
             key = str(error.full_key).split(".", 1)[-1]
-            raise UserError(f"{self.experiment.source(key)}: {key}: {error.msg}") from error
+            raise UserError(
+                f"{self.experiment.source(key)}: {key}: {str(error.msg).splitlines()[0]}"
+            ) from error
 
     def before_instantiate_classes(self) -> None:
         """Settle what depends on the subcommand and the machine, so that config.yaml holds it."""
         settings, source = self.settings, self.experiment.source
-        for group in ("data", "model", "trainer", "model.optim"):
-            if not isinstance(settings.get(group), Namespace):
-                raise UserError(
-                    f"{source(group)}: {group} is a group of options, not {settings.get(group)!r}"
-                )
         settings.run_name = settings.run_name or self.experiment.run_name
         folder = RunFolder(Path(settings.run_root) / settings.run_name)
-        self.run = Run(folder, settings)
-        if settings.trainer.accumulate_grad_batches != 1:
-            raise UserError(
-                f"{source('trainer.accumulate_grad_batches')}: trainer.accumulate_grad_batches follows from "
-                "data.global_batch_size, data.batch_size and the number of devices; set those instead"
-            )
+        self.run = Run(folder, settings, self.experiment.arguments)
         if settings.trainer.precision is None:
             on_gpu = torch.cuda.is_available() and settings.trainer.accelerator in ("auto", "gpu", "cuda")
             settings.trainer.precision = "bf16-mixed" if on_gpu else "32-true"
@@ -130,7 +138,9 @@ class ExperimentCLI(LightningCLI):
             settings.weights_only = True
             settings.ckpt_path = folder.choose_checkpoint(self.subcommand, settings.ckpt_path)
         if self.subcommand not in (None, "fit"):
-            settings.model.init = None  # the checkpoint holds every weight
+            for key in settings.model.keys():  # noqa: SIM118 (a Namespace)
+                if key == "init" or key.endswith("_init"):
+                    settings.model[key] = None  # the checkpoint holds every weight
         elif settings.model.init and folder.holds(Path(settings.model.init)):
             raise UserError(
                 f"{source('model.init')}: model.init lies in {folder.path}, the folder of this very run; "
@@ -142,7 +152,8 @@ class ExperimentCLI(LightningCLI):
         settings, run = self.settings, self.run
         if self.model.load_report and is_first_process():
             print(f"model.init: {self.model.load_report}")
-        self.datamodule.check()
+        if self.subcommand is not None:
+            self.datamodule.check()
         given = self._get(self.config_init, "trainer").callbacks
         watchers = run.callbacks(self.model, self.datamodule)
         if settings.trainer.logger in (None, True):
@@ -159,7 +170,8 @@ class ExperimentCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Keep what an earlier run left under this name."""
+        """Open the data, and only then put aside what an earlier run left under this name."""
+        self.datamodule.setup("fit")
         if self.settings.ckpt_path is None and is_first_process():
             self.run.folder.set_aside()
 
@@ -209,6 +221,9 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 2 after an error that the user can mend.
     """
     arguments = sys.argv[1:] if args is None else list(args)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
     try:
         if arguments[:1] == ["study"]:
             return run_study(arguments[1:])
@@ -216,9 +231,14 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         if not (isinstance(error, UserError) or raised_by_us(error)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {locate(str(error), arguments)}", file=sys.stderr)
         return 2
     return 0
+
+
+def is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Is a log line about this run?"""
+    return "Tip:" not in record.getMessage()
 
 
 def raised_by_us(error: Exception) -> bool:

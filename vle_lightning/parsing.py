@@ -15,6 +15,7 @@ from vle_lightning.errors import UserError
 
 DEFAULT_TASK = "pretrain"
 UNKNOWN = re.compile(r"(?:does not accept option '|unrecognized arguments: -+)([\w.]+)")
+OPTION = re.compile(r"(?:data|model|trainer)\.\w+")
 KEYED = re.compile(r'Parser key "([\w.]+)":\s*(.*)', re.DOTALL)
 
 
@@ -42,8 +43,8 @@ class Experiment(NamedTuple):
 
     @property
     def run_name(self) -> str:
-        """Return ``<task>-<experiment>``."""
-        return f"{self.task}-{self.files[-1].stem}" if self.files else self.task
+        """Return ``<task>-<experiment>``, by the first file; others only change it."""
+        return f"{self.task}-{self.files[0].stem}" if self.files else self.task
 
     def gives(self, key: str) -> bool:
         """Is the option given anywhere?"""
@@ -120,6 +121,12 @@ def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
     return f"{', '.join(map(str, experiment.files)) or 'command line'}: {_shorten(message)}"
 
 
+def locate(message: str, arguments: Sequence[str]) -> str:
+    """Put the file that gives an option before a message that begins with the option's name."""
+    begins = OPTION.match(message)
+    return f"{read_experiment(arguments).source(begins.group())}: {message}" if begins else message
+
+
 def _shorten(reason: str) -> str:
     lines = [line.strip(" -") for line in reason.splitlines()]
     boilerplate = (
@@ -130,7 +137,7 @@ def _shorten(reason: str) -> str:
         "Problem with given class_path",
     )
     told = "; ".join(line for line in lines if line and not line.startswith(boilerplate))
-    return re.sub(r"<class '([\w.]+)'>", r"\1", told.replace("typing.Literal", "one of "))
+    return re.sub(r"(?:an? )?<class '([\w.]+)'>", r"\1", told.replace("a typing.Literal", "one of "))
 
 
 def _values(arguments: Sequence[str], names: tuple[str, ...]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -102,14 +102,15 @@ class RunFolder:
 class Run:
     """One command on one run folder."""
 
-    def __init__(self, folder: RunFolder, settings: Namespace) -> None:
+    def __init__(self, folder: RunFolder, settings: Namespace, arguments: Sequence[str]) -> None:
         """Prepare the record.
 
         Args:
             folder: of the run.
             settings: all options, merged.
+            arguments: the command line.
         """
-        self.folder, self.settings = folder, settings
+        self.folder, self.settings, self.arguments = folder, settings, arguments
         self.clock = RunClock()
         self.skips = SkipReport(folder.path, settings.max_skipped)
 
@@ -150,7 +151,7 @@ class Run:
             metrics = {name: float(value) for part in scores for name, value in part.items()}
             write_json(self.folder.record, {**record, "checkpoint": file.name, "rule": rule})
             write_json(self.folder.metrics, dict(sorted({**metrics, **datamodule.references()}.items())))
-            print(f"{file} is the selected checkpoint ({rule})")
+            print(f"{self.folder.path / file.name} is the selected checkpoint ({rule})")
             print_scores(self.folder.metrics)
 
     def _select(self, trainer: L.Trainer) -> tuple[str, Path]:
@@ -167,7 +168,7 @@ class Run:
         return {
             "run_name": self.settings.run_name,
             "task": self.settings.task,
-            "command": shlex.join(["python", "-m", "vle_lightning", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "vle_lightning", *self.arguments]),
             **git_state(),
             "versions": versions(),
             "seed": self.settings.seed_everything,

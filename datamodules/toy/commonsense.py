@@ -17,7 +17,7 @@ from datamodules.toy.world import CELLS, COLOURS, RELATIONS, SIZES, Scene, place
 
 CHOICES = 4
 ITEMS_PER_SCENE = 2
-FAMILIES = {"colour": 0.40, "size": 0.25, "place": 0.20, "relation": 0.15}
+FAMILIES = {"colour": 0.45, "size": 0.25, "place": 0.15, "relation": 0.15}
 
 Tokens: TypeAlias = list[str | list[int]]  # a list of numbers is a tag: the objects that are meant
 
@@ -42,31 +42,27 @@ def vcr_items(scene: Scene, rng: np.random.Generator, count: int = ITEMS_PER_SCE
 
 def _item(scene: Scene, number: int, rng: np.random.Generator) -> VCRItem:
     family = str(rng.choice(list(FAMILIES), p=list(FAMILIES.values())))
-    partners = [i for i in range(len(scene.objects)) if aligned(scene, number, i)]
-    if family == "relation" and not partners:
-        family = "colour"
-    if family == "relation":
+    others = [i for i in range(len(scene.objects)) if i != number]
+    partners = [i for i in others if aligned(scene, number, i)]
+    if family == "relation" and partners:
         return _relation_item(scene, number, int(rng.choice(partners)), rng)
-    tag: Tokens = [[number]]
-    question: Tokens = {
-        "colour": ["what", "colour", "is", *tag, "?"],
-        "size": ["what", "size", "and", "colour", "is", *tag, "?"],
-        "place": ["where", "is", *tag, "?"],
-    }[family]
-    draw_answers, draw_rationales = {
-        "colour": (colour_choices, size_place_choices),
-        "size": (size_colour_grid, place_choices),
-        "place": (place_choices, size_colour_choices),
-    }[family]
-    answers, answer_label = draw_answers(scene, number, rng)
-    rationales, rationale_label = draw_rationales(scene, number, rng)
+    if family == "place":
+        question, answers = ["where", "is"], place_choices(scene, number, rng)
+        told, rationales = number, size_colour_choices(scene, number, rng)
+    else:
+        told = int(rng.choice(others))
+        rationales = neighbour_colour_choices(scene, told, rng)
+        if family == "size":
+            question, answers = ["what", "size", "and", "colour", "is"], size_colour_grid(scene, number, rng)
+        else:
+            family, question, answers = "colour", ["what", "colour", "is"], colour_choices(scene, number, rng)
     return VCRItem(
         family,
-        question,
-        [[*tag, "is", *words.split()] for words in answers],
-        answer_label,
-        [[*tag, "is", *words.split()] for words in rationales],
-        rationale_label,
+        [*question, [number], "?"],
+        [[[number], "is", *words.split()] for words in answers[0]],
+        answers[1],
+        [[[told], "is", *words.split()] for words in rationales[0]],
+        rationales[1],
     )
 
 
@@ -95,6 +91,16 @@ def colour_choices(scene: Scene, number: int, rng: np.random.Generator) -> tuple
     return [COLOURS[value] for value in values], label
 
 
+def neighbour_colour_choices(scene: Scene, number: int, rng: np.random.Generator) -> tuple[list[str], int]:
+    """Draw four colours, one of them the object's, the others at random.
+
+    The object is not the one that the question is about: its answer has told that one's colour, and
+    a preference for the colours of the scene would betray that this one is less likely the right one.
+    """
+    values, label = four_values([scene.objects[number].colour], 0, len(COLOURS), rng)
+    return [COLOURS[value] for value in values], label
+
+
 def place_choices(scene: Scene, number: int, rng: np.random.Generator) -> tuple[list[str], int]:
     """Draw four places, one of them the object's."""
     values, label = four_values([item.cell for item in scene.objects], number, CELLS, rng)
@@ -117,13 +123,6 @@ def size_colour_choices(scene: Scene, number: int, rng: np.random.Generator) -> 
     colours, label = colour_choices(scene, number, rng)
     sizes = _sizes(scene, number, label, rng)
     return [f"{size} {colour}" for size, colour in zip(sizes, colours, strict=True)], label
-
-
-def size_place_choices(scene: Scene, number: int, rng: np.random.Generator) -> tuple[list[str], int]:
-    """Draw four places, two of them with the object's size, two with another one."""
-    places, label = place_choices(scene, number, rng)
-    sizes = _sizes(scene, number, label, rng)
-    return [f"{size} {where}" for size, where in zip(sizes, places, strict=True)], label
 
 
 def four_values(

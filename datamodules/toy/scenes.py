@@ -118,9 +118,10 @@ def describe(drawn: DrawnScene) -> Description:
 
 
 def _regions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
-    """Write a phrase for each object: a quarter in full without a place, where it has no double, the rest with a place.
+    """Write a phrase for each object: a quarter in full, without a place, unless it has a double.
 
-    With a place, some of the words may be left out ("red top left"): what is where can be told from each side.
+    The rest tell the place, and may leave out other words ("red top left"): what is where can be told
+    from each side.
     """
     bare = Counter(phrase(item) for item in scene.objects)
     return tuple(

@@ -116,8 +116,8 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[object] | None,
     ) -> None:
         """Gather and write."""
-        rows: list[dict[str, object]] = [row for batch in predictions for row in batch]
-        gathered = [row for part in gather_objects(rows) for row in part]
+        rows: list[dict[str, Any]] = [row for batch in predictions for row in batch]
+        gathered: list[dict[str, Any]] = [row for part in gather_objects(rows) for row in part]
         if trainer.is_global_zero:
             write_json(self.file, sorted(gathered, key=lambda row: str(row["id"])))
 

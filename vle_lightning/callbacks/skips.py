@@ -44,7 +44,7 @@ class SkipReport(Callback):
         if self._seen >= self.judged_after and lost > self.limit * self._seen:
             raise UserError(
                 f"{lost} of {self._seen} training samples could not be used ({_told(self._local)}), more "
-                f"than max_skipped={self.limit:.2%}; {self.file} lists them: mend the data, or raise max_skipped"
+                f"than max_skipped={self.limit:.2%}; {self.file} lists them: mend the data or raise the limit"
             )
 
     def on_validation_batch_end(

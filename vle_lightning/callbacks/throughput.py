@@ -14,9 +14,9 @@ from vle_lightning.batch import Batch
 
 
 class Throughput(Callback):
-    """Logs samples/s of all devices, the share of time spent waiting for data, and the unclipped gradient norm.
+    """Logs samples/s of all devices, the share of time spent waiting for data, and the gradient norm.
 
-    Speeds are averages since they were logged last.
+    Speeds are averages since they were logged last; the norm is that before clipping.
     """
 
     def __init__(self) -> None:

@@ -136,11 +136,6 @@ class VisionLanguageTask(L.LightningModule):
         """Store what rebuilds the encoder, in plain types: such checkpoints open with ``weights_only=True``."""
         checkpoint["architecture"] = asdict(self.model.config)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the batch's tensors."""
-        del dataloader_idx
-        return batch.to(device, non_blocking=True)
-
 
 def micro_batch_seed(seed: int, step: int, number: int) -> int:
     """Mix seed, step and micro-batch number into a 63-bit seed."""

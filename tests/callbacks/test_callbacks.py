@@ -1,0 +1,131 @@
+"""What watches a run, by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vle_lightning.batch import Batch, Skip
+from vle_lightning.callbacks.recorder import FinalValidation, PredictionWriter, RunClock, git_state, versions
+from vle_lightning.callbacks.skips import SkipReport
+from vle_lightning.callbacks.throughput import Throughput
+from vle_lightning.errors import UserError
+
+
+class Log:
+    """A logger that remembers."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        self.values |= values
+
+
+def make_trainer(**more: object) -> Any:  # noqa: ANN401 (stands for a Trainer)
+    log = Log()
+    options = {"loggers": [log], "log": log, "global_step": 0, "max_steps": -1, "should_stop": False}
+    return SimpleNamespace(**options, **more)
+
+
+def make_batch(rows: int, *skipped: Skip) -> Batch:
+    return Batch(
+        sample_ids=tuple(map(str, range(rows))),
+        valid=torch.ones(rows, dtype=torch.bool),
+        step=0,
+        number=0,
+        skipped=skipped,
+    )
+
+
+TASK: Any = SimpleNamespace(log=lambda *_, **__: None)
+BROKEN = Skip("unreadable image", "shards/000000.tar key 7")
+
+
+def test_skips_are_counted_and_listed_once(tmp_path: Path) -> None:
+    report, trainer = SkipReport(tmp_path, limit=0.5), make_trainer()
+    for _ in range(2):
+        report.on_train_batch_end(trainer, TASK, None, make_batch(9, BROKEN), 0)
+        report.on_validation_batch_end(trainer, TASK, None, make_batch(9, BROKEN), 0)
+    report.on_validation_end(trainer, TASK)
+    assert report.counts == {"unreadable image": 2}
+    assert trainer.log.values == {"skipped/unreadable_image": 2.0}
+    listed = [json.loads(line) for line in (tmp_path / "skips.jsonl").read_text().splitlines()]
+    assert listed == [{"split": "train", "step": 0, "kind": BROKEN.kind, "where": BROKEN.where}]
+
+
+def test_too_many_skips_end_the_run(tmp_path: Path) -> None:
+    report = SkipReport(tmp_path, limit=0.01)
+    for number in range(10):
+        report.on_train_batch_end(make_trainer(), TASK, None, make_batch(99, BROKEN), number)
+    with pytest.raises(UserError, match=r"21 of 1110 .*unreadable image: 21.*skips\.jsonl"):
+        report.on_train_batch_end(make_trainer(), TASK, None, make_batch(99, *[BROKEN] * 11), 10)
+
+
+def test_few_samples_decide_nothing(tmp_path: Path) -> None:
+    report = SkipReport(tmp_path, limit=0.01)
+    report.on_train_batch_end(make_trainer(), TASK, None, make_batch(1, *[BROKEN] * 500), 0)
+
+
+def test_skips_survive_a_resume(tmp_path: Path) -> None:
+    before, after = SkipReport(tmp_path, 1.0), SkipReport(tmp_path, 1.0)
+    before.on_train_batch_end(make_trainer(), TASK, None, make_batch(1, BROKEN), 0)
+    before.on_validation_end(make_trainer(), TASK)
+    after.load_state_dict(before.state_dict())
+    after.on_train_batch_end(make_trainer(), TASK, None, make_batch(1, BROKEN), 0)
+    after.on_train_end(make_trainer(), TASK)
+    assert after.counts == {BROKEN.kind: 2}
+
+
+def test_throughput_is_samples_over_seconds_and_knows_what_was_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 4.0, 5.0, 8.0, 8.0])  # start; data after 1 s, step ends at 4; data at 5, step ends at 8
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    watch, trainer = Throughput(), make_trainer(log_every_n_steps=2, accumulate_grad_batches=1, world_size=2)
+    watch.on_train_start(trainer, TASK)
+    for step in (1, 2):
+        watch.on_train_batch_start(trainer, TASK, make_batch(8), step - 1)
+        trainer.global_step = step
+        watch.on_train_batch_end(trainer, TASK, None, make_batch(8), step - 1)
+    assert trainer.log.values == {"speed/samples_per_second": 4.0, "speed/data_wait_share": 0.25}
+
+
+def test_the_gradient_norm_is_over_all_groups() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    for parameter, gradient in zip(parameters[:2], (3.0, 4.0), strict=True):
+        parameter.grad = torch.tensor([gradient])
+    optimizer = torch.optim.SGD([{"params": [parameter]} for parameter in parameters], lr=1.0)
+    trainer = make_trainer()
+    Throughput().on_before_optimizer_step(trainer, TASK, optimizer)
+    assert trainer.log.values == {"speed/gradient_norm": 5.0}
+
+
+@pytest.mark.parametrize(("steps", "limit", "stops"), [(3, 4, False), (4, 4, True), (9, -1, False)])
+def test_the_last_step_is_followed_by_a_validation(steps: int, limit: int, stops: bool) -> None:
+    trainer = make_trainer()
+    trainer.global_step, trainer.max_steps = steps, limit
+    FinalValidation().on_train_batch_end(trainer, TASK, None, None, 0)
+    assert trainer.should_stop is stops
+
+
+def test_the_clock_goes_on_after_a_resume() -> None:
+    clock = RunClock()
+    clock.load_state_dict({"seconds": 100.0})
+    assert 100 <= clock.seconds < 101
+
+
+def test_predictions_are_ordered_by_id(tmp_path: Path) -> None:
+    trainer = make_trainer(is_global_zero=True)
+    PredictionWriter(tmp_path).write_on_epoch_end(trainer, TASK, [[{"id": "b"}], [{"id": "a"}]], None)
+    assert json.loads((tmp_path / "predictions.json").read_text()) == [{"id": "a"}, {"id": "b"}]
+
+
+def test_the_record_names_versions_and_commit() -> None:
+    assert versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    state = git_state()
+    assert state.keys() == {"commit", "modified"}
+    assert state["commit"] is None or len(str(state["commit"])) == 40

@@ -1,0 +1,35 @@
+"""A tiny embedded world for all tests that train through the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.toy.build import WorldOptions, build_world
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded world with 48 training and 16 validation scenes."""
+    folder = tmp_path_factory.mktemp("world") / "toy"
+    build_world(folder, WorldOptions(48, 16, 0), processes=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workplace(toy_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where data/toy is the tiny world, for experiments as they ship."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "data").mkdir()
+    (folder / "data" / "toy").symlink_to(toy_world)
+    return folder

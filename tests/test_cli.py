@@ -1,0 +1,186 @@
+"""The command line, end to end on the tiny world: fit, resume, validate, predict, and what a user gets wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import yaml
+
+from vle_lightning.callbacks.recorder import FinalValidation
+from vle_lightning.cli import main, raised_by_us
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+PRETRAIN, VCR = EXPERIMENTS / "pretrain" / "toy.yaml", EXPERIMENTS / "vcr" / "toy_q2a.yaml"
+QUICK = {
+    "trainer": {"max_steps": 4, "log_every_n_steps": 2},
+    "validate_every": 2,
+    "model": {"architecture": "tiny"},
+    "data": {"batch_size": 8, "global_batch_size": 16, "workers": 0, "limit_val": 16},
+}
+FINISHED = {"config.yaml", "metrics.json", "run.json", "best.ckpt", "last.ckpt", "pictures"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_the_workplace(workplace: Path) -> object:
+    (workplace / "quick.yaml").write_text(yaml.safe_dump(QUICK))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pretrained(workplace: Path) -> Path:
+    """The run folder of a pre-training of four steps."""
+    assert run("fit", PRETRAIN) == 0
+    return workplace / "checkpoints" / "pretrain-toy"
+
+
+def run(command: str, experiment: Path, *options: str) -> int:
+    return main([command, "--config", str(experiment), "--config", "quick.yaml", *options])
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return state
+
+
+def test_a_fit_leaves_its_whole_record(pretrained: Path) -> None:
+    names = {path.name for path in pretrained.iterdir()}
+    assert names >= FINISHED
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    record = json.loads((pretrained / "run.json").read_text())
+    assert record["steps"], record["samples_seen"] == (4, 64)
+    assert (record["checkpoint"], record["rule"], record["seed"]) == ("best.ckpt", "min val/loss", 0)
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert {Path(row["path"]).parent.name for row in record["data"]} == {"train", "val"}
+    metrics = json.loads((pretrained / "metrics.json").read_text())
+    assert {"val/itm_accuracy", "ceiling/itm_accuracy", "floor/mpc_accuracy"} <= metrics.keys()
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
+def test_checkpoints_hold_plain_types_only(pretrained: Path, name: str) -> None:
+    checkpoint = torch.load(pretrained / name, weights_only=True)
+    assert checkpoint["architecture"]["fusion"]["width"] == 32
+
+
+def test_the_saved_config_runs_again(pretrained: Path) -> None:
+    settings = yaml.safe_load((pretrained / "config.yaml").read_text())
+    assert settings["data"]["class_count"] == 24  # an interpolation, resolved
+    assert main(["validate", "--config", str(pretrained / "config.yaml")]) == 0
+
+
+def test_validate_finds_the_best_checkpoint_and_its_scores(
+    pretrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = json.loads((pretrained / "metrics.json").read_text())["val/itm_loss"]
+    assert run("validate", PRETRAIN) == 0
+    assert str(recorded)[:8] in capsys.readouterr().out
+
+
+def test_an_earlier_run_is_put_aside(workplace: Path) -> None:
+    for _ in range(2):
+        assert run("fit", PRETRAIN, "--run_name", "twice", "--trainer.max_steps", "2") == 0
+    assert (workplace / "checkpoints" / "twice.1" / "metrics.json").exists()
+    assert (workplace / "checkpoints" / "twice" / "metrics.json").exists()
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(callback: FinalValidation, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == 3:
+            raise InterruptedError
+
+    folder = pretrained.with_name("resumed")
+    with monkeypatch.context() as patch:
+        patch.setattr(FinalValidation, "on_train_batch_end", interrupt)
+        with pytest.raises(InterruptedError):
+            run("fit", PRETRAIN, "--run_name", "resumed", "--save_every", "1")
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert run("fit", PRETRAIN, "--run_name", "resumed", "--ckpt_path", "last") == 0
+    straight, resumed = weights(pretrained / "last.ckpt"), weights(folder / "last.ckpt")
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, msg=name)
+
+
+def test_fine_tuning_starts_from_a_checkpoint_and_predicts(
+    pretrained: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", VCR, "--model.init", "checkpoints/pretrain-toy", "--model.blind", "image") == 0
+    assert "model.init: loaded" in capsys.readouterr().out.splitlines()[0]
+    predictions = workplace / "checkpoints" / "vcr-toy_q2a" / "predictions.json"
+    rows = json.loads(predictions.read_text())
+    assert {"id", "prediction", "target", "family"} <= rows[0].keys()
+    predictions.unlink()
+    assert run("predict", VCR) == 0
+    again = json.loads(predictions.read_text())
+    assert len({row["id"] for row in again}) == len(again) > 16  # limit_val is not for predictions
+
+
+WRONG = {
+    "data.batchsize": ({"data": {"batchsize": 3}}, "data.batch_size"),
+    "data.batch_size": ({"data": {"batch_size": "many"}}, "int"),
+    "data.sources": ({"data": {"sources": {"coco": "often"}}}, "float"),
+    "data.seed": ({"data": {"seed": 3}}, "seed_everything"),
+    "data.global_batch_size": ({"data": {"batch_size": 7}}, "14 or 21"),
+    "data.root": ({"data": {"root": "nowhere"}}, "make data-toy"),
+    "data.classes": ({"data": {"classes": "nowhere.json"}}, "nowhere.json"),
+    "model.optim.rate": ({"model": {"optim": {"rate": 1.0}}}, "no option"),
+    "model.optim": ({"model": {"optim": 3}}, "holds options"),
+    "model.architecture": ({"model": {"architecture": "huge"}}, "vle-large"),
+    "model.init": ({"model": {"init": "nowhere.ckpt"}}, "nowhere.ckpt"),
+    "max_skipped": ({"max_skipped": "${..nothing}"}, "nothing"),
+    "trainer.accumulate_grad_batches": ({"trainer": {"accumulate_grad_batches": 2}}, "data.global_batch_size"),
+    "task": ({"task": "poetry"}, "choose one of pretrain"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_wrong_options_end_with_one_sentence(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options, hint = WRONG[key]
+    Path("wrong.yaml").write_text(yaml.safe_dump(options))
+    assert run("fit", PRETRAIN, "--config", "wrong.yaml", "--run_name", "never") == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert key in message
+    assert hint in message
+    assert ".yaml" in message
+    assert "usage:" not in message
+    assert "Traceback" not in message
+    assert not Path("checkpoints/never").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["fit", "--config", "nowhere.yaml"], "there is no experiment file nowhere.yaml"),
+        (["fit", "--config", str(PRETRAIN), "--data.flop", "true"], "command line: there is no option data.flop"),
+        (["fit", "--config", str(PRETRAIN), "--ckpt_path", "last", "--run_name", "x"], "checkpoints/x/last.ckpt"),
+        (["test", "--config", str(PRETRAIN), "--run_name", "x"], "checkpoints/x/best.ckpt"),
+        (["study", "nowhere.yaml", "--out", "x"], "nowhere.yaml"),
+        (["train"], "invalid choice: 'train'"),
+    ],
+)
+def test_wrong_commands_end_with_one_sentence(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["data: {a: [", "- 3", "just words"])
+def test_a_file_without_options_is_refused(content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken.yaml").write_text(content)
+    assert main(["fit", "--config", "broken.yaml"]) == 2
+    assert "broken.yaml" in capsys.readouterr().err
+
+
+def test_errors_of_libraries_keep_their_traceback() -> None:
+    with pytest.raises(ValueError, match="invalid literal") as caught:
+        int("three")
+    assert not raised_by_us(caught.value)

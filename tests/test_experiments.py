@@ -1,0 +1,98 @@
+"""Every experiment file parses, builds at tiny width, and runs on the embedded world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vle_lightning.cli import ExperimentCLI, main
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
+QUICK = ("pretrain/toy.yaml", "vcr/toy_q2a.yaml", "vqa/toy.yaml")  # one a task
+TINY = ["--model.architecture", "tiny", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+SOURCES = {"pretrain": "coco", "vcr": "vcr", "vqa": "vqav2"}  # of each task, in the embedded world
+
+
+class Parsed(ExperimentCLI):
+    """Parses and builds nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Stop before anything is built."""
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(EXPERIMENTS))
+
+
+def from_nowhere(file: Path) -> list[str]:
+    """Return the options that make an experiment start without any checkpoint."""
+    options = yaml.safe_load(file.read_text())["model"]
+    return [part for key in options if key.endswith("init") for part in (f"--model.{key}", "null")]
+
+
+def on_the_toy_world(file: Path, world: Path) -> list[str]:
+    """Return the options that run an experiment for two steps on the embedded world."""
+    task = file.parent.name
+    options = {
+        "data.root": world / "shards",
+        "data.tokenizer": world / "tokenizer",
+        "data.sources": json.dumps({SOURCES[task]: 1.0}),
+        "data.image_size": 48,
+        "data.max_text_length": 32,
+        "data.batch_size": 4,
+        "data.global_batch_size": 8,
+        "data.workers": 0,
+        "data.limit_val": 8,
+        "trainer.max_steps": 2,
+        "validate_every": 2,
+    }
+    if task == "pretrain":
+        options |= {"data.patch_size": 8, "data.classes": world / "classes.json"}
+    if task == "vqa":
+        answers = world / "shards" / "answers.json"
+        options |= {"data.answers": answers, "model.answers": len(json.loads(answers.read_text()))}
+    return [part for key, value in options.items() for part in (f"--{key}", str(value))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_every_file_parses(file: Path) -> None:
+    settings = Parsed(["--config", str(file)], run=False).settings
+    assert settings.task == file.parent.name
+    assert settings.run_name == f"{file.parent.name}-{file.stem}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_every_file_builds_at_tiny_width(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli = ExperimentCLI(["--config", str(file), *TINY, *from_nowhere(file)], run=False)
+    accumulation = cli.settings.data.global_batch_size // cli.settings.data.batch_size
+    assert cli.trainer.accumulate_grad_batches == accumulation
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=() if name_of(file) in QUICK else pytest.mark.slow, id=name_of(file))
+        for file in FILES
+    ],
+)
+def test_every_file_runs_two_steps(
+    file: Path, toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = [*TINY, *from_nowhere(file), *on_the_toy_world(file, toy_world)]
+    assert main(["fit", "--config", str(file), *overrides]) == 0
+    record = json.loads((tmp_path / "checkpoints" / f"{file.parent.name}-{file.stem}" / "run.json").read_text())
+    assert (record["steps"], record["samples_seen"]) == (2, 16)
+
+
+def test_the_shipped_files_are_those_that_the_issue_names() -> None:
+    sizes = ("vle_base", "vle_large")
+    named = {f"pretrain/{name}.yaml" for name in ("toy", "coco_mini", *sizes)}
+    named |= {f"vcr/{name}_{mode}.yaml" for name in ("toy", *sizes) for mode in ("q2a", "qa2r")}
+    named |= {f"vqa/{name}.yaml" for name in ("toy", *sizes)}
+    assert named <= {name_of(file) for file in FILES}

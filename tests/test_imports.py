@@ -1,0 +1,68 @@
+"""Imports run one way: the command line at the top, batches and streams at the bottom."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = (  # a module imports from lower floors and from its own part
+    ("batch", "streams", "errors", "distributed"),
+    ("encoders", "fusion"),
+    ("models",),
+    ("objectives", "hub", "metrics", "optim"),
+    ("tasks",),
+    ("inference", "callbacks"),
+    ("run", "parsing"),
+    ("study",),
+    ("cli", "bench"),
+    ("__main__",),
+)
+FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+WITHOUT_LIGHTNING = ("batch", "streams", "errors", "encoders", "fusion", "models", "objectives", "hub", "optim")
+READ_DATA = ("inference", "cli", "bench")  # the only parts that import data modules
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Yield the dotted name of everything that a file imports, inside of functions as well."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield f"{node.module}.{node.names[0].name}"
+
+
+def modules(package: str) -> list[Path]:
+    """Return the source files of a package."""
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def part_of(file: Path) -> str:
+    """Return the folder or module directly under its package that a file belongs to."""
+    return file.relative_to(ROOT).parts[1].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", modules("vle_lightning"), ids=lambda file: str(file.relative_to(ROOT)))
+def test_modules_import_from_lower_floors_only(file: Path) -> None:
+    part = part_of(file)
+    if part == "__init__":
+        return
+    for name in imports_of(file):
+        package, _, rest = name.partition(".")
+        if package == "datamodules":
+            assert part in READ_DATA, f"{file} imports {name}"
+        if package == "vle_lightning":
+            below = rest.split(".")[0]
+            assert below == part or FLOOR_OF[below] < FLOOR_OF[part], f"{file} imports {name}"
+        if package in ("lightning", "pytorch_lightning"):
+            assert part not in WITHOUT_LIGHTNING, f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("file", modules("datamodules"), ids=lambda file: str(file.relative_to(ROOT)))
+def test_data_modules_import_only_the_batch_types(file: Path) -> None:
+    names = [name for name in imports_of(file) if name.split(".")[0] == "vle_lightning"]
+    assert all(name.startswith("vle_lightning.batch.") for name in names), f"{file} imports {names}"
