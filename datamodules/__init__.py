@@ -1,0 +1,1 @@
+"""Data: shards in, micro-batches out."""

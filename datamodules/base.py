@@ -112,9 +112,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         if not self.sources:
             raise ValueError(f"data.sources is empty; name folders of {self.root}, such as {{coco: 1.0}}")
         if unknown := sorted(set(self.val_sources) - set(self.sources)):
-            raise ValueError(
-                f"data.val_sources: {', '.join(unknown)} not in data.sources ({', '.join(self.sources)})"
-            )
+            raise ValueError(f"data.val_sources: {', '.join(unknown)} not in data.sources ({', '.join(self.sources)})")
         least = {
             "batch_size": 1,
             "global_batch_size": 1,
@@ -162,9 +160,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def manifests(self) -> list[dict[str, str]]:
         """Return path and SHA-256 of the manifest of every folder that was opened, for run.json."""
         paths = [folder.folder / "manifest.json" for folder in self.folders()]
-        return [
-            {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths
-        ]
+        return [{"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]
 
     def references(self) -> dict[str, float]:
         """Return the ceilings and floors of this task that came with the data; {} where there are none."""
@@ -249,14 +245,10 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def _eval_loader(self, split: str, limit: int | None = None) -> BatchLoader[BatchT]:
         folders = self._folders[split]
-        sampler = EvalSampler(
-            [folder.shard_sizes for folder in folders], self.batch_size, *self._place(), limit=limit
-        )
+        sampler = EvalSampler([folder.shard_sizes for folder in folders], self.batch_size, *self._place(), limit=limit)
         return BatchLoader(self._dataset(folders, ImageTransform(self.image_size)), sampler, self.workers)
 
-    def _dataset(
-        self, folders: Sequence[ShardFolder], transform: ImageTransform
-    ) -> MicroBatchDataset[SampleT, BatchT]:
+    def _dataset(self, folders: Sequence[ShardFolder], transform: ImageTransform) -> MicroBatchDataset[SampleT, BatchT]:
         return MicroBatchDataset(folders, transform, self.builder(), self.seed)
 
     def _place(self) -> tuple[int, int]:

@@ -102,9 +102,7 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images)
         return self.builder.collate(head, samples, rng)
 
-    def _load(
-        self, place: tuple[int, int, int], rng: np.random.Generator
-    ) -> tuple[RawSample, Tensor, SampleT]:
+    def _load(self, place: tuple[int, int, int], rng: np.random.Generator) -> tuple[RawSample, Tensor, SampleT]:
         source, shard, row = place
         raw = self.folders[source].read(shard, row)
         try:

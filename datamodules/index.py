@@ -32,11 +32,7 @@ def index_rows(shard: Path, samples: dict[str, int]) -> NDArray[np.int64]:
         for member in tar:
             key, extension = member.name.rsplit(".", 1)
             places[key][extension == "json"] = (member.offset_data, member.size)
-    rows = [
-        (*places[key][False], *places[key][True], item)
-        for key, count in samples.items()
-        for item in range(count)
-    ]
+    rows = [(*places[key][False], *places[key][True], item) for key, count in samples.items() for item in range(count)]
     return np.array(rows, dtype=np.int64)
 
 

@@ -48,16 +48,12 @@ class Manifest:
             ValueError: It is no manifest of this format.
         """
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} not found: make the shards first (python -m datamodules.prepare --help)"
-            )
+            raise FileNotFoundError(f"{path} not found: make the shards first (python -m datamodules.prepare --help)")
         again = "make the shards again with python -m datamodules.prepare"
         try:
             raw = json.loads(path.read_bytes())
             if raw["format"] != FORMAT or raw["kind"] not in KINDS:
-                raise ValueError(
-                    f"format {raw['format']}, kind {raw['kind']}; known are format {FORMAT} and {KINDS}"
-                )
+                raise ValueError(f"format {raw['format']}, kind {raw['kind']}; known are format {FORMAT} and {KINDS}")
             shards = tuple(ShardEntry(**entry) for entry in raw.pop("shards"))
             return cls(**{**raw, "skips": tuple(raw["skips"])}, shards=shards)
         except (KeyError, TypeError, ValueError) as error:
@@ -65,6 +61,4 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write ``manifest.json``: equal manifests give equal bytes."""
-        path.write_text(
-            json.dumps(asdict(self), ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")

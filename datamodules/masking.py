@@ -16,9 +16,7 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest is kept (BERT, arXiv 1810.04805, section 3.1)
-TOUCH = np.float32(
-    1e-3
-)  # in patch sides: an overlap below this is rounding of stored boxes, not a covered patch
+TOUCH = np.float32(1e-3)  # in patch sides: an overlap below this is rounding of stored boxes, not a covered patch
 
 
 def mask_tokens(

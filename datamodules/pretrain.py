@@ -88,9 +88,7 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         classes = np.array([self.classes.get(name, -1) for name in record.names], dtype=np.int64)
         return PretrainSample(record.image_id, text.text, boxes[kept], classes[kept], mentioned[kept])
 
-    def collate(
-        self, head: BatchHead, samples: Sequence[PretrainSample], rng: np.random.Generator
-    ) -> PretrainBatch:
+    def collate(self, head: BatchHead, samples: Sequence[PretrainSample], rng: np.random.Generator) -> PretrainBatch:
         """Make a batch of B samples."""
         texts = tuple(sample.text for sample in samples)
         tokens = tokenise(self.tokenizer, texts, self.max_length)
@@ -157,9 +155,7 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         super().__init__(**common)
         self.class_source, self.class_count, self.patch_size = classes, class_count, patch_size
         self.masking = Masking(mask_share, whole_words, tuple(content_words or ()))
-        self.unmapped_classes: dict[
-            str, int
-        ] = {}  # boxes by name that ``classes`` does not have; they serve PBC only
+        self.unmapped_classes: dict[str, int] = {}  # boxes by name that ``classes`` does not have; they serve PBC only
 
     def check(self) -> None:
         """Check the options as the base class does, and the classes."""
@@ -167,9 +163,7 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         if not 0 < self.masking.share <= 1:
             raise ValueError(f"data.mask_share is {self.masking.share}; give a share above 0, at most 1")
         if self.patch_size < 1 or self.image_size % self.patch_size:
-            raise ValueError(
-                f"data.image_size {self.image_size} is no multiple of data.patch_size {self.patch_size}"
-            )
+            raise ValueError(f"data.image_size {self.image_size} is no multiple of data.patch_size {self.patch_size}")
         self.read_classes()
 
     def read_classes(self) -> dict[str, int]:
@@ -195,20 +189,14 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
                 if name and name not in classes:
                     self.unmapped_classes[name] = self.unmapped_classes.get(name, 0) + count
         if self.unmapped_classes and self.class_source:
-            told = ", ".join(
-                f"{name} ({count})" for name, count in sorted(self.unmapped_classes.items())[:20]
-            )
+            told = ", ".join(f"{name} ({count})" for name, count in sorted(self.unmapped_classes.items())[:20])
             total = sum(self.unmapped_classes.values())
-            rank_zero_info(
-                f"data.classes lacks {len(self.unmapped_classes)} names of {total} boxes (PBC only): {told}"
-            )
+            rank_zero_info(f"data.classes lacks {len(self.unmapped_classes)} names of {total} boxes (PBC only): {told}")
 
     def builder(self) -> PretrainBuilder:
         """Make what turns records into batches."""
         side = self.image_size // self.patch_size
-        return PretrainBuilder(
-            self.tokenizer, self.max_text_length, (side, side), self.read_classes(), self.masking
-        )
+        return PretrainBuilder(self.tokenizer, self.max_text_length, (side, side), self.read_classes(), self.masking)
 
 
 DataModule = PretrainDataModule

@@ -25,9 +25,7 @@ class Text:
 
     id: str
     text: str
-    boxes: (
-        tuple[int, ...] | None
-    )  # numbers of the boxes that the text mentions; None = not known (no PBC target)
+    boxes: tuple[int, ...] | None  # numbers of the boxes that the text mentions; None = not known (no PBC target)
 
     @classmethod
     def from_raw(cls, raw: dict[str, Any]) -> Self:
@@ -48,9 +46,7 @@ class Question:
     @classmethod
     def from_raw(cls, raw: dict[str, Any]) -> Self:
         """Build from parsed JSON."""
-        return cls(
-            raw["id"], raw["question"], tuple(raw["answers"]), raw["answer_type"], raw["question_type"]
-        )
+        return cls(raw["id"], raw["question"], tuple(raw["answers"]), raw["answer_type"], raw["question_type"])
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,8 @@ class Places:
         """Take the shard sizes of each source."""
         sizes = [size for shards in sources for size in shards]
         self.starts = np.cumsum([0, *sizes])
-        self.shards = np.array(
-            [(i, j) for i, shards in enumerate(sources) for j in range(len(shards))], dtype=np.int64
-        )
-        self.sources = np.cumsum(
-            [0, *(sum(shards) for shards in sources)]
-        )  # first number of each source, then the end
+        self.shards = np.array([(i, j) for i, shards in enumerate(sources) for j in range(len(shards))], dtype=np.int64)
+        self.sources = np.cumsum([0, *(sum(shards) for shards in sources)])  # first number of each source, then the end
 
     def find(self, numbers: Ints) -> tuple[tuple[int, int, int], ...]:
         """Return where samples lie; numbers (K,)."""
@@ -73,9 +69,7 @@ class TrainOrder:
             ValueError: an epoch has less than one step, or a weight is not positive.
         """
         if min(weights) <= 0:
-            raise ValueError(
-                f"data.sources: weights are {list(weights)}; each must be above 0 (leave the source out)"
-            )
+            raise ValueError(f"data.sources: weights are {list(weights)}; each must be above 0 (leave the source out)")
         self.sources, self.seed, self.shard_group = [tuple(shards) for shards in sources], seed, shard_group
         self.global_batch_size = global_batch_size
         self.places = Places(sources)
@@ -157,9 +151,7 @@ class MicroBatchSampler(Sampler[MicroBatch]):
     def __iter__(self) -> Iterator[MicroBatch]:
         """Yield the micro-batches from ``start_step`` to the end of its epoch."""
         epoch, first = divmod(self.start_step, self.order.steps_per_epoch)
-        steps = self.order.epoch(epoch).reshape(
-            self.order.steps_per_epoch, self.micro_batches, self.batch_size
-        )
+        steps = self.order.epoch(epoch).reshape(self.order.steps_per_epoch, self.micro_batches, self.batch_size)
         for i in range(first, len(steps)):
             for number in range(self.rank, self.micro_batches, self.world_size):
                 samples = self.order.places.find(steps[i, number])

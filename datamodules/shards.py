@@ -104,9 +104,7 @@ class ShardFolder:
         image = os.pread(opened.descriptor, image_bytes, image_offset)
         text = os.pread(opened.descriptor, json_bytes, json_offset)
         if len(image) != image_bytes or len(text) != json_bytes:
-            raise SampleError(
-                "truncated shard", f"{where}: the file ends within the sample; make the shards again"
-            )
+            raise SampleError("truncated shard", f"{where}: the file ends within the sample; make the shards again")
         try:
             record = Record.from_json(text)
             sample_id = f"{record.image_id}/{record.items(self.kind)[item].id}"
@@ -143,9 +141,7 @@ class ShardFolder:
 class ShardFolderWriter:
     """Writes one split: into a hidden folder, renamed at the end, so that no half split is ever seen."""
 
-    def __init__(
-        self, folder: Path, source: str, split: str, kind: Kind, samples_per_shard: int = 5000
-    ) -> None:
+    def __init__(self, folder: Path, source: str, split: str, kind: Kind, samples_per_shard: int = 5000) -> None:
         if samples_per_shard < 1:
             raise ValueError(f"samples_per_shard is {samples_per_shard}; it must be at least 1")
         self.folder = Path(folder)
@@ -228,9 +224,7 @@ class ShardFolderWriter:
     def _finish(self) -> None:
         """Write the last shard and the manifest, and rename the folder."""
         if not self._pending:
-            raise ValueError(
-                f"{self.folder}: the source gave no usable sample; left out: {dict(self.skipped)}"
-            )
+            raise ValueError(f"{self.folder}: the source gave no usable sample; left out: {dict(self.skipped)}")
         self._finish_shard()
         Manifest(
             source=self.source,

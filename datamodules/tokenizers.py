@@ -43,9 +43,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int) -> None
     words = count_words(lines)
     needed = len(set("".join(words)) | {WORD_START}) + SPECIAL_PIECES
     if vocab_size < needed:
-        raise ValueError(
-            f"{folder}: vocab_size {vocab_size} is too small, the texts' characters alone take {needed}"
-        )
+        raise ValueError(f"{folder}: vocab_size {vocab_size} is too small, the texts' characters alone take {needed}")
     # SentencePiece seeds its pieces from substrings that several words share: in a small world, with each
     # word unlike the others, most words would fall apart. Where all words fit, they are the seeds.
     seeds = words if len(words) + needed <= vocab_size else Counter[str]()
@@ -64,9 +62,7 @@ def write_json(path: Path, content: dict[str, object]) -> None:
 
 def count_words(lines: Iterable[str]) -> Counter[str]:
     """Count words (with the mark of a word's start) and punctuation, normalised as the trainer does."""
-    normalise = sentencepiece.SentencePieceNormalizer(
-        rule_name="nmt_nfkc", escape_whitespaces=False
-    ).normalize
+    normalise = sentencepiece.SentencePieceNormalizer(rule_name="nmt_nfkc", escape_whitespaces=False).normalize
     counts: Counter[str] = Counter()
     for line in lines:
         for word in normalise(line).split():
@@ -80,9 +76,7 @@ def train_unigram(lines: list[str], seeds: Counter[str], vocab_size: int) -> byt
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         seed_file = Path(folder) / "seeds.tsv"
-        seed_file.write_text(
-            "".join(f"{piece}\t{count}\n" for piece, count in sorted(seeds.items())), encoding="utf-8"
-        )
+        seed_file.write_text("".join(f"{piece}\t{count}\n" for piece, count in sorted(seeds.items())), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=model,
@@ -127,15 +121,9 @@ def load_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
         raise FileNotFoundError(
             f"tokenizer {name_or_folder!r} cannot be opened (folder or hub name): {error}"
         ) from error
-    missing = [
-        name
-        for name in ("pad", "cls", "sep", "unk", "mask")
-        if getattr(tokenizer, f"{name}_token_id") is None
-    ]
+    missing = [name for name in ("pad", "cls", "sep", "unk", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
-        raise ValueError(
-            f"tokenizer {name_or_folder!r} has no special tokens for {missing}; choose one that has them"
-        )
+        raise ValueError(f"tokenizer {name_or_folder!r} has no special tokens for {missing}; choose one that has them")
     backend = getattr(tokenizer, "backend_tokenizer", None)
     model_file = cached_file(name_or_folder, MODEL_FILE, _raise_exceptions_for_missing_entries=False)
     if model_file is not None and backend is not None:
@@ -148,20 +136,14 @@ def check_folder(name_or_folder: str) -> None:
     """Raise FileNotFoundError for a path that is no folder and for a folder without a tokenizer's files."""
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        if (
-            folder.is_absolute() or name_or_folder.startswith(".") or name_or_folder.count("/") > 1
-        ):  # no hub name
-            raise FileNotFoundError(
-                f"tokenizer folder {folder} not found (make data-toy makes the embedded world's)"
-            )
+        if folder.is_absolute() or name_or_folder.startswith(".") or name_or_folder.count("/") > 1:  # no hub name
+            raise FileNotFoundError(f"tokenizer folder {folder} not found (make data-toy makes the embedded world's)")
         return
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise FileNotFoundError(f"tokenizer folder {folder} holds none of {', '.join(VOCABULARY_FILES)}")
     if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
         # transformers would guess the class, and a wrong one silently answers [UNK] to everything
-        raise FileNotFoundError(
-            f"tokenizer folder {folder} lacks config.json (for DeBERTa-v3: model_type deberta-v2)"
-        )
+        raise FileNotFoundError(f"tokenizer folder {folder} lacks config.json (for DeBERTa-v3: model_type deberta-v2)")
 
 
 def model_normalizer(model_file: Path) -> normalizers.Normalizer:

@@ -15,9 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's (arXiv 2103.00020), in the released preprocessing
 STD = (0.26862954, 0.26130258, 0.27577711)
-ASPECT = (
-    4 / 3
-)  # a crop is at most this much wider or taller than its picture (as in Inception's random crops)
+ASPECT = 4 / 3  # a crop is at most this much wider or taller than its picture (as in Inception's random crops)
 KEPT_AREA = 0.5  # a box with less of its area left in the crop is no longer the object that its name says
 
 Boxes = NDArray[np.float32]
@@ -85,9 +83,7 @@ class ImageTransform:
         """
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            raise ValueError(
-                f"data.crop_scale is {list(self.crop_scale)}; give two shares 0 < low <= high <= 1"
-            )
+            raise ValueError(f"data.crop_scale is {list(self.crop_scale)}; give two shares 0 < low <= high <= 1")
         if self.image_size < 1:
             raise ValueError(f"data.image_size is {self.image_size}; give a number of pixels")
 

@@ -79,17 +79,13 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         label = _checked(choices, item.answer_label, told)
         if self.mode == "qa2r":
             if label is None:
-                raise SampleError(
-                    "hidden answer", f"{told}: qa2r needs the right answer, this split hides it"
-                )
+                raise SampleError("hidden answer", f"{told}: qa2r needs the right answer, this split hides it")
             given, choices = given + choices[label], item.rationale_choices
             label = _checked(choices, item.rationale_label, told)
         if not all((given, *choices)):
             raise SampleError("empty text", told)
         boxes, seen = view.move(record_boxes(raw.record, raw.where))
-        tags = {
-            tag for text in (given, *choices) for part in text if not isinstance(part, str) for tag in part
-        }
+        tags = {tag for text in (given, *choices) for part in text if not isinstance(part, str) for tag in part}
         if wrong := sorted(tag for tag in tags if not 0 <= tag < len(boxes)):
             raise SampleError("bad tag", f"{told}: objects {wrong} are tagged, but there are {len(boxes)}")
         called = nouns(raw.record.names)
@@ -101,10 +97,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         del rng
         pairs = [pair for sample in samples for pair in sample.pairs]
         tags = [sorted(given.tags | choice.tags) for given, choice in pairs]
-        types = [
-            {tag: self.first_object_type + i for i, tag in enumerate(found[: self.max_objects])}
-            for found in tags
-        ]
+        types = [{tag: self.first_object_type + i for i, tag in enumerate(found[: self.max_objects])} for found in tags]
         tokens, token_types = self._texts(pairs, types)
         regions, valid, region_types = map(_by_sample, self._regions(samples, types))
         beyond = tuple(
@@ -150,9 +143,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         )
         return tokens, torch.from_numpy(np.where(tokens.second, second, first))
 
-    def _regions(
-        self, samples: Sequence[VCRSample], types: Sequence[dict[int, int]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _regions(self, samples: Sequence[VCRSample], types: Sequence[dict[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes (4B, R, 4), validity (4B, R) and token types (4B, R) of each pair's objects."""
         owners = [sample for sample in samples for _ in range(CHOICES)]
         numbers = [list(known) for known in types]
@@ -165,9 +156,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
 
 def _checked(choices: tuple[TaggedText, ...], label: int | None, told: str) -> int | None:
     if len(choices) != CHOICES or not (label is None or 0 <= label < CHOICES):
-        raise SampleError(
-            "bad choices", f"{told}: {len(choices)} choices, label {label}; {CHOICES} are needed"
-        )
+        raise SampleError("bad choices", f"{told}: {len(choices)} choices, label {label}; {CHOICES} are needed")
     return label
 
 
@@ -209,15 +198,11 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
         super().check()
         if self.first_object_type < 0 or self.max_objects < 0:
             told = f"{self.first_object_type} and {self.max_objects}"
-            raise ValueError(
-                f"data.first_object_type and data.max_objects are {told}; neither may be negative"
-            )
+            raise ValueError(f"data.first_object_type and data.max_objects are {told}; neither may be negative")
 
     def builder(self) -> VCRBuilder:
         """Make what turns records into batches."""
-        return VCRBuilder(
-            self.tokenizer, self.max_text_length, self.mode, self.first_object_type, self.max_objects
-        )
+        return VCRBuilder(self.tokenizer, self.max_text_length, self.mode, self.first_object_type, self.max_objects)
 
 
 DataModule = VCRDataModule

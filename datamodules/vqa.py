@@ -22,9 +22,7 @@ from datamodules.texts import tokenise
 from datamodules.transforms import View
 from vle_lightning.batch import VQABatch
 
-CREDIT = (
-    0.3  # for each annotator who gave the answer, 1 at most (VQAv2's training targets, as in ViLT and METER)
-)
+CREDIT = 0.3  # for each annotator who gave the answer, 1 at most (VQAv2's training targets, as in ViLT and METER)
 
 
 @dataclass(frozen=True)
@@ -111,18 +109,12 @@ class VQADataModule(VisionLanguageDataModule[VQASample, VQABatch]):
         """
         where = f"data.answers {self.answer_file}"
         if not self.answer_file.is_file():
-            raise FileNotFoundError(
-                f"{where}: no such file; python -m datamodules.prepare vqav2 writes answers.json"
-            )
+            raise FileNotFoundError(f"{where}: no such file; python -m datamodules.prepare vqav2 writes answers.json")
         try:
             answers = json.loads(self.answer_file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{where} is no JSON: {error}") from error
-        if (
-            not isinstance(answers, list)
-            or not answers
-            or not all(isinstance(answer, str) for answer in answers)
-        ):
+        if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
             raise ValueError(f"{where} must be a JSON list of answers")
         if len(set(answers)) < len(answers):
             twice = next(answer for answer, count in Counter(answers).items() if count > 1)

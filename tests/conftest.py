@@ -9,6 +9,8 @@ import torch
 
 from datamodules.toy.build import WorldOptions, build_world
 
+torch.set_num_threads(1)  # models this small only wait for each other's threads
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""

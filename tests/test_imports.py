@@ -22,7 +22,17 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("__main__",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
-WITHOUT_LIGHTNING = ("batch", "streams", "errors", "encoders", "fusion", "models", "objectives", "hub", "optim")
+WITHOUT_LIGHTNING = (
+    "batch",
+    "streams",
+    "errors",
+    "encoders",
+    "fusion",
+    "models",
+    "objectives",
+    "hub",
+    "optim",
+)
 READ_DATA = ("inference", "cli", "bench")  # the only parts that import data modules
 
 

@@ -15,9 +15,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments" / "vcr"
 
 
 def rows(right: dict[str, bool], family: str = "colour") -> list[dict[str, object]]:
-    return [
-        {"id": name, "prediction": 2, "target": 2 if hit else 1, "family": family} for name, hit in right.items()
-    ]
+    return [{"id": name, "prediction": 2, "target": 2 if hit else 1, "family": family} for name, hit in right.items()]
 
 
 def test_a_joint_score_counts_questions_that_all_parts_get_right() -> None:
@@ -67,7 +65,8 @@ def test_a_run_name_for_all_runs_is_refused(capsys: pytest.CaptureFixture[str]) 
 def test_a_study_runs_all_variants(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    options = "--trainer.max_steps 2 --validate_every 2 --model.architecture tiny --data.workers 0".split()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = ["--trainer.max_steps", "2", "--validate_every", "2", "--model.architecture", "tiny"]
     toys = [str(EXPERIMENTS / f"toy_{mode}.yaml") for mode in ("q2a", "qa2r")]
     begin = ["--scratch", "--blind", "--run_root", "runs", "--out", "runs/vcr-toy", "--model.init", "null"]
     assert main(["study", *toys, *begin, *options]) == 0

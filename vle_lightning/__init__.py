@@ -1,0 +1,1 @@
+"""Vision-language pre-training and fine-tuning on PyTorch Lightning."""

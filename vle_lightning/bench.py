@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vle_lightning.batch import IGNORED, PretrainBatch
 from vle_lightning.models.presets import find_config
 from vle_lightning.objectives.base import Objective
-from vle_lightning.streams import Fused, Stream
+from vle_lightning.streams import Fused
 from vle_lightning.tasks.pretrain import PretrainTask
 
 BATCH, REGIONS, CLASSES = 4, 5, 1600

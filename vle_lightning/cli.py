@@ -28,7 +28,14 @@ import vle_lightning.tasks
 from datamodules.base import VisionLanguageDataModule
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
 from vle_lightning.errors import UserError
-from vle_lightning.parsing import ExperimentParser, ParseError, explain, locate, read_experiment, refuse_misplaced
+from vle_lightning.parsing import (
+    ExperimentParser,
+    ParseError,
+    explain,
+    locate,
+    read_experiment,
+    refuse_misplaced,
+)
 from vle_lightning.run import Run, RunFolder
 from vle_lightning.study import run_study
 from vle_lightning.tasks.base import VisionLanguageTask
@@ -121,9 +128,7 @@ class ExperimentCLI(LightningCLI):
             raise UserError(explain(str(error), self.experiment, self._options())) from error
         except OmegaConfBaseException as error:
             key = str(error.full_key).split(".", 1)[-1]
-            raise UserError(
-                f"{self.experiment.source(key)}: {key}: {str(error.msg).splitlines()[0]}"
-            ) from error
+            raise UserError(f"{self.experiment.source(key)}: {key}: {str(error.msg).splitlines()[0]}") from error
 
     def before_instantiate_classes(self) -> None:
         """Settle what depends on the subcommand and the machine, so that config.yaml holds it."""
@@ -159,9 +164,7 @@ class ExperimentCLI(LightningCLI):
         if settings.trainer.logger in (None, True):
             kwargs["logger"] = RunLogger(run.folder.path)
         callbacks = [*(given or []), *watchers]
-        trainer = super().instantiate_trainer(
-            default_root_dir=str(run.folder.path), callbacks=callbacks, **kwargs
-        )
+        trainer = super().instantiate_trainer(default_root_dir=str(run.folder.path), callbacks=callbacks, **kwargs)
         accumulation = self.datamodule.accumulation(trainer.num_nodes * trainer.num_devices)
         trainer.accumulate_grad_batches = accumulation
         if settings.validate_every:
@@ -203,12 +206,8 @@ def find_module(package: ModuleType, task: str) -> ModuleType:
 
 def task_names() -> list[str]:
     """Return the names that are both a module with a task and one with its data."""
-    tasks, data = (
-        {m.name for m in pkgutil.iter_modules(p.__path__)} for p in (vle_lightning.tasks, datamodules)
-    )
-    return sorted(
-        n for n in tasks & data if hasattr(importlib.import_module(f"vle_lightning.tasks.{n}"), "Task")
-    )
+    tasks, data = ({m.name for m in pkgutil.iter_modules(p.__path__)} for p in (vle_lightning.tasks, datamodules))
+    return sorted(n for n in tasks & data if hasattr(importlib.import_module(f"vle_lightning.tasks.{n}"), "Task"))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from vle_lightning.errors import UserError
 
 DEFAULT_TASK = "pretrain"
 UNKNOWN = re.compile(r"(?:does not accept option '|unrecognized arguments: -+)([\w.]+)")
-OPTION = re.compile(r"(?:data|model|trainer)\.\w+")
+OPTION = re.compile(r"(?:data|model|trainer)\.\w+|task(?=:)")
 KEYED = re.compile(r'Parser key "([\w.]+)":\s*(.*)', re.DOTALL)
 
 
@@ -114,9 +114,7 @@ def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
     if unknown := UNKNOWN.search(message):
         key = unknown.group(1)
         close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)
-        hint = (
-            f"did you mean {close[0]}?" if close else "`python -m vle_lightning fit --help` lists all options"
-        )
+        hint = f"did you mean {close[0]}?" if close else "`python -m vle_lightning fit --help` lists all options"
         return f"{experiment.source(key)}: there is no option {key}; {hint}"
     return f"{', '.join(map(str, experiment.files)) or 'command line'}: {_shorten(message)}"
 
@@ -153,17 +151,13 @@ def _values(arguments: Sequence[str], names: tuple[str, ...]) -> list[str]:
 
 def _read(file: Path) -> dict[str, object]:
     if not file.is_file():
-        raise UserError(
-            f"--config: there is no experiment file {file}; those that ship are under experiments/"
-        )
+        raise UserError(f"--config: there is no experiment file {file}; those that ship are under experiments/")
     try:
         content = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: this is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(
-            f"{file}: an experiment file holds options (key: value), this one a {type(content).__name__}"
-        )
+        raise UserError(f"{file}: an experiment file holds options (key: value), this one a {type(content).__name__}")
     return content
 
 

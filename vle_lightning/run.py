@@ -140,13 +140,9 @@ class Run:
         record = self._describe(trainer, task, datamodule.manifests())
         rule, file = self._select(trainer)
         trainer.loggers = []  # the selected state was logged when it was young
-        scores = trainer.validate(
-            task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True
-        )
+        scores = trainer.validate(task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True)
         if is_overridden("predict_step", task):
-            trainer.predict(
-                task, None, datamodule, return_predictions=False, ckpt_path=file, weights_only=True
-            )
+            trainer.predict(task, None, datamodule, return_predictions=False, ckpt_path=file, weights_only=True)
         if trainer.is_global_zero:
             metrics = {name: float(value) for part in scores for name, value in part.items()}
             write_json(self.folder.record, {**record, "checkpoint": file.name, "rule": rule})
@@ -202,9 +198,7 @@ def make_checkpoints(folder: RunFolder, task: VisionLanguageTask, save_every: in
 
 def names_of(datamodule: Recorded) -> Names:
     """Say how the data's numbers read."""
-    return Names(
-        datamodule.tokenizer.decode, datamodule.class_names if isinstance(datamodule, Classed) else ()
-    )
+    return Names(datamodule.tokenizer.decode, datamodule.class_names if isinstance(datamodule, Classed) else ())
 
 
 def print_scores(file: Path) -> None:

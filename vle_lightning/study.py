@@ -117,9 +117,7 @@ def joint_scores(name: str, parts: Sequence[Iterable[Mapping[str, object]]]) -> 
     """
     tables = [{str(row["id"]): row for row in part if row["target"] is not None} for part in parts]
     if any(table.keys() != tables[0].keys() for table in tables):
-        raise UserError(
-            f"{name}: the runs predict different questions; give them the same data.root and split"
-        )
+        raise UserError(f"{name}: the runs predict different questions; give them the same data.root and split")
     groups: dict[str, list[bool]] = {}
     for question, row in tables[0].items():
         right = all(table[question]["prediction"] == table[question]["target"] for table in tables)
@@ -132,14 +130,10 @@ def _joint_scores(runs: Sequence[Run]) -> dict[str, float]:
     scores: dict[str, float] = {}
     for split in dict.fromkeys(run.split for run in runs):
         for joint in JOINTS:
-            holders = [
-                [r for r in runs if r.split == split and f"val/{part}" in r.metrics] for part in joint.parts
-            ]
+            holders = [[r for r in runs if r.split == split and f"val/{part}" in r.metrics] for part in joint.parts]
             if all(holders):
                 parts = [holder[0].predictions for holder in holders]
-                scores |= {
-                    f"{split}/{name}": value for name, value in joint_scores(joint.name, parts).items()
-                }
+                scores |= {f"{split}/{name}": value for name, value in joint_scores(joint.name, parts).items()}
     return scores
 
 
@@ -157,11 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m vle_lightning study", description=__doc__, allow_abbrev=False)
     parser.add_argument("experiments", nargs="+", type=Path, help="experiment files")
     parser.add_argument("--out", type=Path, required=True, help="folder for the gathered metrics.json")
-    parser.add_argument(
-        "--run_root", type=Path, default=Path("checkpoints"), help="folder of the run folders"
-    )
+    parser.add_argument("--run_root", type=Path, default=Path("checkpoints"), help="folder of the run folders")
     parser.add_argument("--blind", action="store_true", help="run each again without the image")
-    parser.add_argument(
-        "--scratch", action="store_true", help="run the first again without a pre-trained checkpoint"
-    )
+    parser.add_argument("--scratch", action="store_true", help="run the first again without a pre-trained checkpoint")
     return parser

@@ -14,9 +14,7 @@ from datamodules.prepare.raw import RawDataset
 
 def build_parser(classes: dict[str, type[RawDataset]]) -> ArgumentParser:
     """Return a parser with one subcommand a data set: the arguments of its class, and the common ones."""
-    parser = ArgumentParser(
-        prog="python -m datamodules.prepare", description="Official raw layouts -> shard folders."
-    )
+    parser = ArgumentParser(prog="python -m datamodules.prepare", description="Official raw layouts -> shard folders.")
     subcommands = parser.add_subcommands(dest="name")
     for name, dataset in sorted(classes.items()):
         subparser = ArgumentParser(description=sys.modules[dataset.__module__].__doc__)
@@ -29,9 +27,7 @@ def build_parser(classes: dict[str, type[RawDataset]]) -> ArgumentParser:
 def add_common_arguments(parser: ArgumentParser) -> None:
     """Add the output folder and the fields of `Options`."""
     standard = Options()
-    parser.add_argument(
-        "--out", type=Path, required=True, help="root of the shards: OUT/NAME/SPLIT/ is written"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="root of the shards: OUT/NAME/SPLIT/ is written")
     parser.add_argument("--splits", nargs="+", default=list(standard.splits), help="which splits")
     parser.add_argument(
         "--longest-side", type=int, help="scale larger images down to this many pixels; else keep all bytes"
@@ -43,15 +39,9 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         default=standard.samples_per_shard,
         help="an image's samples stay together",
     )
-    parser.add_argument(
-        "--limit", type=int, help="at most this many images of each split, chosen by the seed"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=standard.seed, help="of the order of the images in the shards"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=standard.threads, help="for reading and scaling images"
-    )
+    parser.add_argument("--limit", type=int, help="at most this many images of each split, chosen by the seed")
+    parser.add_argument("--seed", type=int, default=standard.seed, help="of the order of the images in the shards")
+    parser.add_argument("--threads", type=int, default=standard.threads, help="for reading and scaling images")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -57,12 +57,8 @@ class Dataset(RawDataset):
             for row in read_rows(path, "images", ("id", "file_name", "width", "height"))
         }
         captions = group(read_rows(captions_file, "annotations", ("id", "image_id", "caption")), "image_id")
-        boxes = group(
-            read_rows(instances_file, "annotations", ("id", "image_id", "category_id", "bbox")), "image_id"
-        )
-        names = {
-            row["id"]: str(row["name"]) for row in read_rows(instances_file, "categories", ("id", "name"))
-        }
+        boxes = group(read_rows(instances_file, "annotations", ("id", "image_id", "category_id", "bbox")), "image_id")
+        names = {row["id"]: str(row["name"]) for row in read_rows(instances_file, "categories", ("id", "name"))}
         for image_id in sorted((captions.keys() | boxes.keys()) - images.keys(), key=str):
             skip(
                 "unknown image id",

@@ -77,9 +77,7 @@ class Shuffled(Order):
 def dataset_classes() -> dict[str, type[RawDataset]]:
     """Return the data sets by name: the modules of this package that have a class ``Dataset``."""
     package = importlib.import_module("datamodules.prepare")
-    names = (
-        module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")
-    )
+    names = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
     modules = {name: importlib.import_module(f"datamodules.prepare.{name}") for name in names}
     return {name: module.Dataset for name, module in modules.items() if hasattr(module, "Dataset")}
 
@@ -100,9 +98,7 @@ def convert(name: str, src: Path, out: Path, options: Options | None = None) -> 
 def convert_dataset(name: str, dataset: RawDataset, out: Path, options: Options) -> None:
     """Convert a data set to ``out/name/SPLIT/``, and print what was written and left out."""
     for split in options.splits:
-        with ShardFolderWriter(
-            out / name / split, name, split, dataset.kind, options.samples_per_shard
-        ) as writer:
+        with ShardFolderWriter(out / name / split, name, split, dataset.kind, options.samples_per_shard) as writer:
             write_split(dataset, split, writer, options)
     dataset.finish(out)
 
@@ -129,9 +125,7 @@ def write_split(dataset: RawDataset, split: str, writer: ShardFolderWriter, opti
                 written += 1
             progress.advance(task)
         progress.update(task, total=written, completed=written)
-        left_out = (
-            ", ".join(f"{count:,} x {kind}" for kind, count in sorted(writer.skipped.items())) or "nothing"
-        )
+        left_out = ", ".join(f"{count:,} x {kind}" for kind, count in sorted(writer.skipped.items())) or "nothing"
         progress.console.print(f"{writer.folder}: {written:,} images; left out: {left_out}")
 
 

@@ -67,9 +67,7 @@ class Archive:
                     self.members[base] = None if base in self.members else place
                     self.members[member.name] = place
         except tarfile.TarError as error:
-            raise ValueError(
-                f"{path} is no readable, uncompressed tar ({error}); fetch or unpack it again"
-            ) from error
+            raise ValueError(f"{path} is no readable, uncompressed tar ({error}); fetch or unpack it again") from error
         self.descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, name: str) -> bytes | None:
@@ -92,9 +90,7 @@ def open_places(src: Path, names: Sequence[str]) -> list[Place]:
     places: list[Place] = [Folder(src / name) for name in names if (src / name).is_dir()]
     places += [Archive(src / name) for name in names if (src / name).is_file()]
     if not places:
-        raise FileNotFoundError(
-            f"no images: none of {', '.join(names)} in {src}; --src must name the raw folder"
-        )
+        raise FileNotFoundError(f"no images: none of {', '.join(names)} in {src}; --src must name the raw folder")
     return places
 
 
@@ -129,9 +125,7 @@ def prepare_image(data: bytes, name: str, longest_side: int | None, quality: int
         with Image.open(io.BytesIO(data)) as image:
             keep = image.format in EXTENSIONS and (longest_side is None or max(image.size) <= longest_side)
             if keep:
-                image.draft(
-                    "RGB", (1, 1)
-                )  # checks the whole file, but decodes a JPEG at an eighth of its size
+                image.draft("RGB", (1, 1))  # checks the whole file, but decodes a JPEG at an eighth of its size
                 image.load()
                 return EncodedImage(data, EXTENSIONS[str(image.format)])
             return encode(image, longest_side, quality)

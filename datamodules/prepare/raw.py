@@ -129,9 +129,7 @@ def first_existing(folder: Path, names: Sequence[str]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(
-        f"none of {', '.join(names)} in {folder}: --src must name a folder in the official layout"
-    )
+    raise FileNotFoundError(f"none of {', '.join(names)} in {folder}: --src must name a folder in the official layout")
 
 
 def clean_text(text: object) -> str:

@@ -21,9 +21,7 @@ _LISTS = {
     "airplane": "plane, aeroplane, aircraft, jet, jetliner, airliner, biplane, jumbo jet, fighter jet",
     "bus": "double decker, double-decker, school bus, minibus, trolley bus, coach",
     "train": "locomotive, subway, tram, railway car, train car, steam engine, trolley",
-    "truck": (
-        "lorry, pickup, pick up truck, pickup truck, fire truck, firetruck, semi, tow truck, van, vehicle"
-    ),
+    "truck": ("lorry, pickup, pick up truck, pickup truck, fire truck, firetruck, semi, tow truck, van, vehicle"),
     "boat": "ship, sailboat, canoe, kayak, ferry, yacht, rowboat, raft, gondola, vessel, motorboat",
     "traffic light": "stoplight, stop light, traffic signal, signal light",
     "fire hydrant": "hydrant, fireplug, fire plug",
@@ -49,9 +47,7 @@ _LISTS = {
     "frisbee": "frisby, flying disc, flying disk, disc",
     "skis": "ski, pair of skis",
     "snowboard": "snow board",
-    "sports ball": (
-        "ball, baseball, basketball, football, soccer ball, tennis ball, volleyball, beach ball, softball"
-    ),
+    "sports ball": ("ball, baseball, basketball, football, soccer ball, tennis ball, volleyball, beach ball, softball"),
     "kite": "parasail",
     "baseball bat": "bat",
     "baseball glove": "glove, mitt, catcher's mitt, baseball mitt",

@@ -54,14 +54,10 @@ class Dataset(RawDataset):
             objects = self.objects(rows[image_name][0], skip)
             if objects is None:
                 continue
-            items = tuple(
-                item for row in rows[image_name] if (item := usable_item(row, objects, skip)) is not None
-            )
+            items = tuple(item for row in rows[image_name] if (item := usable_item(row, objects, skip)) is not None)
             if items:
                 stem = str(PurePosixPath(image_name).with_suffix(""))
-                key = re.sub(
-                    r"[^\w/-]", "_", stem, flags=re.ASCII
-                )  # VCR's names hold dots, which end a tar key
+                key = re.sub(r"[^\w/-]", "_", stem, flags=re.ASCII)  # VCR's names hold dots, which end a tar key
                 yield Item(key, image_name, Record(f"vcr/{stem}", objects.boxes, objects.names, vcr=items))
 
     def objects(self, row: Row, skip: SkipDefect) -> Objects | None:

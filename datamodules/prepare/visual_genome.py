@@ -39,18 +39,14 @@ class Dataset(RawDataset):
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield every image that has a region description."""
         images_file = self.src / "image_data.json"
-        images = {
-            row["image_id"]: row for row in read_rows(images_file, None, ("image_id", "width", "height"))
-        }
+        images = {row["image_id"]: row for row in read_rows(images_file, None, ("image_id", "width", "height"))}
         regions = self.by_image("region_descriptions.json", "regions")
         objects = self.by_image("objects.json", "objects")
         for image_id in order(self.split_ids(split, sorted(images))):
             if image_id not in images:
                 skip("unknown image id", f"splits.json: image {image_id} is not in {images_file}")
                 continue
-            record = usable_record(
-                images[image_id], objects.get(image_id, []), regions.get(image_id, []), skip
-            )
+            record = usable_record(images[image_id], objects.get(image_id, []), regions.get(image_id, []), skip)
             if record.texts:
                 yield Item(str(image_id), f"{image_id}.jpg", record)
             else:
@@ -89,9 +85,7 @@ class Dataset(RawDataset):
                 "val": [image_id for image_id in image_ids if not image_id % VAL_EVERY],
             }
         if split not in splits:
-            raise ValueError(
-                f"{path}: no split {split!r}, only {', '.join(splits)}; give others with --splits"
-            )
+            raise ValueError(f"{path}: no split {split!r}, only {', '.join(splits)}; give others with --splits")
         return list(splits[split])
 
 

@@ -57,9 +57,7 @@ class Dataset(RawDataset):
         """Yield every image that has a question with answers."""
         name = f"mscoco_{split}{YEARS[split]}"
         questions_file = self.src / f"v2_OpenEnded_{name}_questions.json"
-        questions = group(
-            read_rows(questions_file, "questions", ("question_id", "image_id", "question")), "image_id"
-        )
+        questions = group(read_rows(questions_file, "questions", ("question_id", "image_id", "question")), "image_id")
         answers = {} if split in HIDDEN else read_answers(self.src / f"v2_{name}_annotations.json")
         if split == "train":
             self.counts = Counter(str(row["multiple_choice_answer"]) for row in answers.values())
@@ -101,9 +99,7 @@ def read_answers(path: Path) -> dict[Any, Row]:
     return {row["question_id"]: row for row in read_rows(path, "annotations", fields)}
 
 
-def usable_questions(
-    rows: list[Row], answers: dict[Any, Row], split: str, skip: SkipDefect
-) -> list[Question]:
+def usable_questions(rows: list[Row], answers: dict[Any, Row], split: str, skip: SkipDefect) -> list[Question]:
     """Return an image's questions with their answers; empty ones and those without answers are counted."""
     questions = []
     for row in rows:

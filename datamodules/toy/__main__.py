@@ -31,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
-        f"{parsed.out}: made in {time.monotonic() - started:.0f} s" if made else f"{parsed.out}: made already"
-    )
+    print(f"{parsed.out}: made in {time.monotonic() - started:.0f} s" if made else f"{parsed.out}: made already")
     return 0
 
 

@@ -49,9 +49,7 @@ class WorldOptions:
         """
         for name in ("train_scenes", "val_scenes"):
             if getattr(self, name) < 2:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}: at least 2 are needed"
-                )
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}: at least 2 are needed")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}: it must not be negative")
 
@@ -75,9 +73,7 @@ def build_world(out: Path, options: WorldOptions, processes: int = 2) -> bool:
         _check_same(out / FINISHED, content)
         return False
     if out.exists() and not (out.is_dir() and ((out / UNFINISHED).is_file() or not any(out.iterdir()))):
-        raise ValueError(
-            f"{out} is in the way: neither empty nor a toy world; move it or name another folder (--out)"
-        )
+        raise ValueError(f"{out} is in the way: neither empty nor a toy world; move it or name another folder (--out)")
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
@@ -95,9 +91,7 @@ def _fill(out: Path, options: WorldOptions, workers: Workers) -> None:
     write_layouts(out / "raw", world, workers)
     for lines in workers.map(functools.partial(_convert, out), SOURCES, 1):
         print(*lines, sep="\n")
-    train_word_tokenizer(
-        (text for description in described for text in description.texts()), out / "tokenizer"
-    )
+    train_word_tokenizer((text for description in described for text in description.texts()), out / "tokenizer")
     _write_json(out / "classes.json", CLASSES)
     _write_json(out / "references.json", references(world["val"], options.seed))
 
@@ -125,17 +119,13 @@ def words_of(texts: Iterable[str]) -> set[str]:
 
 def _convert(out: Path, name: str) -> list[str]:
     """Convert one layout, make sure that all of it was used, and say what it gave."""
-    with contextlib.redirect_stdout(
-        io.StringIO()
-    ):  # the progress bars of two processes would overwrite each other
+    with contextlib.redirect_stdout(io.StringIO()):  # the progress bars of two processes would overwrite each other
         convert(name, out / "raw" / name, out / "shards")
     lines = []
     for split in SPLITS:
         manifest = ShardFolder(out / "shards" / name / split).manifest
         if manifest.skipped:
-            raise ValueError(
-                f"{out / 'raw' / name}: layout and converter differ: {manifest.skipped} left out"
-            )
+            raise ValueError(f"{out / 'raw' / name}: layout and converter differ: {manifest.skipped} left out")
         lines.append(f"{name}/{split}: {manifest.images:,} images, {manifest.samples:,} {manifest.kind}")
     return lines
 

@@ -125,9 +125,7 @@ def size_colour_choices(scene: Scene, number: int, rng: np.random.Generator) -> 
     return [f"{size} {colour}" for size, colour in zip(sizes, colours, strict=True)], label
 
 
-def four_values(
-    values: Sequence[int], number: int, kinds: int, rng: np.random.Generator
-) -> tuple[list[int], int]:
+def four_values(values: Sequence[int], number: int, kinds: int, rng: np.random.Generator) -> tuple[list[int], int]:
     """Draw the object's value and three others, values of other objects first, in random order."""
     truth = values[number]
     others = rng.permutation([value for value in range(kinds) if value != truth]).tolist()

@@ -157,10 +157,7 @@ def parse(text: str) -> Statement:
                 links.append(RELATIONS[RELATIONS.index(words.pop(0).replace("_", " "))])
     except ValueError as error:
         raise ValueError(f"not a caption of the toy world: {text!r}") from error
-    if cells:
-        statement = Statement(tuple(kinds), tuple(cells), None)
-    else:
-        statement = Statement(tuple(kinds), None, tuple(links))
+    statement = Statement(tuple(kinds), tuple(cells), None) if cells else Statement(tuple(kinds), None, tuple(links))
     if len(kinds) != (len(cells) or len(links) + 1) or statement.text != text:
         raise ValueError(f"not a caption of the toy world: {text!r}")
     return statement

@@ -81,8 +81,7 @@ def _write_visual_genome(folder: Path, world: World) -> None:
     every = [description for descriptions in world.values() for description in descriptions]
     splits = {split: [d.image_id for d in descriptions] for split, descriptions in world.items()}
     images = [
-        {"image_id": d.image_id, "width": SCENE_PIXELS, "height": SCENE_PIXELS, "coco_id": d.image_id}
-        for d in every
+        {"image_id": d.image_id, "width": SCENE_PIXELS, "height": SCENE_PIXELS, "coco_id": d.image_id} for d in every
     ]
     objects = [{"image_id": d.image_id, "objects": _genome_objects(d)} for d in every]
     regions = [{"id": d.image_id, "regions": _genome_regions(d)} for d in every]
@@ -118,9 +117,7 @@ def _genome_regions(description: Description) -> list[dict[str, Any]]:
             "height": item.pixels,
             "phrase": words,
         }
-        for number, (item, words) in enumerate(
-            zip(description.scene.objects, description.regions, strict=True)
-        )
+        for number, (item, words) in enumerate(zip(description.scene.objects, description.regions, strict=True))
     ]
 
 

@@ -46,8 +46,6 @@ def _pretrain(descriptions: Sequence[Description], rng: np.random.Generator) -> 
 
 def _vqa(descriptions: Sequence[Description]) -> dict[str, float]:
     asked = [question for description in descriptions for question in description.questions]
-    truth = [
-        min(1.0, arithmetic.ANSWER_CREDIT * question.answers.count(question.truth)) for question in asked
-    ]
+    truth = [min(1.0, arithmetic.ANSWER_CREDIT * question.answers.count(question.truth)) for question in asked]
     blind = [arithmetic.vqa_floor(len(plausible(question.truth))) for question in asked]
     return {"ceiling/vqa_accuracy": float(np.mean(truth)), "floor/vqa_accuracy": float(np.mean(blind))}

@@ -82,7 +82,9 @@ def test_skips_survive_a_resume(tmp_path: Path) -> None:
     assert after.counts == {BROKEN.kind: 2}
 
 
-def test_throughput_is_samples_over_seconds_and_knows_what_was_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_is_samples_over_seconds_and_knows_what_was_waited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = iter([0.0, 1.0, 4.0, 5.0, 8.0, 8.0])  # start; data after 1 s, step ends at 4; data at 5, step ends at 8
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     watch, trainer = Throughput(), make_trainer(log_every_n_steps=2, accumulate_grad_batches=1, world_size=2)

@@ -32,6 +32,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ROOT/{texts,questions,vcr}/{train,val}: 30 training images, 11 for validation."""
     root = tmp_path_factory.mktemp("data") / "shards"
     for kind in ("texts", "questions", "vcr"):
-        write_shards(root / kind / "train", kind, map(make_record, range(30)))  # type: ignore[arg-type]
-        write_shards(root / kind / "val", kind, map(make_record, range(100, 111)))  # type: ignore[arg-type]
+        write_shards(root / kind / "train", kind, map(make_record, range(30)))
+        write_shards(root / kind / "val", kind, map(make_record, range(100, 111)))
     return root

@@ -40,9 +40,7 @@ def make_record(number: int) -> Record:
             Text(f"{number}a", f"small {colour} {shape}", (0,)),
             Text(f"{number}b", f"{colour} {shape} above large cross", None),
         ),
-        questions=(
-            Question(f"{number}", f"what colour is the {shape}", (colour,) * 3 + ("no",), "other", "what"),
-        ),
+        questions=(Question(f"{number}", f"what colour is the {shape}", (colour,) * 3 + ("no",), "other", "what"),),
         vcr=(VCRItem(f"{number}", QUESTION, ANSWERS, number % 4, RATIONALES, (number + 1) % 4, "colour"),),
     )
 

@@ -87,9 +87,7 @@ def test_workers_change_nothing(shards: Path, tokenizer_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 14, 17])
-def test_a_resumed_loader_gives_the_very_next_micro_batch(
-    shards: Path, tokenizer_folder: Path, stop: int
-) -> None:
+def test_a_resumed_loader_gives_the_very_next_micro_batch(shards: Path, tokenizer_folder: Path, stop: int) -> None:
     def two_epochs(loader: MicroBatchLoader[PretrainBatch], epochs: int) -> list[PretrainBatch]:
         return [batch for _ in range(epochs) for batch in loader]
 
@@ -178,9 +176,7 @@ def test_missing_data_says_what_to_run(shards: Path, tokenizer_folder: Path, tmp
         make(shards, tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"absent/train/manifest\.json not found"):
         make(shards, tokenizer_folder, sources={"absent": 1.0})
-    with pytest.raises(
-        ValueError, match=r"data\.sources: .*vcr/train holds vcr, but task pretrain reads texts"
-    ):
+    with pytest.raises(ValueError, match=r"data\.sources: .*vcr/train holds vcr, but task pretrain reads texts"):
         make(shards, tokenizer_folder, sources={"vcr": 1.0})
 
 
@@ -206,9 +202,7 @@ def test_impossible_options_name_their_key(
 
 def test_batch_sizes_that_do_not_fit_are_refused(shards: Path, tokenizer_folder: Path) -> None:
     module = make(shards, tokenizer_folder, batch_size=3)
-    with pytest.raises(
-        ValueError, match="nearest possible: data.global_batch_size 6 or 9, or data.batch_size 2 or 4"
-    ):
+    with pytest.raises(ValueError, match="nearest possible: data.global_batch_size 6 or 9, or data.batch_size 2 or 4"):
         module.accumulation(1)
     with pytest.raises(ValueError, match="nearest possible"):
         module.train_dataloader()
@@ -233,9 +227,7 @@ def test_manifests_and_references_are_told(tmp_path: Path, tokenizer_folder: Pat
         write_shards(root / "texts" / split, "texts", map(make_record, range(8)))
     module = make(root, tokenizer_folder)
     assert module.references() == {}
-    (tmp_path / "references.json").write_text(
-        json.dumps({"pretrain": {"floor/x": 0.5}, "vqa": {"floor/x": 0.1}})
-    )
+    (tmp_path / "references.json").write_text(json.dumps({"pretrain": {"floor/x": 0.5}, "vqa": {"floor/x": 0.1}}))
     assert module.references() == {"floor/x": 0.5}
     paths = [root / "texts" / split / "manifest.json" for split in ("train", "val")]
     assert module.manifests() == [

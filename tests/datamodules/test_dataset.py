@@ -21,9 +21,7 @@ from vle_lightning.batch import PretrainBatch
 Data = MicroBatchDataset[PretrainSample, PretrainBatch]
 
 
-def dataset(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, transform: ImageTransform | None = None
-) -> Data:
+def dataset(folder: Path, tokenizer: PreTrainedTokenizerBase, transform: ImageTransform | None = None) -> Data:
     builder = PretrainBuilder(tokenizer, 30, (6, 6), {})
     return MicroBatchDataset([ShardFolder(folder)], transform or ImageTransform(48), builder, seed=5)
 
@@ -61,9 +59,7 @@ def test_unusable_samples_are_left_out_and_listed(broken: Path, tokenizer: PreTr
     assert "toy/1/1a" in batch.skipped[0].where
 
 
-def test_a_micro_batch_without_a_usable_sample_is_an_error(
-    broken: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_micro_batch_without_a_usable_sample_is_an_error(broken: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match=r"step 4, micro-batch 2: none .* unreadable image \(.*000000\.tar"):
         dataset(broken, tokenizer)[take((0, 2), (0, 3), step=4, number=2)]
 

@@ -33,15 +33,11 @@ def raw(record: Record, item: int = 0) -> RawSample:
     return RawSample("id", b"", record, item, "train/000000.tar, sample 0")
 
 
-def collate(
-    builder: PretrainBuilder, raws: list[RawSample], view: View = WHOLE, seed: int = 0
-) -> PretrainBatch:
+def collate(builder: PretrainBuilder, raws: list[RawSample], view: View = WHOLE, seed: int = 0) -> PretrainBatch:
     count = len(raws)
     valid = torch.ones(count, dtype=torch.bool)
     head = BatchHead(tuple(map(str, range(count))), valid, 0, 0, (), torch.zeros(count, 3, 48, 48))
-    return builder.collate(
-        head, [builder.parse(sample, view) for sample in raws], np.random.default_rng(seed)
-    )
+    return builder.collate(head, [builder.parse(sample, view) for sample in raws], np.random.default_rng(seed))
 
 
 def test_a_batch_holds_the_samples(builder: PretrainBuilder, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -52,9 +48,7 @@ def test_a_batch_holds_the_samples(builder: PretrainBuilder, tokenizer: PreTrain
     assert batch.box_classes.tolist() == [[0, 2, -1], [0, 2, -1], [1, 2, -1]]
     assert batch.box_valid.all()
     assert batch.box_mentioned.tolist() == [[True, False, False], [False] * 3, [True, False, False]]
-    torch.testing.assert_close(
-        batch.boxes[2].double(), torch.tensor(make_record(1).boxes, dtype=torch.float64)
-    )
+    torch.testing.assert_close(batch.boxes[2].double(), torch.tensor(make_record(1).boxes, dtype=torch.float64))
     assert batch.box_drawn.sum(1).tolist() == [1, 1, 1]
     assert not batch.box_drawn[:, 2].any()
 

@@ -16,9 +16,7 @@ sources = st.lists(shard_sizes, min_size=1, max_size=3)
 
 
 def every(sizes: list[list[int]]) -> set[tuple[int, int, int]]:
-    return {
-        (i, j, row) for i, shards in enumerate(sizes) for j, size in enumerate(shards) for row in range(size)
-    }
+    return {(i, j, row) for i, shards in enumerate(sizes) for j, size in enumerate(shards) for row in range(size)}
 
 
 def samples_of(batches: list[MicroBatch]) -> list[tuple[int, int, int]]:
@@ -46,9 +44,7 @@ def test_an_epoch_has_each_sample_once_up_to_the_remainder(
 
 
 @given(sources, st.sampled_from([1, 2, 3]), st.sampled_from([1, 2]), st.integers(0, 5))
-def test_ranks_share_out_the_order_of_one(
-    sizes: list[list[int]], world: int, per_step: int, seed: int
-) -> None:
+def test_ranks_share_out_the_order_of_one(sizes: list[list[int]], world: int, per_step: int, seed: int) -> None:
     sizes[0].append(12)  # enough for a step
     order = TrainOrder(sizes, [1.0] * len(sizes), seed, 2 * world * per_step)
     alone = list(MicroBatchSampler(order, 2))
@@ -123,9 +119,7 @@ def test_impossible_batch_sizes_name_the_nearest() -> None:
     assert accumulation(64, 8, 2) == 4
     with pytest.raises(ValueError, match="global_batch_size 96 or 144, or data.batch_size 10 or 25$"):
         accumulation(100, 24, 2)
-    with pytest.raises(
-        ValueError, match="nearest possible: data.global_batch_size 64, or data.batch_size 16$"
-    ):
+    with pytest.raises(ValueError, match="nearest possible: data.global_batch_size 64, or data.batch_size 16$"):
         accumulation(32, 32, 2)
     with pytest.raises(ValueError, match="data.global_batch_size 24$"):
         accumulation(10, 8, 3)

@@ -149,9 +149,7 @@ def test_a_missing_folder_says_what_to_run(tmp_path: Path) -> None:
         ShardFolder(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "content", ["{", "[]", '{"format": 2, "kind": "texts"}', '{"format": 1, "kind": "texts"}']
-)
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 2, "kind": "texts"}', '{"format": 1, "kind": "texts"}'])
 def test_a_bad_manifest_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ValueError, match=r"manifest.json is no shard manifest"):

@@ -114,9 +114,7 @@ def write_fast_tokenizer(folder: Path, vocabulary: list[str], **settings: str) -
     Tokenizer(models.WordLevel(vocab, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
     tokens = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
     content = {"tokenizer_class": "PreTrainedTokenizerFast", **tokens, **settings}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({key: value for key, value in content.items() if value})
-    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in content.items() if value}))
 
 
 def test_a_tokenizer_that_knows_no_word_is_refused(tmp_path: Path) -> None:

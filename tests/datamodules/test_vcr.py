@@ -27,9 +27,7 @@ def raw(record: Record) -> RawSample:
 
 def collate(builder: VCRBuilder, records: list[Record], view: View = WHOLE) -> VCRBatch:
     count = len(records)
-    head = BatchHead(
-        ("x",) * count, torch.ones(count, dtype=torch.bool), 3, 1, (), torch.zeros(count, 3, 8, 8)
-    )
+    head = BatchHead(("x",) * count, torch.ones(count, dtype=torch.bool), 3, 1, (), torch.zeros(count, 3, 8, 8))
     samples = [builder.parse(raw(record), view) for record in records]
     return builder.collate(head, samples, np.random.default_rng(0))
 
@@ -69,8 +67,7 @@ def test_question_and_answers_are_pairs_with_types(tokenizer: PreTrainedTokenize
     assert batch.input_ids.shape[:2] == (1, 4)
     assert batch.attention_mask.dtype == torch.bool
     assert (
-        words_of(tokenizer, batch.input_ids[0, 1])
-        == "[CLS] what colour is red circle?[SEP] red circle is green[SEP]"
+        words_of(tokenizer, batch.input_ids[0, 1]) == "[CLS] what colour is red circle?[SEP] red circle is green[SEP]"
     )
     assert batch.texts[0].startswith("what colour is red circle? | red circle is red / red circle is green")
     assert batch.targets.tolist() == [0]
@@ -88,9 +85,7 @@ def test_question_and_answers_are_pairs_with_types(tokenizer: PreTrainedTokenize
 
 def test_rationales_follow_question_and_right_answer(tokenizer: PreTrainedTokenizerBase) -> None:
     batch = collate(VCRBuilder(tokenizer, 60, "qa2r"), [make_record(1)])  # answer 1 is right, rationale 2
-    text = (
-        "[CLS] what colour is green square? green square is green[SEP] Alex and green square are yellow.[SEP]"
-    )
+    text = "[CLS] what colour is green square? green square is green[SEP] Alex and green square are yellow.[SEP]"
     assert words_of(tokenizer, batch.input_ids[0, 3]) == text
     assert batch.targets.tolist() == [2]
     types, ids = batch.token_types[0, 3], batch.input_ids[0, 3]
@@ -103,9 +98,7 @@ def test_rationales_follow_question_and_right_answer(tokenizer: PreTrainedTokeni
 def test_choices_with_fewer_objects_are_padded(tokenizer: PreTrainedTokenizerBase) -> None:
     choices = (("yes",), ((1,), "is", "red"), ((2,), "is", "red"), ("no",))
     record = replace(make_record(0), names=("cat", "person", "cross"))
-    record = replace(
-        record, vcr=(replace(record.vcr[0], question=("is", "it", "?"), answer_choices=choices),)
-    )
+    record = replace(record, vcr=(replace(record.vcr[0], question=("is", "it", "?"), answer_choices=choices),))
     batch = collate(VCRBuilder(tokenizer, 40), [record])
     assert batch.region_valid[0].tolist() == [[False], [True], [True], [False]]
     assert batch.region_types[0].tolist() == [[0], [2], [2], [0]]  # numbered within each pair

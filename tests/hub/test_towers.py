@@ -38,7 +38,14 @@ def test_an_open_clip_tower_gives_its_own_states() -> None:
     torch.manual_seed(0)
     clip = open_clip.CLIP(
         embed_dim=16,
-        vision_cfg={"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8, "mlp_ratio": 2.0},
+        vision_cfg={
+            "image_size": 32,
+            "patch_size": 8,
+            "width": 32,
+            "layers": 2,
+            "head_width": 8,
+            "mlp_ratio": 2.0,
+        },
         text_cfg={"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
     ).eval()
     tower = ImageEncoder(IMAGE).eval()
@@ -65,7 +72,9 @@ def test_a_deberta_gives_its_own_states(tmp_path: Path) -> None:
 
 
 def test_a_tower_of_another_width_is_refused(tmp_path: Path) -> None:
-    config = CLIPVisionConfig(hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, patch_size=8)
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, patch_size=8
+    )
     CLIPVisionModel(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="model.image_init: .* does not fit model.architecture"):
         fill_image_tower(ImageEncoder(IMAGE), str(tmp_path))

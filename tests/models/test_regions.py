@@ -41,7 +41,10 @@ def test_patches_run_from_the_floor_of_the_near_edge_to_the_ceiling_of_the_far_o
     corner: tuple[float, float], extent: tuple[float, float], grid: tuple[int, int]
 ) -> None:
     x0, y0, x1, y1 = *corner, min(corner[0] + extent[0], 1.0), min(corner[1] + extent[1], 1.0)
-    near_border = any(abs(edge * n - round(edge * n)) < 2e-3 for edge, n in ((x0, grid[1]), (x1, grid[1]), (y0, grid[0]), (y1, grid[0])))
+    near_border = any(
+        abs(edge * n - round(edge * n)) < 2e-3
+        for edge, n in ((x0, grid[1]), (x1, grid[1]), (y0, grid[0]), (y1, grid[0]))
+    )
     if near_border:
         return
     covered = box_patches(torch.tensor([x0, y0, x1, y1]), grid).reshape(grid)

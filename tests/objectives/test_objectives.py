@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -162,7 +163,7 @@ def test_filler_rows_count_nowhere(model: DualStream, name: str) -> None:
 
 
 def first_rows(batch: PretrainBatch, rows: int) -> PretrainBatch:
-    tensors = {key: value[:rows] for key, value in vars(batch).items() if isinstance(value, Tensor)}
+    tensors: dict[str, Any] = {key: value[:rows] for key, value in vars(batch).items() if isinstance(value, Tensor)}
     return replace(batch, sample_ids=batch.sample_ids[:rows], texts=batch.texts[:rows], **tensors)
 
 

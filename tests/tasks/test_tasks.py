@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 from tests.factories import ANSWERS, CLASSES, pretrain_batch, vcr_batch, vqa_batch
 from vle_lightning.batch import Batch
 from vle_lightning.errors import UserError
-from vle_lightning.models.dual_stream import Blind
 from vle_lightning.optim import OptimConfig, make_optimizer, parameter_groups, schedule_factor
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
 from vle_lightning.tasks.pretrain import PretrainTask
@@ -30,13 +28,13 @@ CASES: dict[str, Case] = {
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-def build(case: Case, **options: Any) -> VisionLanguageTask:
+def build(case: Case, **options: str) -> VisionLanguageTask:
     torch.manual_seed(0)
     return case[0](**options)
 
 
 @pytest.fixture(autouse=True)
-def without_trainer() -> Any:
+def without_trainer() -> Iterator[None]:
     with patch.object(VisionLanguageTask, "log"):
         yield
 
@@ -93,7 +91,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(case: Case) -> No
 
 @pytest.mark.parametrize("name", ["vqa", "q2a", "qa2r"])
 def test_a_blind_task_trains_without_the_image(name: str) -> None:
-    task = build(CASES[name], blind=Blind.IMAGE)
+    task = build(CASES[name], blind="image")
     batch = CASES[name][1]()
     with patch.object(task.model.image, "forward", side_effect=AssertionError("the image tower ran")):
         loss = task.step(batch, Stage.TRAIN)
@@ -104,7 +102,7 @@ def test_a_blind_task_trains_without_the_image(name: str) -> None:
 
 def test_pretraining_refuses_to_be_blind_to_what_its_objectives_need() -> None:
     with pytest.raises(UserError, match="only the objective mlm"):
-        PretrainTask("tiny", blind=Blind.IMAGE)
+        PretrainTask("tiny", blind="image")
 
 
 def test_weights_multiply_the_losses() -> None:

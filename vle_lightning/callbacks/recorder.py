@@ -54,9 +54,10 @@ class ConfigRecord(SaveConfigCallback):
     """Writes the merged options of a fit to ``config.yaml``; other commands leave that of the fit alone."""
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:  # noqa: ANN401
-        """Keep the options, all but where this very fit resumed: the file describes the whole run."""
+        """Keep the options that a rerun needs: not where this fit resumed, nor what follows from others."""
         kept = config.clone()
         kept.ckpt_path = None
+        kept.trainer.pop("accumulate_grad_batches")
         super().__init__(parser, kept, **options)
 
     def setup(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
@@ -119,7 +120,8 @@ class PredictionWriter(BasePredictionWriter):
         rows: list[dict[str, Any]] = [row for batch in predictions for row in batch]
         gathered: list[dict[str, Any]] = [row for part in gather_objects(rows) for row in part]
         if trainer.is_global_zero:
-            write_json(self.file, sorted(gathered, key=lambda row: str(row["id"])))
+            gathered.sort(key=lambda row: str(row["id"]))
+            write_json(self.file, gathered)
 
 
 def write_json(file: Path, content: Mapping[str, object] | Sequence[object]) -> None:

@@ -34,9 +34,7 @@ class Throughput(Callback):
         """Start the clock again: validation is not training."""
         self._restart()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, task: L.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: Batch, batch_idx: int) -> None:
         """The batch is here: the wait is over."""
         self._waited += time.perf_counter() - self._idle_since
 
@@ -56,22 +54,14 @@ class Throughput(Callback):
             seconds = max(now - self._began, 1e-9)
             rate = self._samples * trainer.world_size / seconds
             task.log("samples/s", rate, prog_bar=True, logger=False)
-            self._log(
-                trainer, {"speed/samples_per_second": rate, "speed/data_wait_share": self._waited / seconds}
-            )
+            self._log(trainer, {"speed/samples_per_second": rate, "speed/data_wait_share": self._waited / seconds})
             self._restart()
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, task: L.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, task: L.LightningModule, optimizer: Optimizer) -> None:
         """Log the norm of all gradients, before they are clipped."""
         if (trainer.global_step + 1) % self._interval == 0:
-            gradients = [
-                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-            ]
-            self._log(
-                trainer, {"speed/gradient_norm": float(torch.nn.utils.get_total_norm(gradients))}, ahead=1
-            )
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self._log(trainer, {"speed/gradient_norm": float(torch.nn.utils.get_total_norm(gradients))}, ahead=1)
 
     def _restart(self) -> None:
         self._began = self._idle_since = time.perf_counter()

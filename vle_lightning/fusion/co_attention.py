@@ -46,7 +46,8 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         output = self.output(read.transpose(1, 2).flatten(2))
-        return self.norm(states + F.dropout(output, self.dropout, self.training))
+        normed: Tensor = self.norm(states + F.dropout(output, self.dropout, self.training))
+        return normed
 
 
 class FeedForward(nn.Module):
@@ -62,7 +63,8 @@ class FeedForward(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Map states (B, N, D) to the same shape."""
         output = self.output(F.gelu(self.inner(states)))
-        return self.norm(states + F.dropout(output, self.dropout, self.training))
+        normed: Tensor = self.norm(states + F.dropout(output, self.dropout, self.training))
+        return normed
 
 
 class CoAttentionLayer(nn.Module):
@@ -77,7 +79,8 @@ class CoAttentionLayer(nn.Module):
     def forward(self, states: Tensor, mask: Tensor, other: Tensor, other_mask: Tensor) -> Tensor:
         """Map states (B, N, D) to the same shape, reading the other stream (B, M, D)."""
         states = self.attention(states, states, mask)
-        return self.feed_forward(self.cross(states, other, other_mask))
+        read: Tensor = self.feed_forward(self.cross(states, other, other_mask))
+        return read
 
 
 class CoAttentionFusion(nn.Module):

@@ -97,7 +97,12 @@ def _resize_positions(model: nn.Module, weights: dict[str, Tensor]) -> tuple[str
     resized = []
     for key, own in model.state_dict().items():
         table = weights.get(key)
-        if key.endswith(POSITIONS) and table is not None and own.shape != table.shape and own.shape[1] == table.shape[1]:
+        if (
+            key.endswith(POSITIONS)
+            and table is not None
+            and own.shape != table.shape
+            and own.shape[1] == table.shape[1]
+        ):
             side = round((own.shape[0] - 1) ** 0.5)
             weights[key] = resize_position_table(table, (side, side))
             resized.append(f"{key} {tuple(table.shape)} -> {tuple(own.shape)}")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import open_clip
-
 from torch import Tensor
 from transformers import AutoModel, CLIPVisionModel
 

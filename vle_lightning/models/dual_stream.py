@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,7 @@ from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Stream, 
 TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects take the following ones
 
 
-class Blind(str, Enum):
-    """What is withheld from the model, for baselines."""
-
-    NONE = "none"
-    IMAGE = "image"
-    TEXT = "text"
+Blind = Literal["none", "image", "text"]  # what is withheld from the model, for baselines
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class DualStream(nn.Module):
     A withheld side (``blind``) is one zero state: its tower does not run and does not train.
     """
 
-    def __init__(self, config: DualStreamConfig, blind: Blind = Blind.NONE) -> None:
+    def __init__(self, config: DualStreamConfig, blind: Blind = "none") -> None:
         super().__init__()
         width = config.fusion.width
         self.config, self.blind, self.width = config, blind, width
@@ -57,24 +52,24 @@ class DualStream(nn.Module):
         self.text_pooler = Pooler(width)
         self.image_pooler = Pooler(width)
         initialise(self, config.init_std)
-        withheld = {
-            Blind.NONE: (),
-            Blind.IMAGE: (self.image, self.image_projection),
-            Blind.TEXT: (self.text, self.text_projection),
+        withheld: dict[Blind, tuple[nn.Module, ...]] = {
+            "none": (),
+            "image": (self.image, self.image_projection),
+            "text": (self.text, self.text_projection),
         }
         for part in withheld[blind]:
             part.requires_grad_(False)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         """Encode B texts (B, T) to a stream of the fusion's width (B, T, D)."""
-        if self.blind is Blind.TEXT:
+        if self.blind == "text":
             return self._withheld(len(input_ids))
         states, mask = self.text(input_ids, attention_mask)
         return Stream(self.text_projection(states), mask)
 
     def encode_image(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W) to a stream of the fusion's width (B, 1 + P, D)."""
-        if self.blind is Blind.IMAGE:
+        if self.blind == "image":
             return self._withheld(len(pixel_values))
         states, mask = self.image(pixel_values, hidden)
         return Stream(self.image_projection(states), mask)
@@ -91,7 +86,7 @@ class DualStream(nn.Module):
         Returns:
             B streams of R regions; none where the image is withheld.
         """
-        if self.blind is Blind.IMAGE:
+        if self.blind == "image":
             return Stream(image.states[:, :0], image.mask[:, :0])
         return Stream(pool_patches(image.states[:, 1:], box_patches(boxes, grid)), valid)
 
@@ -148,7 +143,7 @@ class DualStream(nn.Module):
         self, batch: PretrainBatch, kinds: list[ImageView], mask_vector: Tensor | None
     ) -> dict[ImageView, Stream]:
         hidden = None
-        if ImageView.MASKED in kinds and self.blind is not Blind.IMAGE:
+        if ImageView.MASKED in kinds and self.blind != "image":
             assert mask_vector is not None, "a masked image view needs the vector that replaces its patches"
             covered = box_patches(batch.boxes, patch_grid(batch.pixel_values, self.config.image.patch_size))
             covered = (covered & batch.box_drawn[..., None]).any(1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TOUCH = 1e-3  # overlap, in patch sides, below which an edge counts as lying on the patch border (rounding of stored boxes)
+TOUCH = (
+    1e-3  # overlap, in patch sides, below which an edge counts as lying on the patch border (rounding of stored boxes)
+)
 
 
 def box_patches(boxes: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -34,11 +34,9 @@ class MaskedPatchClassification(Objective):
         super().__init__(model)
         width = model.width
         self.patch_size = model.config.image.patch_size
-        self.head = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, classes)
-        )
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, classes))
         initialise(self, model.config.init_std)
-        self.mask_vector = nn.Parameter(torch.randn(model.config.image.width) * model.config.init_std)
+        self.mask_vector: nn.Parameter = nn.Parameter(torch.randn(model.config.image.width) * model.config.init_std)
 
     def logits(self, fused: Fused, batch: PretrainBatch) -> Tensor:
         """Score the classes of every box slot: (B, R, classes)."""

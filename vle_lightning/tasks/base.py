@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ from vle_lightning.optim import OptimConfig, make_optimizer
 from vle_lightning.tasks.pictures import Names, Picture
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """Which split a step belongs to; the prefix of what it logs."""
 
     TRAIN = "train"
@@ -43,7 +43,12 @@ class VisionLanguageTask(L.LightningModule):
     monitor_mode: ClassVar[str] = "max"
 
     def __init__(
-        self, architecture: str | DualStreamConfig, init: str | None, blind: Blind, optim: OptimConfig, seed: int
+        self,
+        architecture: str | DualStreamConfig,
+        init: str | None,
+        blind: Blind,
+        optim: OptimConfig,
+        seed: int,
     ) -> None:
         """Build the encoder.
 
@@ -130,7 +135,10 @@ class VisionLanguageTask(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make AdamW with a linear schedule over the optimiser steps of the whole run."""
         optimizer, schedule = make_optimizer(self, self.optim, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Store what rebuilds the encoder, in plain types: such checkpoints open with ``weights_only=True``."""

@@ -50,7 +50,8 @@ def to_picture(pixel_values: Tensor) -> np.ndarray:
     """Undo CLIP's normalisation: (3, H, W) float to (H, W, 3) in [0, 1]."""
     mean = [-m / s for m, s in zip(CLIP_MEAN, CLIP_STD, strict=True)]
     plain = normalize(pixel_values.float().cpu(), mean, [1 / s for s in CLIP_STD])
-    return plain.clamp(0, 1).permute(1, 2, 0).numpy()
+    picture: np.ndarray = plain.clamp(0, 1).permute(1, 2, 0).numpy()
+    return picture
 
 
 def draw_boxes(axes: Axes, boxes: Iterable[Tensor], size: tuple[int, int], colour: str) -> None:
@@ -84,7 +85,9 @@ def draw_pretraining(
     """
     views = [FusedView(), FusedView(image=ImageView.MASKED), FusedView(text=TextView.MASKED)]
     by_type = {type(objective): objective for objective in objectives}
-    mpc, pbc, mlm = (by_type.get(k) for k in (MaskedPatchClassification, PatchBoxClassification, MaskedLanguageModelling))
+    mpc, pbc, mlm = (
+        by_type.get(k) for k in (MaskedPatchClassification, PatchBoxClassification, MaskedLanguageModelling)
+    )
     chosen = views if isinstance(mpc, MaskedPatchClassification) else [views[0], views[0], views[2]]
     clean, hidden, masked = model.fuse_views(batch, chosen, mpc.mask_vector if mpc else None)
     grid = patch_grid(batch.pixel_values, model.config.image.patch_size)

@@ -32,7 +32,7 @@ class PretrainTask(VisionLanguageTask):
         init: str | None = None,
         text_init: str | None = None,
         image_init: str | None = None,
-        blind: Blind = Blind.NONE,
+        blind: Blind = "none",
         optim: OptimConfig = OptimConfig(),  # noqa: B008 (frozen)
         seed: int = 0,
     ) -> None:
@@ -60,8 +60,8 @@ class PretrainTask(VisionLanguageTask):
             reports.append(str(fill_image_tower(self.model.image, image_init)))
         self.load_report = "; ".join(reports) or None
         self.weights = objectives or {"mlm": 1.0, "itm": 1.0, "mpc": 1.0, "pbc": 1.0}
-        if blind is not Blind.NONE and set(self.weights) != {"mlm"}:
-            raise UserError(f"model.blind={blind.value}: only the objective mlm can do without; set model.objectives")
+        if blind != "none" and set(self.weights) != {"mlm"}:
+            raise UserError(f"model.blind={blind}: only the objective mlm can do without; set model.objectives")
         heads = {name: find_objective(name).build(self.model, classes) for name in self.weights}
         self.objectives = nn.ModuleDict(heads)
         names = [name for objective in self._objectives() for name in objective.score_names]

@@ -26,7 +26,7 @@ class VCRTask(VisionLanguageTask):
         mode: Literal["q2a", "qa2r"] = "q2a",
         families: list[str] | None = None,
         init: str | None = None,
-        blind: Blind = Blind.NONE,
+        blind: Blind = "none",
         optim: OptimConfig = OptimConfig(),  # noqa: B008 (frozen)
         seed: int = 0,
     ) -> None:
@@ -56,7 +56,10 @@ class VCRTask(VisionLanguageTask):
         grid = patch_grid(batch.pixel_values, self.model.config.image.patch_size)
         regions = self.model.pool_regions(image, batch.regions.flatten(1, 2), batch.region_valid.flatten(1, 2), grid)
         count = regions.states.shape[1] // choices
-        pair = append(image.repeat(choices), Stream(*(part.unflatten(1, (choices, count)).flatten(0, 1) for part in regions)))
+        pair = append(
+            image.repeat(choices),
+            Stream(*(part.unflatten(1, (choices, count)).flatten(0, 1) for part in regions)),
+        )
         patch_types = torch.full_like(pair.mask[:, : image.states.shape[1]], IMAGE_TYPE, dtype=torch.long)
         image_types = torch.cat([patch_types, batch.region_types.flatten(0, 1)[:, :count]], dim=1)
         text_types = batch.token_types.flatten(0, 1)[:, : text.states.shape[1]]
@@ -79,7 +82,13 @@ class VCRTask(VisionLanguageTask):
     def predict_step(self, batch: VCRBatch) -> list[dict[str, object]]:
         """Return the best choice of each valid question, the right one if known, and the four probabilities."""
         probabilities = self(batch).float().softmax(1)
-        columns = (batch.sample_ids, batch.families, probabilities.tolist(), batch.targets.tolist(), batch.valid.tolist())
+        columns = (
+            batch.sample_ids,
+            batch.families,
+            probabilities.tolist(),
+            batch.targets.tolist(),
+            batch.valid.tolist(),
+        )
         return [
             {
                 "id": name,
@@ -93,7 +102,7 @@ class VCRTask(VisionLanguageTask):
         ]
 
     def _counted(self, batch: VCRBatch, known: Tensor) -> list[tuple[str, Tensor]]:
-        counted = [(self.mode, known)]
+        counted: list[tuple[str, Tensor]] = [(self.mode, known)]
         for family in self.families:
             members = torch.tensor([name == family for name in batch.families], device=known.device)
             counted.append((f"{self.mode}_{family}", known & members))

@@ -24,7 +24,7 @@ class VQATask(VisionLanguageTask):
         architecture: str | DualStreamConfig = "vle-base",
         answers: int = 3129,
         init: str | None = None,
-        blind: Blind = Blind.NONE,
+        blind: Blind = "none",
         optim: OptimConfig = OptimConfig(lr=7e-6, fusion_multiplier=5.0, head_multiplier=50.0),  # noqa: B008 (frozen)
         seed: int = 0,
     ) -> None:

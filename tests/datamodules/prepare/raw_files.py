@@ -37,7 +37,5 @@ def write_images(folder: Path, *names: str) -> None:
 def records_of(folder: Path) -> dict[str, Record]:
     """Return the records of a shard folder by image id."""
     shards = ShardFolder(folder)
-    samples = (
-        shards.read(shard, row) for shard, rows in enumerate(shards.shard_sizes) for row in range(rows)
-    )
+    samples = (shards.read(shard, row) for shard, rows in enumerate(shards.shard_sizes) for row in range(rows))
     return {sample.record.image_id: sample.record for sample in samples}

@@ -32,9 +32,7 @@ def write_visual_genome(src: Path, regions: dict[int, list[dict[str, Any]]], id_
     images = [{"image_id": i, "width": 40, "height": 20, "coco_id": 7 if i == 2 else None} for i in regions]
     objects = {"object_id": 5, "x": 0, "y": 0, "w": 10, "h": 10, "names": ["Dog ", "animal"]}
     write_json(src / "image_data.json", images)
-    write_json(
-        src / "region_descriptions.json", [{id_key: i, "regions": rows} for i, rows in regions.items()]
-    )
+    write_json(src / "region_descriptions.json", [{id_key: i, "regions": rows} for i, rows in regions.items()])
     write_json(src / "objects.json", [{"image_id": i, "objects": [objects]} for i in regions])
     write_images(src / "VG_100K", *(f"{i}.jpg" for i in regions if i % 2))
     write_images(src / "VG_100K_2", *(f"{i}.jpg" for i in regions if not i % 2))
@@ -89,7 +87,5 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     ):
         convert("visual_genome", tmp_path, tmp_path / "out", TRAIN)
     write_visual_genome(tmp_path, {1: [region(1)]}, id_key="number")
-    with pytest.raises(
-        ValueError, match=r"region_descriptions.json, row 0: keys 'image_id' and 'id' are missing"
-    ):
+    with pytest.raises(ValueError, match=r"region_descriptions.json, row 0: keys 'image_id' and 'id' are missing"):
         convert("visual_genome", tmp_path, tmp_path / "out", TRAIN)

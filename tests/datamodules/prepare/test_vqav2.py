@@ -17,14 +17,10 @@ from tests.datamodules.prepare.raw_files import records_of, write_images, write_
 TRAIN = Options(splits=("train",))
 
 
-def write_vqa(
-    src: Path, split: str, answers: Sequence[str | None], questions: list[str] | None = None
-) -> None:
+def write_vqa(src: Path, split: str, answers: Sequence[str | None], questions: list[str] | None = None) -> None:
     """Write one question an answer (None: no annotation), two an image."""
     name = f"mscoco_{split}{'2015' if split == 'test' else '2014'}"
-    rows: list[dict[str, Any]] = [
-        {"question_id": 10 + i, "image_id": 1 + i // 2} for i in range(len(answers))
-    ]
+    rows: list[dict[str, Any]] = [{"question_id": 10 + i, "image_id": 1 + i // 2} for i in range(len(answers))]
     for row, question in zip(rows, questions or ["what colour?"] * len(rows), strict=True):
         row["question"] = question
     write_json(src / f"v2_OpenEnded_{name}_questions.json", {"questions": rows})

@@ -125,9 +125,9 @@ def test_a_named_hidden_object_is_known_and_an_unnamed_one_is_not() -> None:
 
 def test_named_class_share_by_hand_and_by_simulation() -> None:
     # one name: scenes of 2, 3, 4, 5 objects name one with probability 1/2, 1/3, 1/3, 1/3
-    by_hand = sum(
-        weight * (1 + (n - 1) / 24) / n for n, weight in ((2, 1 / 2), (3, 1 / 3), (4, 1 / 3), (5, 1 / 3))
-    ) / (3 / 2)
+    by_hand = sum(weight * (1 + (n - 1) / 24) / n for n, weight in ((2, 1 / 2), (3, 1 / 3), (4, 1 / 3), (5, 1 / 3))) / (
+        3 / 2
+    )
     assert arithmetic.named_class_share(parse("small red circle")) == pytest.approx(by_hand)
     rng = np.random.default_rng(0)
     drawn = []
@@ -140,9 +140,7 @@ def test_named_class_share_by_hand_and_by_simulation() -> None:
     assert np.mean([right for _, right in drawn]) == pytest.approx(expected, abs=0.015)
 
 
-@pytest.mark.parametrize(
-    "text", ["medium red circle middle right", "small red circle left of large blue cross"]
-)
+@pytest.mark.parametrize("text", ["medium red circle middle right", "small red circle left of large blue cross"])
 def test_expected_coverage_equals_the_average_of_scenes(text: str) -> None:
     statement = parse(text)
     rng = np.random.default_rng(0)
@@ -170,36 +168,27 @@ def _resized(item: SceneObject, size: int, rng: np.random.Generator) -> SceneObj
 
 def test_footprints_by_hand() -> None:
     small, medium = make_object("small red circle top left"), make_object("medium red circle top left")
-    assert footprint_likelihood(small, 0) == pytest.approx(
-        1 / 25
-    )  # only one of 5 x 5 starts covers one patch
+    assert footprint_likelihood(small, 0) == pytest.approx(1 / 25)  # only one of 5 x 5 starts covers one patch
     assert footprint_likelihood(small, 1) == 0
     assert footprint_likelihood(medium, 0) == pytest.approx(9 / 25)  # 3 of 5 starts straddle, on both axes
     assert footprint_likelihood(medium, 1) == footprint_likelihood(medium, 2) == 1
-    assert {tuple(map(int, patch)) for patch in np.argwhere(covered([small, medium]))} == patches_by_hand(
-        medium
-    )
+    assert {tuple(map(int, patch)) for patch in np.argwhere(covered([small, medium]))} == patches_by_hand(medium)
 
 
 def test_best_overlap_tries_every_threshold() -> None:
     rng = np.random.default_rng(0)
     scores, targets = rng.integers(0, 6, 200) / 5, rng.random(200) < 0.3
-    by_hand = max(
-        ((scores >= t) & targets).sum() / ((scores >= t) | targets).sum() for t in sorted(set(scores))
-    )
+    by_hand = max(((scores >= t) & targets).sum() / ((scores >= t) | targets).sum() for t in sorted(set(scores)))
     assert arithmetic.best_overlap(scores, targets) == pytest.approx(by_hand)
 
 
 def test_pbc_floor_of_places_is_the_uncertainty_of_the_jitter_alone() -> None:
     data = [
-        (scene, [Caption("large red circle top left", (0,))])
-        for scene in [make_scene("large red circle top left")]
+        (scene, [Caption("large red circle top left", (0,))]) for scene in [make_scene("large red circle top left")]
     ]
     assert arithmetic.pbc_floor(data) == 1
     small = make_scene("small red circle top left")  # covers one patch of the four that it may cover
-    assert arithmetic.pbc_floor([(small, [Caption("small red circle top left", (0,))])]) == pytest.approx(
-        1 / 4
-    )
+    assert arithmetic.pbc_floor([(small, [Caption("small red circle top left", (0,))])]) == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize("kinds", [2, 3, 4, 6])

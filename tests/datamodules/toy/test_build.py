@@ -102,9 +102,7 @@ def test_coco_records_keep_the_mentions_of_the_world(folder: Path, described: di
             record = shards.read(shard, row).record
             description = described[int(record.image_id.split("/")[-1])]
             assert record.names == tuple(item.class_name for item in description.scene.objects)
-            assert [(t.text, t.boxes) for t in record.texts] == [
-                (c.text, c.objects) for c in description.captions
-            ]
+            assert [(t.text, t.boxes) for t in record.texts] == [(c.text, c.objects) for c in description.captions]
 
 
 def test_the_folder_says_classes_answers_and_references(folder: Path) -> None:
@@ -136,9 +134,7 @@ def test_a_word_that_is_cut_is_an_error(tmp_path: Path) -> None:
         train_word_tokenizer(["small zebra"], tmp_path)
 
 
-def test_command_line_makes_a_world_and_reports_errors(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line_makes_a_world_and_reports_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "something").touch()
     assert main(["--out", str(tmp_path)]) == 2
     assert "in the way" in capsys.readouterr().err

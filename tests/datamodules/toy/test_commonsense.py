@@ -27,9 +27,7 @@ def test_exactly_one_answer_and_one_rationale_are_true_of_the_picture(
     asked: list[tuple[Scene, VCRItem]],
 ) -> None:
     for scene, item in asked:
-        assert [holds(scene, choice) for choice in item.answer_choices] == [
-            i == item.answer_label for i in range(4)
-        ]
+        assert [holds(scene, choice) for choice in item.answer_choices] == [i == item.answer_label for i in range(4)]
         assert [holds(scene, choice) for choice in item.rationale_choices] == [
             i == item.rationale_label for i in range(4)
         ]

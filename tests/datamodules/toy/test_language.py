@@ -20,9 +20,7 @@ def test_a_caption_is_read_back_and_is_true_of_just_its_objects() -> None:
             statement = parse(caption.text)
             assert statement.text == caption.text
             assert 1 <= len(statement.kinds) <= min(3, len(scene.objects))
-            assert {i for numbers in fitting(statement, scene.objects) for i in numbers} == set(
-                caption.objects
-            )
+            assert {i for numbers in fitting(statement, scene.objects) for i in numbers} == set(caption.objects)
 
 
 def test_doubles_are_both_mentioned_unless_the_words_tell_them_apart() -> None:
@@ -36,9 +34,7 @@ def test_doubles_are_both_mentioned_unless_the_words_tell_them_apart() -> None:
 
 
 def test_captions_are_drawn_with_the_probabilities_of_the_readings() -> None:
-    scene = make_scene(
-        "small red circle top left", "small red circle middle right", "large blue square bottom centre"
-    )
+    scene = make_scene("small red circle top left", "small red circle middle right", "large blue square bottom centre")
     shares: dict[str, float] = defaultdict(float)
     for statement, share in readings(scene):
         shares[statement.text] += share

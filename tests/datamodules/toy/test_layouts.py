@@ -41,9 +41,7 @@ def test_coco_says_boxes_classes_and_mentions(raw: Path, described: list[Descrip
         captions = read(raw / f"coco/annotations/captions_{split}.json")
         names = {category["id"]: category["name"] for category in instances["categories"]}
         assert tuple(names.values()) == CLASSES
-        boxes = {
-            a["id"]: (a["image_id"], names[a["category_id"]], a["bbox"]) for a in instances["annotations"]
-        }
+        boxes = {a["id"]: (a["image_id"], names[a["category_id"]], a["bbox"]) for a in instances["annotations"]}
         assert len(boxes) == len(instances["annotations"])
         rows = iter(captions["annotations"])
         for description in (d for d in described if d.scene_id.split == split):
@@ -67,9 +65,7 @@ def test_visual_genome_has_one_region_an_object(raw: Path, described: list[Descr
         read(folder / "objects.json"), read(folder / "region_descriptions.json"), described, strict=True
     ):
         assert entry["image_id"] == regions["id"] == description.image_id
-        for thing, region, item in zip(
-            entry["objects"], regions["regions"], description.scene.objects, strict=True
-        ):
+        for thing, region, item in zip(entry["objects"], regions["regions"], description.scene.objects, strict=True):
             assert thing["names"] == [item.class_name]
             assert (thing["x"], thing["y"], thing["w"], thing["h"]) == (
                 item.x,
@@ -100,9 +96,7 @@ def test_vcr_rows_name_their_files_and_objects(raw: Path, described: list[Descri
     by_id = {description.image_id: description for description in described}
     for split in SPLITS:
         rows = [json.loads(line) for line in (raw / f"vcr/{split}.jsonl").read_text().splitlines()]
-        assert [row["annot_id"] for row in rows] == [
-            f"{split}-{number}" for number in range(2 * SIZES[split])
-        ]
+        assert [row["annot_id"] for row in rows] == [f"{split}-{number}" for number in range(2 * SIZES[split])]
         for row in rows:
             images = raw / "vcr/vcr1images"
             assert (images / row["img_fn"]).is_file()
@@ -140,7 +134,4 @@ def test_two_processes_write_the_same_as_one(raw: Path, described: list[Descript
         assert workers.map(describe, draw_world(0, SIZES), 5) == described
         write_pictures(tmp_path, described, workers)
     for description in described:
-        assert (
-            picture_paths(tmp_path, description)[0].read_bytes()
-            == picture_paths(raw, description)[0].read_bytes()
-        )
+        assert picture_paths(tmp_path, description)[0].read_bytes() == picture_paths(raw, description)[0].read_bytes()

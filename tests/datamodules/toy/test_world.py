@@ -90,9 +90,7 @@ def test_the_key_forgets_order_and_jitter_only() -> None:
 def test_relations_are_those_of_rows_and_columns() -> None:
     for one, other in itertools.permutations(("top left", "middle centre", "bottom centre", "top right"), 2):
         first, second = (make_object(f"small red circle {place}") for place in (one, other))
-        assert set(relations(first, second)) == {
-            name for name, test in RELATED.items() if test(first, second)
-        }
+        assert set(relations(first, second)) == {name for name, test in RELATED.items() if test(first, second)}
 
 
 def test_class_names_combine_colour_and_shape() -> None:

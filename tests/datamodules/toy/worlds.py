@@ -55,9 +55,7 @@ def answers(scene: Scene, question: str) -> set[str]:
     def having(kind: str, *words: str) -> set[str]:
         return {attribute(item, kind) for item in scene.objects if set(words) <= words_of(item)}
 
-    found = [
-        (reader, match) for pattern, reader in patterns.items() if (match := re.fullmatch(pattern, question))
-    ]
+    found = [(reader, match) for pattern, reader in patterns.items() if (match := re.fullmatch(pattern, question))]
     assert len(found) == 1, question
     reader, match = found[0]
     return reader(*match.groups())
