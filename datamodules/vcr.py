@@ -104,6 +104,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
             Skip(
                 "object beyond data.max_objects",
                 f"{samples[row // CHOICES].where}, choice {row % CHOICES}: object {tag}",
+                lost=False,
             )
             for row, found in enumerate(tags)
             for tag in found[self.max_objects :]

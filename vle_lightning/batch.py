@@ -18,10 +18,11 @@ IGNORED = -100  # the target that cross entropy leaves out
 
 
 class Skip(NamedTuple):
-    """A sample that could not be used: counted and reported, never replaced by another."""
+    """What could not be used, a sample or a part of one: counted and reported, never replaced by another."""
 
     kind: str  # a short fixed phrase, such as "unreadable image"
     where: str  # shard, key and what was wrong
+    lost: bool = True  # the whole sample; False: only the part that ``kind`` names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from vle_lightning.callbacks.recorder import (
     versions,
     write_json,
 )
-from vle_lightning.callbacks.skips import SkipReport
+from vle_lightning.callbacks.skips import SkipReport, lost_samples
 from vle_lightning.callbacks.throughput import Throughput
 from vle_lightning.errors import UserError
 from vle_lightning.tasks.base import VisionLanguageTask
@@ -170,8 +170,8 @@ class Run:
             "seed": self.settings.seed_everything,
             "init": task.load_report,
             "steps": steps,
-            "samples_seen": steps * self.settings.data.global_batch_size - skipped.total(),
-            "skipped": dict(skipped),
+            "samples_seen": steps * self.settings.data.global_batch_size - lost_samples(skipped),
+            "skipped": {kind.name: count for kind, count in skipped.items()},
             "seconds": round(self.clock.seconds, 1),
             "devices": trainer.num_nodes * trainer.num_devices,
             "precision": str(self.settings.trainer.precision),

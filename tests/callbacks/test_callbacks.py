@@ -12,7 +12,7 @@ import torch
 
 from vle_lightning.batch import Batch, Skip
 from vle_lightning.callbacks.recorder import FinalValidation, PredictionWriter, RunClock, git_state, versions
-from vle_lightning.callbacks.skips import SkipReport
+from vle_lightning.callbacks.skips import SkipReport, lost_samples
 from vle_lightning.callbacks.throughput import Throughput
 from vle_lightning.errors import UserError
 
@@ -53,10 +53,10 @@ def test_skips_are_counted_and_listed_once(tmp_path: Path) -> None:
         report.on_train_batch_end(trainer, TASK, None, make_batch(9, BROKEN), 0)
         report.on_validation_batch_end(trainer, TASK, None, make_batch(9, BROKEN), 0)
     report.on_validation_end(trainer, TASK)
-    assert report.counts == {"unreadable image": 2}
+    assert report.counts == {("unreadable image", True): 2}
     assert trainer.log.values == {"skipped/unreadable_image": 2.0}
     listed = [json.loads(line) for line in (tmp_path / "skips.jsonl").read_text().splitlines()]
-    assert listed == [{"split": "train", "step": 0, "kind": BROKEN.kind, "where": BROKEN.where}]
+    assert listed == [{"split": "train", "step": 0, **BROKEN._asdict()}]
 
 
 def test_too_many_skips_end_the_run(tmp_path: Path) -> None:
@@ -68,8 +68,19 @@ def test_too_many_skips_end_the_run(tmp_path: Path) -> None:
 
 
 def test_few_samples_decide_nothing(tmp_path: Path) -> None:
-    report = SkipReport(tmp_path, limit=0.01)
-    report.on_train_batch_end(make_trainer(), TASK, None, make_batch(1, *[BROKEN] * 500), 0)
+    report, trainer = SkipReport(tmp_path, limit=0.01), make_trainer()
+    report.on_train_batch_end(trainer, TASK, None, make_batch(1, *[BROKEN] * 500), 0)
+    report.on_train_end(trainer, TASK)
+    assert report.counts.total() == 500
+
+
+def test_a_part_of_a_sample_is_counted_but_no_lost_sample(tmp_path: Path) -> None:
+    part = Skip("object beyond data.max_objects", "shards/000000.tar key 7", lost=False)
+    report, trainer = SkipReport(tmp_path, limit=0.01, judged_after=1), make_trainer()
+    report.on_train_batch_end(trainer, TASK, None, make_batch(9, *[part] * 50), 0)
+    report.on_train_end(trainer, TASK)
+    assert report.counts == {(part.kind, False): 50}
+    assert lost_samples(report.counts) == 0
 
 
 def test_skips_survive_a_resume(tmp_path: Path) -> None:
@@ -79,7 +90,7 @@ def test_skips_survive_a_resume(tmp_path: Path) -> None:
     after.load_state_dict(before.state_dict())
     after.on_train_batch_end(make_trainer(), TASK, None, make_batch(1, BROKEN), 0)
     after.on_train_end(make_trainer(), TASK)
-    assert after.counts == {BROKEN.kind: 2}
+    assert after.counts == {(BROKEN.kind, True): 2}
 
 
 def test_throughput_is_samples_over_seconds_and_knows_what_was_waited(

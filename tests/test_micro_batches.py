@@ -1,0 +1,115 @@
+"""Real processes: ranks change nothing, and a killed run continues as if it had lived."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from vle_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+PRETRAIN, VCR = (ROOT / "experiments" / name for name in ("pretrain/toy.yaml", "vcr/toy_q2a.yaml"))
+SMALL = {
+    "trainer": {"max_steps": 3, "gradient_clip_val": 0.1, "enable_progress_bar": False},
+    "model": {"architecture": "tiny"},
+    # 4 micro-batches a step; an odd number of validation samples, the last micro-batch short
+    "data": {"batch_size": 4, "global_batch_size": 16, "workers": 1, "limit_val": 13},
+}
+TWO_RANKS = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+PATIENCE = 90  # seconds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_the_workplace(workplace: Path) -> Iterator[None]:
+    (workplace / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("OMP_NUM_THREADS", "1")  # as in the process of the tests
+        yield
+
+
+@pytest.fixture(scope="module")
+def alone(workplace: Path) -> Path:
+    """The run folder of one process."""
+    assert main(fit(PRETRAIN, "alone")) == 0
+    return workplace / "checkpoints" / "alone"
+
+
+def fit(experiment: Path, name: str, *options: str) -> list[str]:
+    return ["fit", "--config", str(experiment), "--config", "small.yaml", "--run_name", name, *options]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "vle_lightning", *arguments], start_new_session=True)
+
+
+def opened(checkpoint: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    return content
+
+
+def test_two_ranks_train_and_validate_as_one_does(alone: Path) -> None:
+    assert start(fit(PRETRAIN, "two", *TWO_RANKS)).wait(PATIENCE) == 0
+    together = alone.with_name("two")
+    expected, actual = (opened(folder / "last.ckpt")["state_dict"] for folder in (alone, together))
+    for name, weight in expected.items():
+        torch.testing.assert_close(actual[name], weight, rtol=1e-3, atol=2e-5, msg=name)
+    scores, shared = (json.loads((folder / "metrics.json").read_text()) for folder in (alone, together))
+    assert shared == pytest.approx(scores, rel=1e-3)
+    assert json.loads((together / "run.json").read_text())["devices"] == 2
+
+
+def test_the_run_that_others_are_compared_with_does_learn(alone: Path) -> None:
+    before = alone.with_name("before")
+    assert main(fit(PRETRAIN, "before", "--trainer.max_steps", "1")) == 0
+    first, last = (opened(folder / "last.ckpt")["state_dict"] for folder in (before, alone))
+    moved = [(first[name] - last[name]).abs().max() for name in first if first[name].is_floating_point()]
+    assert max(moved) > 1e-3  # far above the tolerance of the comparison
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_run_continues_bit_for_bit(ranks: int, workplace: Path) -> None:
+    options = ["--trainer.max_steps", "40", "--save_every", "1", *(TWO_RANKS if ranks == 2 else ())]
+    straight, killed = (workplace / "checkpoints" / f"{name}_{ranks}" for name in ("straight", "killed"))
+    assert start(fit(PRETRAIN, straight.name, *options)).wait(PATIENCE) == 0
+    kill_after_first_save(start(fit(PRETRAIN, killed.name, *options)), killed / "last.ckpt")
+    left = opened(killed / "last.ckpt")
+    assert 0 < left["global_step"] < 40
+    assert start(fit(PRETRAIN, killed.name, *options, "--ckpt_path", "last")).wait(PATIENCE) == 0
+    expected, actual = (opened(folder / "last.ckpt") for folder in (straight, killed))
+    assert actual["global_step"] == expected["global_step"] == 40
+    assert all(torch.equal(actual["state_dict"][name], weight) for name, weight in expected["state_dict"].items())
+
+
+def kill_after_first_save(process: subprocess.Popen[bytes], checkpoint: Path) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not checkpoint.exists():
+        assert process.poll() is None, "ended before it saved"
+        assert time.monotonic() < limit, "never saved"
+        time.sleep(0.01)
+    time.sleep(0.1)  # somewhere in a later step
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_two_ranks_predict_each_question_once(workplace: Path) -> None:
+    options = ["--model.init", "null", "--data.global_batch_size", "8"]
+    assert main(fit(VCR, "vcr_alone", *options)) == 0
+    assert start(fit(VCR, "vcr_two", *options, *TWO_RANKS)).wait(PATIENCE) == 0
+    runs = workplace / "checkpoints"
+    one, two = (json.loads((runs / name / "predictions.json").read_text()) for name in ("vcr_alone", "vcr_two"))
+    assert [row["id"] for row in one] == [row["id"] for row in two]
+    assert len({row["id"] for row in two}) == len(two)
