@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
 from datamodules.dataset import BatchBuilder, BatchHead, pad, record_boxes
-from datamodules.records import Kind, TaggedText
+from datamodules.records import Kind, TaggedText, VCRItem
 from datamodules.shards import RawSample, SampleError
 from datamodules.tagged import Rendered, nouns, render
 from datamodules.texts import Tokens, mark_spans, tokenise
@@ -74,7 +74,30 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
 
     def parse(self, raw: RawSample, view: View) -> VCRSample:
         """Take a question out of its record; an unusable one raises SampleError."""
-        item, told = raw.record.vcr[raw.item], f"{raw.where} ({raw.sample_id})"
+        boxes, seen = view.move(record_boxes(raw.record, raw.where))
+        told = f"{raw.where} ({raw.sample_id})"
+        return self.read(raw.record.vcr[raw.item], raw.record.names, boxes, seen, told)
+
+    def read(
+        self,
+        item: VCRItem,
+        names: Sequence[str],
+        boxes: NDArray[np.float32],
+        seen: NDArray[np.bool_],
+        told: str,
+    ) -> VCRSample:
+        """Turn a question about tagged objects into the pairs of this mode.
+
+        Args:
+            item: the question.
+            names: class of each of N objects.
+            boxes: (N, 4), as seen in the view.
+            seen: (N,); False on objects that are not.
+            told: where the question is from, for messages.
+
+        Raises:
+            SampleError: it cannot be used.
+        """
         given, choices = item.question, item.answer_choices
         label = _checked(choices, item.answer_label, told)
         if self.mode == "qa2r":
@@ -84,11 +107,10 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
             label = _checked(choices, item.rationale_label, told)
         if not all((given, *choices)):
             raise SampleError("empty text", told)
-        boxes, seen = view.move(record_boxes(raw.record, raw.where))
         tags = {tag for text in (given, *choices) for part in text if not isinstance(part, str) for tag in part}
         if wrong := sorted(tag for tag in tags if not 0 <= tag < len(boxes)):
             raise SampleError("bad tag", f"{told}: objects {wrong} are tagged, but there are {len(boxes)}")
-        called = nouns(raw.record.names)
+        called = nouns(names)
         pairs = tuple((render(given, called), render(choice, called)) for choice in choices)
         return VCRSample(pairs, boxes, seen, IGNORED if label is None else label, item.family, told)
 

@@ -17,7 +17,8 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("tasks",),
     ("inference", "callbacks"),
     ("run", "parsing"),
-    ("study",),
+    ("study", "export", "parity"),
+    ("commands",),
     ("cli", "bench"),
     ("__main__",),
 )

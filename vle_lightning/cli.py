@@ -27,6 +27,7 @@ import datamodules
 import vle_lightning.tasks
 from datamodules.base import VisionLanguageDataModule
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
+from vle_lightning.commands import COMMANDS
 from vle_lightning.errors import UserError
 from vle_lightning.parsing import (
     ExperimentParser,
@@ -37,7 +38,6 @@ from vle_lightning.parsing import (
     refuse_misplaced,
 )
 from vle_lightning.run import Run, RunFolder
-from vle_lightning.study import run_study
 from vle_lightning.tasks.base import VisionLanguageTask
 
 TRAINER_DEFAULTS = {
@@ -224,8 +224,8 @@ def main(args: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
     try:
-        if arguments[:1] == ["study"]:
-            return run_study(arguments[1:])
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]](arguments[1:])
         ExperimentCLI(args)
     except (ValueError, FileNotFoundError) as error:
         if not (isinstance(error, UserError) or raised_by_us(error)):

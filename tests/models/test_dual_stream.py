@@ -12,6 +12,7 @@ import torch
 from tests.factories import pretrain_batch, vcr_batch
 from vle_lightning.models.dual_stream import Blind, DualStream
 from vle_lightning.models.presets import PRESETS
+from vle_lightning.models.regions import box_patches
 from vle_lightning.streams import FusedView, ImageView, Pairing, TextView
 
 VIEWS = (
@@ -55,7 +56,7 @@ def test_padding_of_the_regions_changes_nothing(model: DualStream) -> None:
         model.encode_text(batch.input_ids, batch.attention_mask),
         model.encode_image(batch.pixel_values),
     )
-    regions = model.pool_regions(image, batch.boxes, batch.box_valid, (6, 6))
+    regions = model.pool_regions(image, box_patches(batch.boxes, (6, 6)), batch.box_valid)
     hidden = torch.zeros_like(batch.box_valid)
     states = torch.cat([image.states, regions.states], dim=1)
     masked = image._replace(states=states, mask=torch.cat([image.mask, hidden], dim=1))

@@ -25,6 +25,7 @@ class ImageConfig:
     heads: int = 12
     intermediate: int = 3072
     activation: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
     dropout: float = 0.0
 
 
@@ -58,7 +59,7 @@ class ImageEncoder(nn.Module):
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
         self.position_embedding = nn.Embedding((config.image_size // config.patch_size) ** 2 + 1, config.width)
-        self.pre_norm = nn.LayerNorm(config.width)
+        self.pre_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.encoder = CLIPEncoder(
             CLIPVisionConfig(
                 hidden_size=config.width,
@@ -67,10 +68,11 @@ class ImageEncoder(nn.Module):
                 num_attention_heads=config.heads,
                 hidden_act=config.activation,
                 attention_dropout=config.dropout,
+                layer_norm_eps=config.layer_norm_eps,
                 attn_implementation="sdpa",
             )
         )
-        self.post_norm = nn.LayerNorm(config.width)
+        self.post_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), CLIP-normalised; states (B, 1 + P, D), CLS first, patches row by row."""

@@ -1,4 +1,4 @@
-"""Text towers. DeBERTa-v3 (arXiv 2111.09543) as transformers ships it."""
+"""Text towers. DeBERTa-v3 (arXiv 2111.09543) and -v2 as transformers ships them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ class TextConfig:
     intermediate: int = 3072
     position_buckets: int = 256
     max_positions: int = 512
+    max_relative_positions: int = -1  # as many as max_positions
+    layer_norm_eps: float = 1e-7
+    conv_kernel: int = 0  # tokens under the convolution beside the first layer, as in DeBERTa-v2; 0: none
+    conv_activation: str = "tanh"
     dropout: float = 0.1
+    attention_dropout: float | None = None  # like dropout
 
 
 class TextEncoder(nn.Module):
-    """DeBERTa-v3: disentangled attention over content and relative position."""
+    """DeBERTa-v2 and -v3: disentangled attention over content and relative position."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -37,16 +42,21 @@ class TextEncoder(nn.Module):
                 num_attention_heads=config.heads,
                 intermediate_size=config.intermediate,
                 hidden_dropout_prob=config.dropout,
-                attention_probs_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=(
+                    config.dropout if config.attention_dropout is None else config.attention_dropout
+                ),
                 max_position_embeddings=config.max_positions,
                 position_buckets=config.position_buckets,
+                max_relative_positions=config.max_relative_positions,
                 type_vocab_size=0,
                 relative_attention=True,
                 position_biased_input=False,
                 pos_att_type=["p2c", "c2p"],
                 share_att_key=True,
                 norm_rel_ebd="layer_norm",
-                layer_norm_eps=1e-7,
+                layer_norm_eps=config.layer_norm_eps,
+                conv_kernel_size=config.conv_kernel,
+                conv_act=config.conv_activation,
             )
         )
 

@@ -23,6 +23,8 @@ class FusionConfig:
     intermediate: int = 3072
     dropout: float = 0.1
     token_types: int = 24
+    layer_norm_eps: float = 1e-12
+    attention_dropout: float | None = None  # like dropout
 
 
 class Attention(nn.Module):
@@ -31,11 +33,12 @@ class Attention(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
+        self.attention_dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
         self.query = nn.Linear(config.width, config.width)
         self.key = nn.Linear(config.width, config.width)
         self.value = nn.Linear(config.width, config.width)
         self.output = nn.Linear(config.width, config.width)
-        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         """Let states (B, N, D) read context (B, M, D) where mask, (B, 1, 1, M) bool, is True."""
@@ -43,7 +46,7 @@ class Attention(nn.Module):
             layer(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, source in ((self.query, states), (self.key, context), (self.value, context))
         )
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.attention_dropout if self.training else 0.0
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         output = self.output(read.transpose(1, 2).flatten(2))
         normed: Tensor = self.norm(states + F.dropout(output, self.dropout, self.training))
@@ -58,7 +61,7 @@ class FeedForward(nn.Module):
         self.dropout = config.dropout
         self.inner = nn.Linear(config.width, config.intermediate)
         self.output = nn.Linear(config.intermediate, config.width)
-        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
         """Map states (B, N, D) to the same shape."""

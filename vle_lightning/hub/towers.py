@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import open_clip
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, CLIPVisionModel
 
 from vle_lightning.encoders.image import ImageEncoder
 from vle_lightning.encoders.text import TextEncoder
 from vle_lightning.errors import UserError
-from vle_lightning.hub.checkpoint import LoadReport, fill
-from vle_lightning.hub.keymap import KeyMap, rename
+from vle_lightning.hub.filling import LoadReport, fill
+from vle_lightning.hub.folder import BROKEN
+from vle_lightning.hub.keymap import KeyMap, translate
+from vle_lightning.hub.vle_config import IMAGE, TEXT
 
 Loaded = TypeVar("Loaded")
 OPEN_CLIP = "open_clip:"  # prefix of open_clip:ARCHITECTURE/PRETRAINED, as in open_clip:ViT-B-16-quickgelu/openai
@@ -43,14 +45,22 @@ OPEN_CLIP_VISUAL: KeyMap = {
 }
 
 
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
+
+
 def fill_text_tower(encoder: TextEncoder, source: str) -> LoadReport:
     """Fill the text tower from a transformers DeBERTa-v2 or -v3 name or folder.
 
     Raises:
-        UserError: the model cannot be had or does not fit the configured sizes.
+        UserError: the model cannot be had, computes something else or does not fit the configured sizes.
     """
-    weights = _download(source, lambda: AutoModel.from_pretrained(source).state_dict())
-    return fill(encoder, {f"model.{key}": value for key, value in weights.items()}, source, "model.text_init")
+    model = _get(source, lambda: AutoModel.from_pretrained(source))
+    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    wanted = {name: getattr(encoder.model.config, name) for name in (*TEXT.sizes, *TEXT.details, *TEXT.fixed)}
+    absent = {"conv_kernel_size": 0, "conv_act": "tanh"}
+    found = {name: getattr(model.config, name, absent.get(name)) for name in wanted}
+    faults = _compare(found, wanted)
+    return fill({"": encoder}, weights, LoadReport(source, 0, 0), "model.text_init", faults)
 
 
 def fill_image_tower(encoder: ImageEncoder, source: str) -> LoadReport:
@@ -62,21 +72,47 @@ def fill_image_tower(encoder: ImageEncoder, source: str) -> LoadReport:
             slash is what open_clip calls pretrained: a tag or a local file).
 
     Raises:
-        UserError: the model cannot be had or does not fit the configured sizes.
+        UserError: the model cannot be had, computes something else or does not fit the configured sizes.
     """
+    wanted = {name: getattr(encoder.encoder.config, name) for name in ("num_attention_heads", *IMAGE.details)}
     if source.startswith(OPEN_CLIP):
-        architecture, _, pretrained = source.removeprefix(OPEN_CLIP).partition("/")
-        if architecture not in open_clip.list_models():
-            raise UserError(f"model.image_init: open_clip has no model '{architecture}' (see open_clip.list_models())")
-        model = _download(source, lambda: open_clip.create_model(architecture, pretrained=pretrained or None))
-        weights = rename(split_projections(model.visual.state_dict()), OPEN_CLIP_VISUAL, source)
+        visual = _open_clip_visual(source)
+        found, table, state = describe_open_clip(visual), OPEN_CLIP_VISUAL, split_projections(visual.state_dict())
     else:
-        state = _download(source, lambda: CLIPVisionModel.from_pretrained(source).state_dict())
-        weights = rename(state, TRANSFORMERS_CLIP, source)
-    return fill(encoder, weights, source, "model.image_init")
+        model = _get(source, lambda: CLIPVisionModel.from_pretrained(source))
+        found = {name: getattr(model.config, name) for name in wanted}
+        table, state = TRANSFORMERS_CLIP, model.state_dict()
+    renamed = translate(state, table)
+    faults = [*_compare(found, wanted), *(f"{key} is unknown here" for key in renamed.unknown)]
+    report = LoadReport(source, 0, 0, dropped=renamed.dropped)
+    return fill({"": encoder}, renamed.weights, report, "model.image_init", faults)
 
 
-def split_projections(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _open_clip_visual(source: str) -> nn.Module:
+    architecture, _, pretrained = source.removeprefix(OPEN_CLIP).partition("/")
+    if architecture not in open_clip.list_models():
+        raise UserError(f"model.image_init: open_clip has no model '{architecture}' (see open_clip.list_models())")
+    if not pretrained:
+        raise UserError(f"model.image_init: {source} names no weights; add /TAG or /FILE, as in {source}/openai")
+    visual: nn.Module = _get(source, lambda: open_clip.create_model(architecture, pretrained=pretrained).visual)
+    is_transformer: bool = isinstance(visual, open_clip.transformer.VisionTransformer)
+    if not is_transformer:
+        raise UserError(f"model.image_init: {source} is no vision transformer but a {type(visual).__name__}")
+    return visual
+
+
+def describe_open_clip(visual: nn.Module) -> dict[str, object]:
+    """Say what an open_clip vision transformer computes, in the words of transformers' configuration."""
+    block = visual.get_submodule("transformer.resblocks.0")
+    activation = type(block.get_submodule("mlp.gelu")).__name__
+    return {
+        "num_attention_heads": getattr(block.get_submodule("attn"), "num_heads", None),
+        "hidden_act": {"GELU": "gelu", "QuickGELU": "quick_gelu"}.get(activation, activation),
+        "layer_norm_eps": getattr(block.get_submodule("ln_1"), "eps", None),
+    }
+
+
+def split_projections(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Split each fused ``in_proj_weight`` (3D, D) and ``in_proj_bias`` (3D,) into query, key and value."""
     split = {}
     for key, value in weights.items():
@@ -89,8 +125,21 @@ def split_projections(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def _download(source: str, build: Callable[[], Loaded]) -> Loaded:
+def _compare(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """Name the options whose difference no tensor's shape would show."""
+    return [
+        f"{name} is {found[name]!r}, the model has {value!r}"
+        for name, value in wanted.items()
+        if name not in DROPOUTS and name in found and _plain(found[name]) != _plain(value)
+    ]
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, list | tuple) else value  # pos_att_type has no order
+
+
+def _get(source: str, build: Callable[[], Loaded]) -> Loaded:
     try:
         return build()
-    except (OSError, ValueError, RuntimeError) as error:
+    except BROKEN as error:
         raise UserError(f"{source} cannot be loaded (no such model, or no network?): {error}") from error

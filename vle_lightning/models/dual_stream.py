@@ -74,21 +74,22 @@ class DualStream(nn.Module):
         states, mask = self.image(pixel_values, hidden)
         return Stream(self.image_projection(states), mask)
 
-    def pool_regions(self, image: Stream, boxes: Tensor, valid: Tensor, grid: tuple[int, int]) -> Stream:
-        """Pool the projected patches of tagged objects.
+    def pool_regions(self, image: Stream, patches: Tensor, valid: Tensor) -> Stream:
+        """Average the projected patches of tagged objects.
 
         Args:
             image: B image streams (B, 1 + P, D).
-            boxes: (B, R, 4) xyxy, normalised.
+            patches: (B, R, P) bool, the patches of each region (see `box_patches`).
             valid: (B, R) bool.
-            grid: height and width in patches.
 
         Returns:
-            B streams of R regions; none where the image is withheld.
+            B streams of R regions; none where the image is withheld. A valid region without patches is NaN, the mean
+            of nothing, as in the published code: mark it as not valid to leave it out.
         """
         if self.blind == "image":
             return Stream(image.states[:, :0], image.mask[:, :0])
-        return Stream(pool_patches(image.states[:, 1:], box_patches(boxes, grid)), valid)
+        states = pool_patches(image.states[:, 1:], patches)
+        return Stream(states.masked_fill((valid & ~patches.any(-1))[..., None], torch.nan), valid)
 
     def fuse(
         self, text: Stream, image: Stream, text_types: Tensor | None = None, image_types: Tensor | None = None

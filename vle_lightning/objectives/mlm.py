@@ -31,7 +31,7 @@ class MaskedLanguageModelling(Objective):
             nn.Linear(model.width, text_width),
             nn.Linear(text_width, text_width),
             nn.GELU(),
-            nn.LayerNorm(text_width, eps=1e-7),
+            nn.LayerNorm(text_width, eps=model.config.text.layer_norm_eps),
         )
         self.decoder = nn.Linear(text_width, model.config.text.vocab_size)
         initialise(self, model.config.init_std)

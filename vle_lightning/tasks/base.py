@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import ClassVar
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from vle_lightning.batch import Batch
 from vle_lightning.errors import UserError
-from vle_lightning.hub.checkpoint import load_encoder
 from vle_lightning.metrics.ratio import Ratio
 from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
 from vle_lightning.models.presets import find_config
 from vle_lightning.optim import OptimConfig, make_optimizer
 from vle_lightning.tasks.pictures import Names, Picture
+from vle_lightning.tasks.portable import PortableTask
 
 
 class Stage(StrEnum):
@@ -32,7 +29,7 @@ class Stage(StrEnum):
     TEST = "test"
 
 
-class VisionLanguageTask(L.LightningModule):
+class VisionLanguageTask(PortableTask):
     """Wiring of an encoder, a head and metrics. A subclass says what a step computes.
 
     A subclass lists the names of its scores, all shares, and calls ``score`` with hits and totals;
@@ -42,29 +39,19 @@ class VisionLanguageTask(L.LightningModule):
     monitor: str  # the validation score that selects the checkpoint
     monitor_mode: ClassVar[str] = "max"
 
-    def __init__(
-        self,
-        architecture: str | DualStreamConfig,
-        init: str | None,
-        blind: Blind,
-        optim: OptimConfig,
-        seed: int,
-    ) -> None:
+    def __init__(self, architecture: str | DualStreamConfig, blind: Blind, optim: OptimConfig, seed: int) -> None:
         """Build the encoder.
 
         Args:
             architecture: a preset or a full configuration.
-            init: a checkpoint or run folder to start from.
             blind: what is withheld from the model.
             optim: learning rates and schedule.
             seed: of dropout, together with step and micro-batch.
 
         Raises:
-            UserError: the preset is unknown, or the checkpoint is missing or does not fit.
+            UserError: the preset is unknown.
         """
-        super().__init__()
-        self.model = DualStream(find_config(architecture), blind)
-        self.load_report = str(load_encoder(self.model, Path(init))) if init else None
+        super().__init__(DualStream(find_config(architecture), blind))
         self.optim, self.seed = optim, seed
         self._scores = nn.ModuleDict()
 
@@ -139,10 +126,6 @@ class VisionLanguageTask(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
         }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Store what rebuilds the encoder, in plain types: such checkpoints open with ``weights_only=True``."""
-        checkpoint["architecture"] = asdict(self.model.config)
 
 
 def micro_batch_seed(seed: int, step: int, number: int) -> int:

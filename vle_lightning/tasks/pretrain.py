@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vle_lightning.batch import PretrainBatch
 from vle_lightning.errors import UserError
+from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.hub.towers import fill_image_tower, fill_text_tower
 from vle_lightning.models.dual_stream import Blind, DualStreamConfig
 from vle_lightning.objectives.base import Objective, ObjectiveOutput, find_objective
 from vle_lightning.optim import OptimConfig
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
 from vle_lightning.tasks.pictures import Names, Picture, draw_pretraining
+
+PUBLISHED = {  # objective -> the published name of its head, and where in the objective that head is
+    "itm": ("itm_score", "head"),
+    "mlm": ("mlm_score", ""),
+    "pbc": ("pbc_classifier", "head"),
+}
 
 
 class PretrainTask(VisionLanguageTask):
@@ -52,13 +59,7 @@ class PretrainTask(VisionLanguageTask):
         Raises:
             UserError: an objective is unknown, or needs what ``blind`` withholds.
         """
-        super().__init__(architecture, init, blind, optim, seed)
-        reports = [self.load_report] if self.load_report else []
-        if text_init:
-            reports.append(str(fill_text_tower(self.model.text, text_init)))
-        if image_init:
-            reports.append(str(fill_image_tower(self.model.image, image_init)))
-        self.load_report = "; ".join(reports) or None
+        super().__init__(architecture, blind, optim, seed)
         self.weights = objectives or {"mlm": 1.0, "itm": 1.0, "mpc": 1.0, "pbc": 1.0}
         if blind != "none" and set(self.weights) != {"mlm"}:
             raise UserError(f"model.blind={blind}: only the objective mlm can do without; set model.objectives")
@@ -66,6 +67,33 @@ class PretrainTask(VisionLanguageTask):
         self.objectives = nn.ModuleDict(heads)
         names = [name for objective in self._objectives() for name in objective.score_names]
         self.add_scores([*names, *(f"{name}_loss" for name in self.weights), "loss"])
+        self.options = {"objectives": dict(self.weights), "classes": classes}
+        self.start(init, self.published_heads())
+        reports = [self.load_report] if self.load_report else []
+        if text_init:
+            reports.append(str(fill_text_tower(self.model.text, text_init)))
+        if image_init:
+            reports.append(str(fill_image_tower(self.model.image, image_init)))
+        self.load_report = "; ".join(reports) or None
+
+    @classmethod
+    def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
+        """Take the objectives whose heads are there, and count MPC's classes."""
+        found = {name: 1.0 for name, (head, _) in PUBLISHED.items() if head in pretrained.heads}
+        classes = pretrained.heads.get("mpc", {}).get("head.3.bias")
+        if classes is not None:
+            return {"objectives": {**found, "mpc": 1.0}, "classes": len(classes)}
+        return {"objectives": found} if found else {}
+
+    def published_heads(self) -> dict[str, nn.Module]:
+        """Return the heads of MLM, ITM and PBC, as far as these objectives are in use."""
+        used = {name: places for name, places in PUBLISHED.items() if name in self.objectives}
+        return {head: self.objectives[name].get_submodule(part) for name, (head, part) in used.items()}
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Return all heads; MPC's is not published."""
+        others = {name: self.objectives[name] for name in self.objectives if name not in PUBLISHED}
+        return {**self.published_heads(), **others}
 
     def step(self, batch: PretrainBatch, stage: Stage) -> Tensor:  # type: ignore[override]
         """Encode each view once, fuse all pairs in one call, and sum the weighted losses."""

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vle_lightning.batch import IGNORED, VCRBatch
 from vle_lightning.encoders.image import patch_grid
+from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.models.dual_stream import IMAGE_TYPE, Blind, DualStreamConfig
 from vle_lightning.models.heads import classifier, initialise
+from vle_lightning.models.regions import box_patches
 from vle_lightning.optim import OptimConfig
 from vle_lightning.streams import Stream
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
+
+
+class Regions(NamedTuple):
+    """The objects that each of four choices tags, as sets of patches."""
+
+    patches: Tensor  # (B, 4, R, P) bool
+    valid: Tensor  # (B, 4, R) bool; False on padding
+    types: Tensor  # (B, 4, R) int64: the token type that ties the region to its mentions
 
 
 class VCRTask(VisionLanguageTask):
@@ -41,29 +51,54 @@ class VCRTask(VisionLanguageTask):
             optim: learning rates and schedule; the default is VLE's.
             seed: of dropout.
         """
-        super().__init__(architecture, init, blind, optim, seed)
+        super().__init__(architecture, blind, optim, seed)
         self.mode, self.families = mode, tuple(families or ())
+        self.options = {"mode": mode, "families": families}
         self.head = classifier(2 * self.model.width, 2 * self.model.width, 1)
         initialise(self.head, self.model.config.init_std)
         self.add_scores([mode, *(f"{mode}_{family}" for family in self.families), "loss"])
         self.monitor = f"val/{mode}"
+        self.start(init, self.published_heads())
+
+    @classmethod
+    def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
+        """Choose the mode by the head."""
+        modes = [mode for mode in ("q2a", "qa2r") if f"vcr_{mode}_logit" in pretrained.heads]
+        return {"mode": modes[0]} if modes else {}
+
+    def published_heads(self) -> dict[str, nn.Module]:
+        """Return the scorer."""
+        return {f"vcr_{self.mode}_logit": self.head}
 
     def forward(self, batch: VCRBatch) -> Tensor:
-        """Score the choices: logits (B, 4)."""
-        choices = batch.input_ids.shape[1]
+        """Score the choices: logits (B, 4); a region that covers no patch is left out."""
+        patches = box_patches(batch.regions, patch_grid(batch.pixel_values, self.model.config.image.patch_size))
+        regions = Regions(patches, batch.region_valid & patches.any(-1), batch.region_types)
         text = self.model.encode_text(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
-        image = self.model.encode_image(batch.pixel_values)
-        grid = patch_grid(batch.pixel_values, self.model.config.image.patch_size)
-        regions = self.model.pool_regions(image, batch.regions.flatten(1, 2), batch.region_valid.flatten(1, 2), grid)
-        count = regions.states.shape[1] // choices
+        return self.score_choices(text, self.model.encode_image(batch.pixel_values), regions, batch.token_types)
+
+    def score_choices(self, text: Stream, image: Stream, regions: Regions, text_types: Tensor) -> Tensor:
+        """Score encoded choices; each image joins its four texts with the regions that they tag.
+
+        Args:
+            text: 4B texts, the four choices of a question together: states (4B, T, D), mask (4B, T).
+            image: B images: states (B, 1 + P, D), mask (B, 1 + P).
+            regions: R for each choice; a valid one without patches makes the choice's logit NaN.
+            text_types: (B, 4, T) int64 token types.
+
+        Returns:
+            Logits (B, 4).
+        """
+        choices = text_types.shape[1]
+        pooled = self.model.pool_regions(image, regions.patches.flatten(1, 2), regions.valid.flatten(1, 2))
+        count = pooled.states.shape[1] // choices
         pair = append(
             image.repeat(choices),
-            Stream(*(part.unflatten(1, (choices, count)).flatten(0, 1) for part in regions)),
+            Stream(*(part.unflatten(1, (choices, count)).flatten(0, 1) for part in pooled)),
         )
         patch_types = torch.full_like(pair.mask[:, : image.states.shape[1]], IMAGE_TYPE, dtype=torch.long)
-        image_types = torch.cat([patch_types, batch.region_types.flatten(0, 1)[:, :count]], dim=1)
-        text_types = batch.token_types.flatten(0, 1)[:, : text.states.shape[1]]
-        fused = self.model.fuse(text, pair, text_types, image_types)
+        image_types = torch.cat([patch_types, regions.types.flatten(0, 1)[:, :count]], dim=1)
+        fused = self.model.fuse(text, pair, text_types.flatten(0, 1)[:, : text.states.shape[1]], image_types)
         logits: Tensor = self.head(fused.pooled).unflatten(0, (-1, choices)).squeeze(-1)
         return logits
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vle_lightning.batch import VQABatch
+from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.metrics.vqa_accuracy import soft_accuracy
 from vle_lightning.models.dual_stream import Blind, DualStreamConfig
 from vle_lightning.models.heads import classifier, initialise
@@ -38,10 +41,22 @@ class VQATask(VisionLanguageTask):
             optim: learning rates and schedule; the default is VLE's.
             seed: of dropout.
         """
-        super().__init__(architecture, init, blind, optim, seed)
+        super().__init__(architecture, blind, optim, seed)
+        self.options = {"answers": answers}
         self.head = classifier(2 * self.model.width, 2 * self.model.width, answers)
         initialise(self.head, self.model.config.init_std)
         self.add_scores(["vqa_accuracy", "loss"])
+        self.start(init, {})  # another list of answers gives the head's numbers another meaning
+
+    @classmethod
+    def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
+        """Count the answers."""
+        bias = pretrained.heads.get("vqa_classifier", {}).get("3.bias")
+        return {} if bias is None else {"answers": len(bias)}
+
+    def published_heads(self) -> dict[str, nn.Module]:
+        """Return the classifier."""
+        return {"vqa_classifier": self.head}
 
     def forward(self, batch: VQABatch) -> Tensor:
         """Score the answers: logits (B, C)."""

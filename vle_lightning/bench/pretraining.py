@@ -1,25 +1,26 @@
-"""How fast one pre-training step is beside the plain recipe; ``make bench`` prints it."""
+"""One pre-training step of the four objectives beside the plain recipe."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import resource
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from vle_lightning.batch import IGNORED, PretrainBatch
+from vle_lightning.bench.timing import Measurement, best_of_alternating, seconds_of
 from vle_lightning.models.presets import find_config
 from vle_lightning.objectives.base import Objective
 from vle_lightning.streams import Fused
 from vle_lightning.tasks.pretrain import PretrainTask
 
+Recipe: TypeAlias = Callable[[PretrainTask, PretrainBatch], Tensor]
 BATCH, REGIONS, CLASSES = 4, 5, 1600
 SHORTEST, LONGEST, PADDED = 8, 20, 50  # tokens; the plain recipe pads every text to 50
 
@@ -89,19 +90,17 @@ def _all_words_loss(task: PretrainTask, fused: Fused, batch: PretrainBatch) -> T
     return F.cross_entropy(logits.flatten(0, 1), batch.mlm_targets.flatten(), ignore_index=IGNORED)
 
 
-def time_step(loss: Callable[[PretrainTask, PretrainBatch], Tensor], task: PretrainTask, batch: PretrainBatch) -> float:
+def step_seconds(loss: Recipe, task: PretrainTask, batch: PretrainBatch) -> float:
     """Run forward and backward once and return the seconds."""
     task.zero_grad(set_to_none=True)
-    start = time.perf_counter()
-    loss(task, batch).backward()
-    return time.perf_counter() - start
+    return seconds_of(lambda: loss(task, batch).backward())
 
 
-RECIPES: dict[str, Callable[[PretrainTask, PretrainBatch], Tensor]] = {"ours": our_loss, "plain": plain_loss}
+RECIPES: dict[str, Recipe] = {"ours": our_loss, "plain": plain_loss}
 
 
 def build(architecture: str) -> tuple[PretrainTask, PretrainBatch]:
-    """Build the four objectives over a model with fixed weights, in training mode without dropout, and their batch."""
+    """Build the four objectives over a model with fixed weights, without dropout, and their batch."""
     torch.manual_seed(0)
     task = PretrainTask(architecture, classes=CLASSES).eval()
     config = find_config(architecture)
@@ -111,21 +110,18 @@ def build(architecture: str) -> tuple[PretrainTask, PretrainBatch]:
 def peak_memory(recipe: str, architecture: str) -> float:
     """Run one step in this process and return the process's peak resident memory in GiB."""
     task, batch = build(architecture)
-    time_step(RECIPES[recipe], task, batch)
+    step_seconds(RECIPES[recipe], task, batch)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def bench_step(architecture: str, repeats: int) -> dict[str, float]:
+def bench_step(architecture: str, repeats: int) -> Measurement:
     """Time both recipes in turn, best of ``repeats``, and measure the peak memory of each in a process of its own."""
     task, batch = build(architecture)
-    seconds: dict[str, list[float]] = {recipe: [] for recipe in RECIPES}
-    for _ in range(repeats):
-        for recipe, loss in RECIPES.items():
-            seconds[recipe].append(time_step(loss, task, batch))
-    del task
+    ways = {name: partial(step_seconds, recipe, task, batch) for name, recipe in RECIPES.items()}
+    best = best_of_alternating(ways, repeats)
+    del task, ways
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {recipe: pool.apply(peak_memory, (recipe, architecture)) for recipe in RECIPES}
-    best = {recipe: min(times) for recipe, times in seconds.items()}
+        memory = {name: pool.apply(peak_memory, (name, architecture)) for name in RECIPES}
     return {
         "step_seconds/ours": best["ours"],
         "step_seconds/plain": best["plain"],
@@ -133,19 +129,3 @@ def bench_step(architecture: str, repeats: int) -> dict[str, float]:
         "peak_memory_gib/ours": memory["ours"],
         "peak_memory_gib/plain": memory["plain"],
     }
-
-
-def main() -> None:
-    """Print the measurements, a line each, then as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m vle_lightning.bench", description=__doc__)
-    parser.add_argument("--architecture", default="vle-base", help="preset to measure")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each recipe, alternating; the best counts")
-    options = parser.parse_args()
-    results = bench_step(options.architecture, options.repeats)
-    for name, value in results.items():
-        print(f"{name:<24} {value:8.2f}")
-    print(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main()

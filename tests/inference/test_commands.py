@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.inference.conftest import ANSWERS
+from tests.inference.test_vcr_pipeline import ANNOTATION, METADATA, PICTURE
+from vle_lightning.cli import main
+
+Exported = Callable[[str], Path]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    PICTURE.save(tmp_path / "picture.png")
+    return str(tmp_path / "picture.png")
+
+
+def test_ask_prints_answers(exported: Exported, picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", picture, "the dog?", "--model", str(exported("vqa")), "--top_k", "2"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert len(answers) == 2
+    assert answers[0]["answer"] in ANSWERS
+
+
+def test_match_prints_scores(exported: Exported, picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["match", picture, "the dog", "--model", str(exported("pretrain")), "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"score", "match"}
+
+
+def test_heatmap_writes_a_picture_of_a_readable_size(
+    exported: Exported, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "heat.png"
+    command = ["heatmap", picture, "the dog", "--out", str(out), "--model", str(exported("pretrain"))]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["picture"] == str(out)
+    assert len(result["heatmap"]) == len(result["probabilities"]) == 6
+    with Image.open(out) as drawn:
+        assert drawn.size == (288, 144)  # of 96 x 48 pixels: three times, to pass 256
+    assert main([*command, "--zoom", "1"]) == 0
+    with Image.open(out) as drawn:
+        assert drawn.size == (96, 48)
+
+
+def test_vcr_prints_the_choice(
+    exported: Exported, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotation, metadata = tmp_path / "annotation.json", tmp_path / "metadata.json"
+    annotation.write_text(json.dumps(ANNOTATION))
+    metadata.write_text(json.dumps({**METADATA, "boxes": [[200, 0, 220, 20]] * 3}))
+    command = ["vcr", picture, str(annotation), "--metadata", str(metadata)]
+    assert main([*command, "--model", str(exported("vcr-q2a"))]) == 0
+    assert json.loads(capsys.readouterr().out)["prediction"] in range(4)
+    assert main([*command, "--model", str(exported("vcr-qa2r")), "--task", "qa2r", "--compatible"]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == [None] * 4  # NaN, as published
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["ask", "PICTURE", ""], "the question is empty"),
+        (["ask", "nowhere.png", "why"], "there is no picture nowhere.png"),
+        (["ask", "PICTURE"], "the following arguments are required: question"),
+        (["match", "PICTURE", "the dog", "--top", "3"], "unrecognized arguments: --top 3"),
+        (["match", "PICTURE", "the dog"], "has no head 'itm_score'"),
+        (["heatmap", "PICTURE", "the dog", "--out", "heat.nothing"], "no picture format has the ending '.nothing'"),
+        (["vcr", "PICTURE", "nowhere.json"], "nowhere.json cannot be read as JSON"),
+        (["vcr", "PICTURE", "LIST"], "must hold one JSON object, not a list"),
+    ],
+)
+def test_wrong_input_ends_with_one_sentence(
+    command: list[str],
+    message: str,
+    exported: Exported,
+    picture: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "list.json").write_text("[]")
+    places = {"PICTURE": picture, "LIST": str(tmp_path / "list.json")}
+    assert main([*(places.get(part, part) for part in command), "--model", str(exported("vqa"))]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert message in told.err
+    assert told.err.count("\n") == 1

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.transforms import View
+from vle_lightning.errors import UserError
+from vle_lightning.inference.pictures import draw_heat, open_picture, stretch
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+HEAT = np.array([[0.0, 1.0], [0.2, 0.4]], dtype=np.float32)
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["pil", "bytes", "path", "text", "array", "tensor", "channels first", "floats"])
+def test_every_form_of_a_picture_holds_the_same_pixels(form: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(png())
+    forms: dict[str, object] = {
+        "pil": Image.fromarray(PIXELS),
+        "bytes": png(),
+        "path": file,
+        "text": str(file),
+        "array": PIXELS,
+        "tensor": torch.from_numpy(PIXELS),
+        "channels first": PIXELS.transpose(2, 0, 1),
+        "floats": PIXELS / 255,
+    }
+    assert np.array_equal(np.asarray(open_picture(forms[form])), PIXELS)
+
+
+def test_gray_arrays_are_gray_pictures() -> None:
+    assert open_picture(PIXELS[..., 0]).mode == "L"
+    assert open_picture(PIXELS[..., :1]).mode == "L"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.png", "there is no picture nowhere.png"),
+        (b"", "the picture of 0 bytes cannot be read"),
+        (png()[:60], "the picture of 60 bytes cannot be read"),
+        (3, "a int is no picture"),
+        (None, "a NoneType is no picture"),
+        (np.zeros((2, 3, 5)), r"shape \(2, 3, 5\)"),
+        (np.zeros((0, 3)), "is no picture"),
+        (PIXELS.astype(np.int64), "type int64 is no picture"),
+        (PIXELS * 1.0, r"outside \[0, 1\]"),
+        (np.full((2, 2), np.nan), r"outside \[0, 1\]"),
+    ],
+)
+def test_what_is_no_picture_is_told(source: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_picture(source)
+
+
+def test_heat_is_stretched_between_its_floor_and_its_top() -> None:
+    np.testing.assert_allclose(stretch(2 + 4 * HEAT), [[0, 1], [0, 0]], atol=1e-6)  # the floor is 2 + 0.4 * 4
+    np.testing.assert_allclose(stretch(np.array([[0.0, 0.7, 1.0]])), [[0, 0.5, 1]])
+    assert not stretch(np.ones((2, 2))).any()
+
+
+def test_the_hotter_the_less_of_the_picture_is_seen() -> None:
+    drawn = np.asarray(draw_heat(Image.new("RGB", (40, 40), "blue"), HEAT, View(40, 40, 0, 0, 40, 40)))
+    assert drawn[5, 2].tolist() == [0, 0, 255]
+    assert drawn[35, 35, 2] < 220
+    assert drawn[5, 35, 0] > 150  # the hottest patch
+
+
+def test_heat_lies_on_the_part_that_the_model_saw() -> None:
+    picture = Image.new("RGB", (80, 40), "blue")
+    view = View(40, 20, 10, 0, 30, 20)  # the middle, at half the scale
+    drawn = np.asarray(draw_heat(picture, HEAT, view, zoom=2))
+    assert drawn.shape == (80, 160, 3)
+    assert (drawn[:, :40] == [0, 0, 255]).all()
+    assert (drawn[:, 120:] == [0, 0, 255]).all()
+    assert drawn[10, 110, 0] > 150

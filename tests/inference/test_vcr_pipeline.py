@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.inference.conftest import count_looks
+from vle_lightning.errors import UserError
+from vle_lightning.inference import Processor, pipeline
+from vle_lightning.inference.vcr import VCRPipeline
+
+Exported = Callable[[str], Path]
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8))
+METADATA: dict[str, Any] = {
+    "boxes": [[0, 0, 40, 40, 0.9], [48, 8, 90, 48, 0.8], [10, 10, 20, 20, 0.7]],
+    "width": 96,
+    "height": 48,
+}
+ANNOTATION: dict[str, Any] = {
+    "objects": ["person", "dog", "car"],
+    "question": ["Why", "is", [0], "near", [1], "?"],
+    "answer_choices": [[[0], "sit"], ["No", ",", [1]], ["the", [0, 1], "."], ["a", "visitor"]],
+    "answer_label": 2,
+    "rationale_choices": [["a", "dog"], [[2]], ["the", [1], "stands"], ["two", "people"]],
+    "rationale_label": 0,
+}
+
+
+def changed(**fields: object) -> dict[str, Any]:
+    return {**ANNOTATION, **fields}
+
+
+def load(exported: Exported, mode: Literal["q2a", "qa2r"] = "q2a") -> VCRPipeline:
+    found = pipeline(f"vcr-{mode}", exported(f"vcr-{mode}"))
+    assert isinstance(found, VCRPipeline)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["q2a", "qa2r"])
+@pytest.mark.parametrize("compatible", [False, True])
+def test_the_best_of_four_choices_is_told(mode: Literal["q2a", "qa2r"], compatible: bool, exported: Exported) -> None:
+    choose = load(exported, mode)
+    result = choose(image=PICTURE, annotation=ANNOTATION, metadata=METADATA, compatible=compatible)
+    assert len(set(result["score"])) == 4
+    assert sum(result["score"]) == pytest.approx(1)
+    assert result["prediction"] == int(np.argmax(result["score"]))
+
+
+def test_boxes_may_lie_in_the_annotation(exported: Exported) -> None:
+    choose = load(exported)
+    wanted = choose(image=PICTURE, annotation=ANNOTATION, metadata=METADATA)
+    assert choose(image=PICTURE, annotation=changed(metadata=METADATA)) == wanted
+    assert choose(image=PICTURE, annotation=changed(**METADATA)) == wanted
+    items = [{"image": PICTURE, "annotation": ANNOTATION, "metadata": METADATA}]
+    assert choose(items) == [wanted]
+
+
+def test_boxes_refer_to_the_size_that_the_metadata_tell(exported: Exported) -> None:
+    choose = load(exported)
+    wanted = choose(image=PICTURE, annotation=ANNOTATION, metadata=METADATA)
+    doubled = {"boxes": (2 * np.array(METADATA["boxes"])).tolist(), "width": 192, "height": 96}
+    assert choose(image=PICTURE, annotation=ANNOTATION, metadata=doubled) == wanted
+    unsized = {"boxes": METADATA["boxes"]}
+    assert choose(image=PICTURE, annotation=ANNOTATION, metadata=unsized) == wanted
+
+
+def test_a_batch_gives_what_single_questions_give(exported: Exported) -> None:
+    choose = load(exported)
+    long = changed(question=["Why", "is", "the", "old", "car", "near", "the", "dog", "and", [2], "?"])
+    both = choose(image=PICTURE, annotation=[ANNOTATION, long], metadata=METADATA)
+    for annotation, result in zip((ANNOTATION, long), both, strict=True):
+        alone = choose(image=PICTURE, annotation=annotation, metadata=METADATA)
+        assert result["score"] == pytest.approx(alone["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_four_choices_take_one_look(compatible: bool, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = load(exported)
+    rows = count_looks(monkeypatch, choose.encoder)
+    choose(image=PICTURE, annotation=ANNOTATION, metadata=METADATA, compatible=compatible)
+    assert rows == [1]
+
+
+def test_a_box_beyond_the_edge_is_nan_as_published_and_left_out_by_default(exported: Exported) -> None:
+    choose = load(exported)
+    beyond = {**METADATA, "boxes": [*METADATA["boxes"][:1], [96, 0, 120, 20], METADATA["boxes"][2]]}
+    published = choose(image=PICTURE, annotation=ANNOTATION, metadata=beyond, compatible=True)
+    assert all(math.isnan(score) for score in published["score"])
+    assert all(math.isfinite(s) for s in choose(image=PICTURE, annotation=ANNOTATION, metadata=beyond)["score"])
+
+
+def test_names_run_on_between_calls_in_compatible_mode_only(exported: Exported) -> None:
+    choose = load(exported)
+    first, second = (choose(image=PICTURE, annotation=ANNOTATION, metadata=METADATA, compatible=True) for _ in range(2))
+    assert first["score"] != second["score"]
+    first, second = (choose(image=PICTURE, annotation=ANNOTATION, metadata=METADATA) for _ in range(2))
+    assert first == second
+
+
+def test_a_hidden_answer_label_is_no_hindrance_to_answers(exported: Exported) -> None:
+    hidden = {key: value for key, value in ANNOTATION.items() if not key.endswith("label")}
+    wanted = load(exported)(image=PICTURE, annotation=ANNOTATION, metadata=METADATA)
+    assert load(exported)(image=PICTURE, annotation=hidden, metadata=METADATA) == wanted
+    with pytest.raises(UserError, match="hidden answer"):
+        load(exported, "qa2r")(image=PICTURE, annotation=hidden, metadata=METADATA)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "metadata", "message"),
+    [
+        (["no", "dictionary"], METADATA, "item 0: the annotation is missing or no dictionary"),
+        ([ANNOTATION], None, "item 0: the metadata are missing"),
+        ([changed(question=[[7]])], METADATA, r"item 0: bad tag: .*objects \[7\]"),
+        ([changed(question="Why")], METADATA, "item 0: 'Why' is no tagged text"),
+        ([changed(question=[3])], METADATA, "item 0: 3 is neither a word nor a list"),
+        ([changed(question=[])], METADATA, "item 0: empty text"),
+        ([changed(answer_choices=[["No"]])], METADATA, "item 0: bad choices"),
+        ([{"question": []}], METADATA, "item 0: 'objects' is missing"),
+        ([changed(objects=["dog"])], METADATA, "item 0: there are 1 objects, but 3 boxes"),
+    ],
+)
+def test_an_annotation_that_cannot_be_used_is_named(
+    annotation: object, metadata: object, message: str, exported: Exported
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load(exported)(image=PICTURE, annotation=annotation, metadata=metadata)
+
+
+@pytest.mark.parametrize("mode", ["q2a", "qa2r"])
+def test_the_published_pipelines_are_matched(mode: Literal["q2a", "qa2r"], fixtures: Path) -> None:
+    folder = fixtures / "vle_preprocess"
+    annotations = json.loads((folder / "cases" / "vcr_annotations.json").read_text())
+    compared = 0
+    for name, annotation in annotations.items():
+        file = folder / "cases" / f"vcr_{mode}_{name}.json"
+        if not file.is_file():
+            continue
+        processor = Processor.from_pretrained(folder)
+        choose = pipeline(f"vcr-{mode}", fixtures / f"vle_vcr_{mode}", processor=processor)
+        recorded = json.loads(file.read_text())
+        metadata = json.loads((folder / "images" / annotation["metadata_fn"]).read_text())
+        result = choose(
+            image=folder / "images" / annotation["img_fn"], annotation=annotation, metadata=metadata, compatible=True
+        )
+        wanted = torch.tensor(recorded["fresh_pipeline"]["logits"]).flatten().softmax(0)
+        assert result["prediction"] == recorded["pipeline_pred"]
+        torch.testing.assert_close(torch.tensor(result["score"]), wanted, atol=2e-6, rtol=1e-5)
+        compared += 1
+    assert compared

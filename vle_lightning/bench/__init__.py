@@ -1,0 +1,1 @@
+"""Speed beside plain alternatives, measured in turn; ``make bench`` prints it."""

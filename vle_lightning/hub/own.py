@@ -1,0 +1,153 @@
+"""Our own layouts: the checkpoint of a run, and the folder that an export writes (config.json, model.safetensors)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vle_lightning.encoders.image import ImageConfig
+from vle_lightning.encoders.text import TextConfig
+from vle_lightning.errors import UserError
+from vle_lightning.fusion.co_attention import FusionConfig
+from vle_lightning.hub.folder import CONFIG, SAFETENSORS
+from vle_lightning.hub.vle import Published
+from vle_lightning.models.dual_stream import DualStreamConfig
+
+FORMAT, VERSION = "vle_lightning", 1
+ENCODER = "model."  # prefix of the encoder's tensors in a task
+UNNAMED = {  # where the heads of the first checkpoints lie, which do not say so
+    "objectives.itm.head": "itm_score",
+    "objectives.mlm": "mlm_score",
+    "objectives.pbc.head": "pbc_classifier",
+    "objectives.mpc": "mpc",
+}
+Config = TypeVar("Config", TextConfig, ImageConfig, FusionConfig)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What rebuilds a task around its weights; config.json holds just this."""
+
+    task: str | None = None  # the task's module; None in a checkpoint that does not say
+    architecture: DualStreamConfig | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # of the task's constructor, such as answers or mode
+    labels: list[str] | None = None  # names of the answers, or of MPC's classes
+    heads: dict[str, str] = field(default_factory=dict)  # published name of a head -> its place in the task
+    published: Published | None = None  # of the VLE folder that the encoder started from
+
+
+class OwnWeights(NamedTuple):
+    """The tensors of a task, sorted."""
+
+    encoder: dict[str, Tensor]
+    heads: dict[str, dict[str, Tensor]]  # by published name, then by the name inside of the head
+    dropped: tuple[str, ...]  # heads that no published name stands for
+
+
+def sort_weights(weights: Mapping[str, Tensor], heads: Mapping[str, str]) -> OwnWeights:
+    """Sort the tensors of a task into its encoder and its heads."""
+    encoder = {key.removeprefix(ENCODER): value for key, value in weights.items() if key.startswith(ENCODER)}
+    rest = {key: value for key, value in weights.items() if not key.startswith(ENCODER)}
+    sorted_heads: dict[str, dict[str, Tensor]] = {name: {} for name in heads}
+    dropped = set()
+    for key, value in rest.items():
+        home = next((name for name, place in heads.items() if key.startswith(f"{place}.")), None)
+        if home is None:
+            dropped.add(key.split(".")[0])
+        else:
+            sorted_heads[home][key.removeprefix(f"{heads[home]}.")] = value
+    return OwnWeights(encoder, sorted_heads, tuple(sorted(dropped)))
+
+
+def guess_heads(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Name the heads of a checkpoint that does not, as the first ones did; VCR's two cannot be told apart."""
+    places = {name: place for place, name in UNNAMED.items() if any(key.startswith(f"{place}.") for key in weights)}
+    last = weights.get("head.3.bias")
+    return places if last is None or len(last) == 1 else {**places, "vqa_classifier": "head"}
+
+
+def to_plain(description: Description) -> dict[str, Any]:
+    """Turn a description into JSON's types."""
+    assert description.architecture is not None
+    published = description.published
+    return {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "task": description.task,
+        "architecture": asdict(description.architecture),
+        "options": description.options,
+        "labels": description.labels,
+        "heads": description.heads,
+        "published": None if published is None else published._asdict(),
+    }
+
+
+def from_plain(content: Mapping[str, Any], source: str) -> Description:
+    """Read a description: a config.json of ours, or what a run's checkpoint holds of it.
+
+    Raises:
+        UserError: it is of a later format, or holds what this code does not know.
+    """
+    version = content.get("format_version", VERSION)
+    if not isinstance(version, int) or version > VERSION:
+        raise UserError(f"{source} has format_version {version!r}; this code reads up to {VERSION}: update it")
+    known = {"format", "format_version", *(f.name for f in fields(Description))}
+    refuse_unknown(content, known, source)
+    architecture, published = content.get("architecture"), content.get("published")
+    return Description(
+        task=content.get("task"),
+        architecture=None if architecture is None else read_architecture(architecture, source),
+        options=dict(content.get("options") or {}),
+        labels=content.get("labels"),
+        heads=dict(content.get("heads") or {}),
+        published=None if published is None else Published(**published),
+    )
+
+
+def read_architecture(content: Mapping[str, Any], source: str) -> DualStreamConfig:
+    """Read the sizes of an encoder from plain types.
+
+    Raises:
+        UserError: a part is missing or an option is unknown.
+    """
+    if not all(isinstance(content.get(part), Mapping) for part in ("text", "image", "fusion")):
+        raise UserError(f"{source}: architecture must hold the parts text, image and fusion")
+    refuse_unknown(content, {f.name for f in fields(DualStreamConfig)}, f"{source}: architecture")
+    return DualStreamConfig(
+        _read_part(TextConfig, content["text"], f"{source}: architecture.text"),
+        _read_part(ImageConfig, content["image"], f"{source}: architecture.image"),
+        _read_part(FusionConfig, content["fusion"], f"{source}: architecture.fusion"),
+        content.get("init_std", DualStreamConfig.init_std),
+    )
+
+
+def _read_part(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
+    refuse_unknown(content, {f.name for f in fields(kind)}, where)
+    return kind(**content)
+
+
+def refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Raise a UserError that names the keys which are not among the known ones."""
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise UserError(f"{where} holds unknown options: {', '.join(unknown)} (misspelt, or of a later version?)")
+
+
+def write_own(folder: Path, description: Description, weights: Mapping[str, Tensor]) -> None:
+    """Write config.json and model.safetensors.
+
+    Args:
+        folder: is there.
+        description: of the task.
+        weights: by the task's names, tied ones once.
+    """
+    text = json.dumps(to_plain(description), indent=2, ensure_ascii=False) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+    tensors = {key: value.detach().contiguous() for key, value in weights.items()}
+    save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})

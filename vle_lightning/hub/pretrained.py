@@ -1,0 +1,189 @@
+"""One way in for every source of weights: a run, a checkpoint, an exported folder, a published one, a hub name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from vle_lightning.errors import UserError
+from vle_lightning.hub.filling import LoadReport, fill
+from vle_lightning.hub.folder import (
+    CONFIG,
+    PICKLE,
+    SAFETENSORS,
+    WEIGHT_SUFFIXES,
+    ModelFolder,
+    as_hub_name,
+    find_folder,
+    read_plain,
+    read_weights,
+)
+from vle_lightning.hub.own import ENCODER, FORMAT, Description, from_plain, guess_heads, sort_weights
+from vle_lightning.hub.vle import (
+    VQA_HEAD,
+    encoder_config,
+    is_vle,
+    label_names,
+    published_name,
+    read_vle,
+)
+from vle_lightning.models.dual_stream import DualStream, DualStreamConfig
+
+BEST = "best.ckpt"
+FREE = ("dropout", "attention_dropout", "image_size")  # may differ from the source's: no weight depends on them
+
+
+class Pretrained(NamedTuple):
+    """What a source holds, by the names used here."""
+
+    source: str
+    description: Description
+    encoder: dict[str, Tensor]
+    heads: dict[str, dict[str, Tensor]]  # by published name, then by the name inside of the head
+    dropped: tuple[str, ...]  # what has no place in any model here
+    unknown: tuple[str, ...]  # tensors that no table names
+
+    def named(self, name: str) -> str:
+        """Return the source's own name of a tensor: of the encoder, or ``HEAD.`` and the name inside of it."""
+        if self.description.task is None and self.description.published is not None:
+            return published_name(name)
+        head, _, rest = name.partition(".")
+        place = self.description.heads.get(head)
+        return ENCODER + name if place is None else f"{place}.{rest}"
+
+
+def load_pretrained(
+    source: str | Path, encoder: DualStream, heads: Mapping[str, nn.Module], option: str = "source"
+) -> LoadReport:
+    """Fill an encoder and heads from any source.
+
+    Args:
+        source: a .ckpt file, a run folder, an exported folder, a published VLE folder or its hub name.
+        encoder: its position table may be of another image size, it is resized then.
+        heads: by published name (see ``VLE_HEADS``); one that the source does not hold stays as it is and is reported
+            as new, one that is not asked for is reported as dropped.
+        option: of the experiment file, for messages.
+
+    Raises:
+        UserError: the source cannot be read, describes another network, or a tensor is missing, unknown, of another
+            shape or not of floats; each is listed.
+    """
+    return fill_pretrained(read_pretrained(source, option), encoder, heads, option)
+
+
+def from_pretrained(source: str | Path) -> tuple[DualStream, LoadReport]:
+    """Build the encoder that a source describes, and fill it.
+
+    Raises:
+        UserError: as `load_pretrained` does, and where the source does not say how large the encoder is.
+    """
+    pretrained = read_pretrained(source)
+    encoder = DualStream(architecture_of(pretrained))
+    return encoder, fill_pretrained(pretrained, encoder, {}, "source")
+
+
+def architecture_of(pretrained: Pretrained) -> DualStreamConfig:
+    """Return the sizes of the encoder.
+
+    Raises:
+        UserError: the source does not say.
+    """
+    if pretrained.description.architecture is None:
+        raise UserError(f"{pretrained.source} does not say its architecture; give it")
+    return pretrained.description.architecture
+
+
+def read_pretrained(source: str | Path, option: str = "source") -> Pretrained:
+    """Read a source of any kind.
+
+    Raises:
+        UserError: there is no such source, or it cannot be read, or it is of a kind that is not known.
+    """
+    path = Path(source)
+    if path.is_dir() and not (path / CONFIG).exists() and (path / BEST).exists():
+        path = path / BEST
+    if path.is_file() or path.suffix in WEIGHT_SUFFIXES:
+        return _read_checkpoint(path, str(source), option)
+    if path.is_dir() and not (path / CONFIG).exists() and not any((path / f).exists() for f in (SAFETENSORS, PICKLE)):
+        raise UserError(f"{option}: there is no checkpoint at {path / BEST}; train one (make pretrain) or name another")
+    if not path.is_dir() and as_hub_name(source) is None:
+        raise UserError(f"{option}: there is no checkpoint at {path}; train one (make pretrain) or name another")
+    folder = find_folder(source, option)
+    if is_vle(folder.config):
+        return _published(folder, option)
+    if folder.config.get("format") != FORMAT:
+        kind = folder.config.get("model_type", folder.config.get("format"))
+        raise UserError(f"{option}: {folder.path / CONFIG} describes a {kind!r}; a VLE or an export of ours is needed")
+    description = from_plain(folder.config, f"{option}: {folder.path / CONFIG}")
+    return _own(folder.source, description, read_weights(folder.path, option))
+
+
+def _published(folder: ModelFolder, option: str) -> Pretrained:
+    where = f"{option}: {folder.path / CONFIG}"
+    architecture = encoder_config(folder.config, where)
+    found = read_vle(read_weights(folder.path, option), folder.config)
+    labels = label_names(folder.config) if VQA_HEAD in found.heads else None
+    answers = found.heads.get(VQA_HEAD, {}).get("3.bias")
+    if labels is not None and answers is not None and len(labels) != len(answers):
+        raise UserError(f"{where} names {len(labels)} answers in id2label, but {VQA_HEAD} has {len(answers)}")
+    description = Description(architecture=architecture, labels=labels, published=found.published)
+    return Pretrained(folder.source, description, found.encoder, found.heads, found.dropped, found.unknown)
+
+
+def _read_checkpoint(file: Path, source: str, option: str) -> Pretrained:
+    if file.suffix == ".safetensors":
+        raise UserError(f"{option}: {file} does not say what it is; name its folder, with config.json")
+    content = read_plain(file, option)
+    weights = content.get("state_dict")
+    if not isinstance(weights, dict):
+        raise UserError(
+            f"{option}: {file} is no Lightning checkpoint: it has no 'state_dict' (of a published one, name the folder)"
+        )
+    known = {"format_version", *(f.name for f in fields(Description))}
+    description = from_plain({key: value for key, value in content.items() if key in known}, f"{option}: {file}")
+    return _own(source, description, weights)
+
+
+def _own(source: str, description: Description, weights: Mapping[str, Tensor]) -> Pretrained:
+    if not description.heads:
+        description = replace(description, heads=guess_heads(weights))
+        return Pretrained(source, description, *sort_weights(weights, description.heads), unknown=())
+    encoder, heads, _ = sort_weights(weights, description.heads)
+    places = tuple(f"{place}." for place in (ENCODER.rstrip("."), *description.heads.values()))
+    unknown = tuple(key for key in weights if not key.startswith(places))  # for all heads are named
+    return Pretrained(source, description, encoder, heads, (), unknown)
+
+
+def fill_pretrained(
+    pretrained: Pretrained, encoder: DualStream, heads: Mapping[str, nn.Module], option: str
+) -> LoadReport:
+    """Fill an encoder and heads from what was read; see `load_pretrained`."""
+    found = {name: head for name, head in heads.items() if name in pretrained.heads}
+    weights = dict(pretrained.encoder)
+    for name in found:
+        weights |= {f"{name}.{key}": value for key, value in pretrained.heads[name].items()}
+    dropped = (*(name for name in pretrained.heads if name not in heads), *pretrained.dropped)
+    new = tuple(name for name in heads if name not in pretrained.heads)
+    faults = [f"{key} is unknown here" for key in pretrained.unknown]
+    if pretrained.description.architecture is not None:
+        faults += differences(pretrained.description.architecture, encoder.config)
+    parts = {"": encoder, **{f"{name}.": head for name, head in found.items()}}
+    report = LoadReport(pretrained.source, 0, 0, dropped=dropped, new=new)
+    return fill(parts, weights, report, option, faults, pretrained.named)
+
+
+def differences(theirs: DualStreamConfig, ours: DualStreamConfig) -> list[str]:
+    """Name the options in which two networks differ, so that weights of one are of no use in the other."""
+    faults = []
+    for part in ("text", "image", "fusion"):
+        there, here = asdict(getattr(theirs, part)), asdict(getattr(ours, part))
+        faults += [
+            f"architecture.{part}.{name} is {there[name]!r}, the model has {here[name]!r}"
+            for name in there
+            if name not in FREE and there[name] != here[name]
+        ]
+    return faults

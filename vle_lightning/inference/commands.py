@@ -1,0 +1,147 @@
+"""The shell commands on pictures: ``python -m vle_lightning {ask,match,heatmap,vcr}``, JSON on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from PIL import Image
+
+from vle_lightning.errors import UserError
+from vle_lightning.inference.base import Pipeline
+from vle_lightning.inference.kinds import DRAWN
+from vle_lightning.inference.pictures import open_picture
+from vle_lightning.inference.pipelines import pipeline
+
+PUBLISHED = {  # the model of each pipeline where none is named
+    "vqa": "hfl/vle-base-for-vqa",
+    "itm": "hfl/vle-base",
+    "pbc": "hfl/vle-base",
+    "vcr-q2a": "hfl/vle-base-for-vcr-q2a",
+    "vcr-qa2r": "hfl/vle-base-for-vcr-qa2r",
+}
+SMALL = 256  # pixels of the longer side; heat maps over smaller pictures are drawn larger
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """A parser whose complaint is one sentence, like every other one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it as a UserError."""
+        raise UserError(f"{self.prog}: {message}; see --help")
+
+
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Run a command and print its result as one line of JSON.
+
+    Args:
+        name: one of ``ANSWERS``.
+        arguments: the command line behind the name.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        UserError: of anything that a user can mend.
+    """
+    command = ANSWERS[name]
+    parser = OneSentenceParser(f"python -m vle_lightning {name}", description=command.__doc__, allow_abbrev=False)
+    parser.add_argument("image", type=Path, help="picture file")
+    result = command(parser, arguments)
+    print(json.dumps(_finite(result), ensure_ascii=False))
+    return 0
+
+
+def ask(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
+    """Answer a question about a picture."""
+    parser.add_argument("question")
+    parser.add_argument("--top_k", type=int, default=5, help="how many answers")
+    options = _parse(parser, arguments)
+    return _load("vqa", options)(image=options.image, question=options.question, top_k=options.top_k)
+
+
+def match(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
+    """Say whether a text describes a picture."""
+    parser.add_argument("text")
+    options = _parse(parser, arguments)
+    return _load("itm", options)(image=options.image, text=options.text)
+
+
+def heatmap(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
+    """Draw which parts of a picture a text mentions."""
+    parser.add_argument("text")
+    parser.add_argument("--out", type=Path, required=True, help="picture file to write, such as heat.png")
+    parser.add_argument("--zoom", type=int, help="whole factor of the drawing's size (default: at least 256 px)")
+    parser.add_argument("--draw", choices=DRAWN, default=DRAWN[0], help="what to draw (default: %(default)s)")
+    options = _parse(parser, arguments)
+    suffixes = Image.registered_extensions()
+    if options.out.suffix.lower() not in suffixes:
+        raise UserError(f"--out {options.out}: no picture format has the ending '{options.out.suffix}'; try .png")
+    zoom = options.zoom or math.ceil(SMALL / max(open_picture(options.image).size))
+    result = _load("pbc", options)(image=options.image, text=options.text, draw=options.draw, zoom=zoom)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        result["picture"].save(options.out)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {options.out} cannot be written: {error}") from error
+    return {**result, "picture": str(options.out)}
+
+
+def vcr(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
+    """Choose among the four answers (q2a) or rationales (qa2r) of a question about tagged objects."""
+    parser.add_argument("annotation", type=Path, help="JSON file, one question in VCR's layout")
+    parser.add_argument("--metadata", type=Path, help="JSON file with the boxes; by default in the annotation")
+    parser.add_argument("--task", choices=("q2a", "qa2r"), default="q2a", help="what to choose (default: q2a)")
+    parser.add_argument("--compatible", action="store_true", help="convert as the published code does")
+    options = _parse(parser, arguments)
+    annotation = _read(options.annotation)
+    metadata = _read(options.metadata) if options.metadata else None
+    return _load(f"vcr-{options.task}", options)(
+        image=options.image, annotation=annotation, metadata=metadata, compatible=options.compatible
+    )
+
+
+ANSWERS: dict[str, Callable[[argparse.ArgumentParser, Sequence[str]], Any]] = {
+    "ask": ask,
+    "match": match,
+    "heatmap": heatmap,
+    "vcr": vcr,
+}
+COMMANDS = {name: partial(run_command, name) for name in ANSWERS}
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    parser.add_argument("--model", help="hub name, folder, run folder or .ckpt (default: the published base model)")
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
+    parser.add_argument("--dtype", default="float32", help="float type (default: float32)")
+    options = parser.parse_args(arguments)
+    open_picture(options.image)  # before a model is fetched
+    return options
+
+
+def _load(kind: str, options: argparse.Namespace) -> Pipeline:
+    return pipeline(kind, options.model or PUBLISHED[kind], device=options.device, dtype=options.dtype)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must hold one JSON object, not a {type(content).__name__}")
+    return content
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """Write NaN, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,245 @@
+"""Pipelines on one picture and one text: VQA, ITM, PBC, MLM and features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vle_lightning.encoders.image import patch_grid
+from vle_lightning.errors import UserError
+from vle_lightning.hub.pretrained import from_pretrained
+from vle_lightning.inference.base import Pipeline, Settings, load_task
+from vle_lightning.inference.items import Item
+from vle_lightning.inference.pictures import draw_heat, stretch
+from vle_lightning.inference.runs import run_settings
+from vle_lightning.objectives.itm import ImageTextMatching
+from vle_lightning.objectives.mlm import MaskedLanguageModelling
+from vle_lightning.objectives.pbc import PatchBoxClassification
+from vle_lightning.streams import Stream
+from vle_lightning.tasks.pretrain import PretrainTask
+from vle_lightning.tasks.vqa import VQATask
+
+DRAWN = ("probabilities", "heatmap")
+
+
+class VQAPipeline(Pipeline):
+    """Answers questions about pictures."""
+
+    text_name = "question"
+
+    def __init__(self, settings: Settings) -> None:
+        """Load a VQA model; answers are named by the source, or numbered where it has no names."""
+        self.task = load_task(VQATask, settings.source, "vqa_classifier")
+        super().__init__(settings, self.task, self.task.model)
+        run = run_settings(settings.source)
+        count = int(self.task.options["answers"])
+        self.answers = (run.answers if run else None) or self.task.labels or [str(number) for number in range(count)]
+        if len(self.answers) != count:
+            raise UserError(f"{settings.source} names {len(self.answers)} answers, its head has {count}")
+
+    def __call__(
+        self,
+        items: object = None,
+        *,
+        image: object = None,
+        question: object = None,
+        top_k: int = 5,
+        batch_size: int | None = None,
+    ) -> Any:  # noqa: ANN401 (one result or many)
+        """Return, for each question, the ``top_k`` best answers: [{"answer", "score"}, ...].
+
+        Scores are the softmax over all answers, as in the published pipeline.
+        """
+        check_top_k(top_k)
+        return self._run(items, partial(self._answer, top_k), batch_size, image=image, question=question)
+
+    def _answer(self, top_k: int, items: Sequence[Item]) -> list[list[dict[str, object]]]:
+        fused = self.fuse(self.look(items), self.texts(items))
+        best = self.task.head(fused.pooled).float().softmax(-1).topk(min(top_k, len(self.answers)))
+        return [
+            [{"answer": self.answers[answer], "score": score} for score, answer in zip(*row, strict=True)]
+            for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+
+class ITMPipeline(Pipeline):
+    """Says whether a text describes a picture."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load a model with an image-text matching head."""
+        task = load_task(PretrainTask, settings.source, "itm_score", objectives={"itm": 1.0})
+        super().__init__(settings, task, task.model)
+        objective = task.objectives["itm"]
+        assert isinstance(objective, ImageTextMatching)
+        self.head = objective.head
+
+    def __call__(
+        self, items: object = None, *, image: object = None, text: object = None, batch_size: int | None = None
+    ) -> Any:  # noqa: ANN401 (one result or many)
+        """Return, for each pair, {"score": [no, yes], "match": bool}; the scores sum to 1."""
+        return self._run(items, self._answer, batch_size, image=image, text=text)
+
+    def _answer(self, items: Sequence[Item]) -> list[dict[str, object]]:
+        scores = self.head(self.fuse(self.look(items), self.texts(items)).pooled).float().softmax(-1)
+        return [{"score": score, "match": score[1] > score[0]} for score in scores.tolist()]
+
+
+class PBCPipeline(Pipeline):
+    """Says which patches of a picture belong to what a text mentions."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load a model with a patch-box classification head."""
+        task = load_task(PretrainTask, settings.source, "pbc_classifier", objectives={"pbc": 1.0})
+        super().__init__(settings, task, task.model)
+        objective = task.objectives["pbc"]
+        assert isinstance(objective, PatchBoxClassification)
+        self.head = objective.head
+
+    def __call__(
+        self,
+        items: object = None,
+        *,
+        image: object = None,
+        text: object = None,
+        draw: str = "probabilities",
+        zoom: int = 1,
+        batch_size: int | None = None,
+    ) -> Any:  # noqa: ANN401 (one result or many)
+        """Return, for each pair, {"probabilities", "heatmap", "picture"}.
+
+        Probabilities are rows of the patch grid: the patch belongs to something that the text mentions. The heat map
+        is of the same shape: the softmax of that class over the patches, sum 1, as in the published pipeline. The
+        picture (PIL, RGB) is ``zoom`` times as large as the given one; over what the model saw of it lies what
+        ``draw`` names: the probabilities as they are, or the heat map stretched between its ends, as published.
+        """
+        if draw not in DRAWN:
+            raise UserError(f"draw is {draw!r}; choose {' or '.join(DRAWN)}")
+        if zoom < 1:
+            raise UserError(f"zoom is {zoom}; it must be at least 1")
+        return self._run(items, partial(self._answer, draw, zoom), batch_size, image=image, text=text)
+
+    def _answer(self, draw: str, zoom: int, items: Sequence[Item]) -> list[dict[str, object]]:
+        seen = self.look(items)
+        grid = patch_grid(seen.pixel_values, self.encoder.config.image.patch_size)
+        logits = self.head(self.fuse(seen, self.texts(items)).image[:, 1:]).float()
+        probabilities = logits.softmax(-1)[..., 1].unflatten(1, grid).cpu().numpy()
+        heats = logits[..., 1].softmax(-1).unflatten(1, grid).cpu().numpy()
+        drawn = probabilities if draw == "probabilities" else [stretch(heat) for heat in heats]
+        pictures = [seen.pictures[row] for row in seen.rows.tolist()]
+        return [
+            {
+                "probabilities": probable.tolist(),
+                "heatmap": heat.tolist(),
+                "picture": draw_heat(picture, laid, self.processor.view(picture.size), zoom),
+            }
+            for probable, heat, laid, picture in zip(probabilities, heats, drawn, pictures, strict=True)
+        ]
+
+
+class MLMPipeline(Pipeline):
+    """Restores the masked words of a text about a picture."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load a model with a masked language modelling head."""
+        task = load_task(PretrainTask, settings.source, "mlm_score", objectives={"mlm": 1.0})
+        super().__init__(settings, task, task.model)
+        objective = task.objectives["mlm"]
+        assert isinstance(objective, MaskedLanguageModelling)
+        self.objective = objective
+
+    def __call__(
+        self,
+        items: object = None,
+        *,
+        image: object = None,
+        text: object = None,
+        top_k: int = 5,
+        batch_size: int | None = None,
+    ) -> Any:  # noqa: ANN401 (one result or many)
+        """Return, for each text, a list for each [MASK] in it: [{"word", "score"}, ...], ``top_k`` best first.
+
+        A word is a piece of the vocabulary, without the mark of a word's start.
+        """
+        check_top_k(top_k)
+        return self._run(items, partial(self._answer, top_k), batch_size, image=image, text=text)
+
+    def _answer(self, top_k: int, items: Sequence[Item]) -> list[list[list[dict[str, object]]]]:
+        tokenizer, texts = self.processor.tokenizer, self.texts(items)
+        input_ids, _ = self.tokenize(texts)
+        masked = input_ids == tokenizer.mask_token_id
+        for item, found in zip(items, masked.any(1).tolist(), strict=True):
+            if not found:
+                raise UserError(f"{item.place}the text has no {tokenizer.mask_token}: {item.text!r}")
+        logits = self.objective.logits(self.fuse(self.look(items), texts).text[masked])
+        scores = logits.float().softmax(-1)[:, : len(tokenizer)]  # published tables have rows without a word
+        best = scores.topk(min(top_k, scores.shape[1]))
+        words = [
+            [{"word": self._word(number), "score": score} for score, number in zip(*row, strict=True)]
+            for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        ends = masked.sum(1).cumsum(0).tolist()
+        return [words[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _word(self, number: int) -> str:
+        tokenizer = self.processor.tokenizer
+        return str(tokenizer.convert_tokens_to_string([tokenizer.convert_ids_to_tokens(number)])).strip()
+
+
+class FeaturesPipeline(Pipeline):
+    """Gives the states of the towers, and of their fusion."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load an encoder from any model."""
+        encoder, self.load_report = from_pretrained(settings.source)
+        super().__init__(settings, encoder, encoder)
+
+    def __call__(
+        self, items: object = None, *, image: object = None, text: object = None, batch_size: int | None = None
+    ) -> Any:  # noqa: ANN401 (one result or many)
+        """Return, for each item, a dictionary of float32 arrays without padding; T tokens, P patches.
+
+        ``image`` (1 + P, width of the image tower) and ``text`` (T, width of the text tower), whichever is given.
+        With both also ``fused_image`` (1 + P, D), ``fused_text`` (T, D) and ``pooled`` (2 D,), text then image.
+        """
+        return self._run(items, self._answer, batch_size, image=image, text=text)
+
+    def _answer(self, items: Sequence[Item]) -> list[dict[str, NDArray[np.float32]]]:
+        given = {(item.image is not None, item.text is not None) for item in items}
+        if len(given) > 1:
+            raise UserError("some items have an image or a text that others lack; ask for these apart")
+        (with_image, with_text), encoder = given.pop(), self.encoder
+        if not (with_image or with_text):
+            raise UserError(f"{items[0].place}there is neither image nor text; give one or both")
+        features: dict[str, Tensor] = {}
+        lengths = torch.ones(len(items), dtype=torch.long)
+        text = image = None
+        if with_text:
+            text = encoder.text(*self.tokenize(self.texts(items)))
+            features["text"], lengths = text.states, text.mask.sum(1)
+        if with_image:
+            seen = self.look(items)
+            image = encoder.image(seen.pixel_values).select(seen.rows)
+            features["image"] = image.states
+        if text is not None and image is not None:
+            fused = encoder.fuse(
+                Stream(encoder.text_projection(text.states), text.mask),
+                Stream(encoder.image_projection(image.states), image.mask),
+            )
+            features |= {"fused_text": fused.text, "fused_image": fused.image, "pooled": fused.pooled}
+        rows = {name: states.float().cpu().numpy() for name, states in features.items()}
+        return [
+            {name: states[row, :length] if name.endswith("text") else states[row] for name, states in rows.items()}
+            for row, length in enumerate(lengths.tolist())
+        ]
+
+
+def check_top_k(top_k: int) -> None:
+    """Raise a UserError unless at least one answer is asked for."""
+    if top_k < 1:
+        raise UserError(f"top_k is {top_k}; it must be at least 1")

@@ -1,0 +1,84 @@
+"""The way in to the seven pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from vle_lightning.errors import UserError
+from vle_lightning.inference.base import Pipeline, Settings
+from vle_lightning.inference.kinds import (
+    FeaturesPipeline,
+    ITMPipeline,
+    MLMPipeline,
+    PBCPipeline,
+    VQAPipeline,
+)
+from vle_lightning.inference.processor import Processor
+from vle_lightning.inference.vcr import VCRPipeline
+
+PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
+    "vqa": VQAPipeline,
+    "itm": ITMPipeline,
+    "pbc": PBCPipeline,
+    "mlm": MLMPipeline,
+    "vcr-q2a": partial(VCRPipeline, mode="q2a"),
+    "vcr-qa2r": partial(VCRPipeline, mode="qa2r"),
+    "features": FeaturesPipeline,
+}
+
+
+def pipeline(
+    kind: str,
+    source: str | Path,
+    *,
+    processor: Processor | str | Path | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    batch_size: int = 8,
+) -> Pipeline:
+    """Load a model for one use.
+
+    Args:
+        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r or features.
+        source: a hub name, a folder of the published layout or of ours, a run folder, or its .ckpt file.
+        processor: of tokenizer and image settings, or where to find it; that of the source by default.
+        device: a GPU by default, where there is one.
+        dtype: of the computation, such as "bfloat16".
+        batch_size: items that are answered at a time.
+
+    Returns:
+        A function of one item, a list or a stream of items; see the class of the kind.
+
+    Raises:
+        UserError: there is no such kind or device, or the source cannot be read or has no head for it.
+    """
+    if kind not in PIPELINES:
+        raise UserError(f"there is no pipeline {kind!r}; choose one of {', '.join(PIPELINES)}")
+    if not isinstance(processor, Processor):
+        processor = Processor.from_pretrained(source if processor is None else processor)
+    settings = Settings(str(source), processor, find_device(device), find_dtype(dtype), batch_size)
+    return PIPELINES[kind](settings)
+
+
+def find_device(device: torch.device | str | None) -> torch.device:
+    """Return the device; by default the first GPU, or the CPU where there is none."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device}: {str(error).splitlines()[0]}") from error
+    return found
+
+
+def find_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Return the float type by its name."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UserError(f"dtype {dtype} is no float type; give float32, bfloat16 or float16")
+    return found

@@ -1,0 +1,103 @@
+"""What a run folder knows of its data: the tokenizer, the picture's size, the answers (its config.yaml)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from datamodules.classes import read_classes
+from vle_lightning.errors import UserError
+
+CONFIG = "config.yaml"
+
+
+class RunSettings(NamedTuple):
+    """A run's config.yaml."""
+
+    path: Path
+    task: str
+    model: dict[str, Any]
+    data: dict[str, Any]
+
+    def find(self, name: str) -> str:
+        """Return where a file or folder lies that the run named; relative paths also start above the run folder.
+
+        What is nowhere (a hub name, or a path that is gone) comes back as it is.
+        """
+        bases = (Path(), *self.path.resolve().parents[1:])
+        return next((str(base / name) for base in bases if (base / name).exists()), name)
+
+    @property
+    def tokenizer(self) -> str:
+        """Return the tokenizer's folder or hub name."""
+        return self.find(str(self.data["tokenizer"]))
+
+    @property
+    def answers(self) -> list[str] | None:
+        """Return the answers of a run on questions; None for other tasks.
+
+        Raises:
+            UserError: their file is gone or is no list of texts.
+        """
+        if "answers" not in self.data:
+            return None
+        file = Path(self.find(str(self.data["answers"])))
+        try:
+            answers = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path}: data.answers {file} cannot be read: {error}") from error
+        if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+            raise UserError(f"{self.path}: data.answers {file} must be a JSON list of answers")
+        return answers
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Return the name of each box class of a pre-training run; None for other tasks.
+
+        Raises:
+            UserError: their file is gone or names no classes.
+        """
+        source = self.data.get("classes")
+        if source is None:
+            return None
+        try:
+            numbers = read_classes(self.find(source) if isinstance(source, str) else source)
+        except (ValueError, FileNotFoundError) as error:
+            raise UserError(f"{self.path}: {error}") from error
+        first = {number: name for name, number in reversed(numbers.items())}
+        return [first.get(number, str(number)) for number in range(max(first, default=-1) + 1)]
+
+
+def run_settings(source: str | Path) -> RunSettings | None:
+    """Read the config.yaml of a run folder, or of the folder that a checkpoint file lies in.
+
+    Returns:
+        None where the source is neither: an exported folder, say, or a hub name.
+
+    Raises:
+        UserError: a checkpoint file without config.yaml beside it, or one that is not of a run.
+    """
+    path = Path(source)
+    if not path.is_file():
+        file = path / CONFIG
+        if not file.is_file():
+            return None
+    else:
+        file = path.parent / CONFIG
+        if not file.is_file():
+            raise UserError(
+                f"{path}: there is no {CONFIG} beside it, which names tokenizer and answers; keep both together, "
+                "or name a run folder, an exported folder or a hub name"
+            )
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: this is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not {"task", "model", "data"} <= content.keys():
+        raise UserError(f"{file} is not the record of a run: it has no task, model and data")
+    if not {"tokenizer", "image_size"} <= content["data"].keys():
+        raise UserError(f"{file}: data has no tokenizer and image_size")
+    return RunSettings(file, str(content["task"]), content["model"], content["data"])

@@ -1,0 +1,1 @@
+"""Our numbers beside the authors': every reference fixture, tensor by tensor (docs/parity.md)."""

@@ -1,0 +1,29 @@
+"""``python -m vle_lightning.parity FIXTURES``: exit 0 if all agrees, 1 if not, 2 if there are no fixtures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from vle_lightning.errors import UserError
+from vle_lightning.parity.command import check_fixtures
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser("python -m vle_lightning.parity", description=__doc__)
+    parser.add_argument("fixtures", type=Path, help="a folder of fixture folders in the layout of docs/parity.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    try:
+        return 0 if check_fixtures(arguments.fixtures).ok else 1
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Comparing what our code makes of a model case with all that the authors recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vle_lightning.hub.keymap import KeyMap, rename
+from vle_lightning.hub.vle import VLE_HEADS, VLE_KEYS
+from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.parity.checks import GRADIENT_NORM, OUTPUT, Check, compare, compare_loss, failure
+from vle_lightning.parity.fixtures import Case
+from vle_lightning.parity.intermediates import Pass, check_intermediate, record
+from vle_lightning.tasks.base import VisionLanguageTask
+
+
+class Network(NamedTuple):
+    """What a case runs on, in eval mode."""
+
+    encoder: DualStream
+    heads: Mapping[str, nn.Module]  # by published name
+
+
+class Answer(NamedTuple):
+    """What our code makes of a case."""
+
+    outputs: dict[str, Tensor]
+    loss: Tensor | None = None
+    text_outputs: tuple[str, ...] = ()  # those with a row for each token
+
+
+def judge(case: Case, network: Network, run: Pass, answer: Callable[[], Answer]) -> Iterator[Check]:
+    """Run a case and compare all that the authors recorded of it."""
+    intermediates = case.group("mid")
+    with record(network.encoder, list(intermediates)) as recording:
+        ours = answer()
+    outputs = ours.outputs | ({} if ours.loss is None else {"loss": ours.loss})
+    for name, reference in case.group("output").items():
+        if name == "loss":
+            yield compare_loss("output.loss", ours.loss, float(reference))
+        else:
+            rows = run.mask if name in ours.text_outputs else None
+            yield compare(f"output.{name}", outputs.get(name), reference, OUTPUT, rows)
+    for name in set(case.content.get("outputs", ())) - case.group("output").keys():
+        yield failure(f"output.{name}", "missing: the case's JSON names it, its tensors do not hold it")
+    if "loss" in case.content:
+        yield compare_loss("loss", ours.loss, case.content["loss"])
+    for name, reference in intermediates.items():
+        yield check_intermediate(name, reference, recording, run)
+    if "grad_norms" in case.content:
+        yield from check_gradients(case.content["grad_norms"], network, ours.loss)
+
+
+def check_gradients(norms: dict[str, float | None], network: Network, loss: Tensor | None) -> Iterator[Check]:
+    """Compare the L2 norm of each parameter's gradient; null means that none arrives."""
+    if loss is None:
+        yield failure("grad_norms", "missing: there is no loss here")
+        return
+    loss.backward()
+    for name, norm in norms.items():
+        parameter = find_parameter(name, network)
+        if parameter is None:
+            yield failure(f"grad.{name}", "missing: no parameter here has this published name")
+            continue
+        gradient = torch.zeros(()) if parameter.grad is None else parameter.grad.norm()
+        yield compare(f"grad.{name}", gradient, torch.tensor(norm or 0.0), GRADIENT_NORM)
+
+
+def find_parameter(published: str, network: Network) -> Tensor | None:
+    """Return our parameter of a published name, if there is one."""
+    head, _, rest = published.partition(".")
+    if head in network.heads:
+        return _named(network.heads[head], rest, VLE_HEADS[head])
+    return _named(network.encoder, published, VLE_KEYS)
+
+
+def _named(module: nn.Module, published: str, table: KeyMap) -> Tensor | None:
+    names = list(rename({published: torch.empty(0)}, table, "the fixture"))
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return parameters.get(names[0]) if names else None
+
+
+def network_of(task: VisionLanguageTask) -> Network:
+    """Put a task in eval mode and show its parts."""
+    task.eval()
+    return Network(task.model, task.published_heads())

@@ -1,0 +1,147 @@
+"""How a task starts from other weights, and how it is saved so that others can load it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import lightning as L
+from torch import nn
+
+from vle_lightning.errors import UserError
+from vle_lightning.hub.filling import own_tensors
+from vle_lightning.hub.own import Description, refuse_unknown, to_plain, write_own
+from vle_lightning.hub.pretrained import Pretrained, architecture_of, fill_pretrained, read_pretrained
+from vle_lightning.hub.push import push_folder
+from vle_lightning.hub.vle import Published, write_vle
+from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.presets import find_config
+
+Layout = Literal["own", "vle"]
+
+
+class PortableTask(L.LightningModule):
+    """An encoder with heads that can be rebuilt from what is saved of it."""
+
+    options: Mapping[str, Any]  # of the constructor, as far as they shape the network: plain types
+
+    def __init__(self, model: DualStream) -> None:
+        """Take the encoder; the subclass makes the heads."""
+        super().__init__()
+        self.model = model
+        self.load_report: str | None = None
+        self.new_heads: tuple[str, ...] = ()  # those that the weights it started from lack: they answer at random
+        self.labels: list[str] | None = None  # what the numbers of the head mean, where the weights came with names
+        self.published: Published | None = None
+
+    def start(self, init: str | None, heads: Mapping[str, nn.Module]) -> None:
+        """Fill the encoder, and those of ``heads`` (by published name) that the source holds.
+
+        Args:
+            init: a checkpoint, run folder, exported or published folder, or hub name; None starts afresh.
+            heads: those whose numbers mean the same in every data set.
+
+        Raises:
+            UserError: the source is missing or does not fit.
+        """
+        if init:
+            self._fill(read_pretrained(init, "model.init"), heads, "model.init")
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, image_size: int | None = None, **options: Any) -> Self:  # noqa: ANN401
+        """Build the task that a source describes, and fill it; ``load_report`` says what was loaded.
+
+        Args:
+            source: an exported or published folder, its hub name, a run folder or a checkpoint of this code.
+            image_size: pixels; the position table is resized to it. That of the source by default.
+            options: of the constructor; architecture, answers, mode and objectives are the source's by default.
+
+        Raises:
+            UserError: the source cannot be read, or does not fit.
+        """
+        return cls.restore(read_pretrained(source), image_size, **options)
+
+    @classmethod
+    def restore(cls, pretrained: Pretrained, image_size: int | None = None, **options: Any) -> Self:  # noqa: ANN401
+        """Build the task from what was read of a source; see `from_pretrained`."""
+        description, given = pretrained.description, dict(options)
+        architecture = find_config(given.pop("architecture", None) or architecture_of(pretrained))
+        pixels = image_size or architecture.image.image_size
+        architecture = replace(architecture, image=replace(architecture.image, image_size=pixels))
+        stored = description.options if description.task == cls.task_name() else {}
+        refuse_unknown(
+            stored, set(signature(cls).parameters), f"{pretrained.source}: options of the task {cls.task_name()}"
+        )
+        task = cls(**{"architecture": architecture, **cls.options_of(pretrained), **stored, **given})
+        task._fill(pretrained, task.heads(), "source")
+        task.labels = description.labels
+        return task
+
+    def _fill(self, pretrained: Pretrained, heads: Mapping[str, nn.Module], option: str) -> None:
+        report = fill_pretrained(pretrained, self.model, heads, option)
+        self.load_report, self.new_heads = str(report), report.new
+        self.published = pretrained.description.published
+
+    @classmethod
+    def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
+        """Read options of the constructor off the heads that a source holds."""
+        del pretrained
+        return {}
+
+    @classmethod
+    def task_name(cls) -> str:
+        """Return the module's name, which experiment files give as ``task``."""
+        return cls.__module__.rsplit(".", 1)[-1]
+
+    def published_heads(self) -> dict[str, nn.Module]:
+        """Return the heads that the published checkpoints have, by their names there."""
+        return {}
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Return all heads, those without a published counterpart by a name of ours."""
+        return self.published_heads()
+
+    def describe(self) -> Description:
+        """Say in plain types what rebuilds the task around its weights."""
+        places = {id(module): name for name, module in self.named_modules()}
+        heads = {name: places[id(head)] for name, head in self.heads().items()}
+        options = {**self.options, "blind": self.model.blind}
+        return Description(self.task_name(), self.model.config, options, self.labels, heads, self.published)
+
+    def save_pretrained(self, folder: str | Path, layout: Layout = "own") -> None:
+        """Write config.json and model.safetensors.
+
+        Args:
+            folder: made if need be; files of these names are overwritten.
+            layout: ours, or ``vle``: the one that the authors' own ``from_pretrained`` reads. It has no place for
+                heads without a published counterpart.
+
+        Raises:
+            UserError: a side is withheld, which the published layout cannot say.
+        """
+        if layout == "vle" and self.model.blind != "none":
+            raise UserError(f"a model with blind={self.model.blind} has no form in VLE's layout; export it in ours")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if layout == "vle":
+            write_vle(folder, self.model, self.published_heads(), self.published, self.labels)
+        else:
+            write_own(folder, self.describe(), own_tensors({"": self}).tensors)
+
+    def push_to_hub(self, repository: str, layout: Layout = "own", private: bool = False) -> str:
+        """Upload what `save_pretrained` writes to ``OWNER/NAME`` on the hub; return its address.
+
+        Raises:
+            UserError: the hub cannot be reached or refuses.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, layout)
+            return push_folder(repository, Path(folder), private)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Store what rebuilds the task, in plain types: such checkpoints open with ``weights_only=True``."""
+        checkpoint.update(to_plain(self.describe()))
