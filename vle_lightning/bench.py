@@ -101,7 +101,7 @@ RECIPES: dict[str, Callable[[PretrainTask, PretrainBatch], Tensor]] = {"ours": o
 
 
 def build(architecture: str) -> tuple[PretrainTask, PretrainBatch]:
-    """Build the four objectives over a model with fixed weights, in training mode without dropout, and their batch."""
+    """Build the four objectives over a model with fixed weights, without dropout, and their batch."""
     torch.manual_seed(0)
     task = PretrainTask(architecture, classes=CLASSES).eval()
     config = find_config(architecture)
