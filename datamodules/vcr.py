@@ -103,7 +103,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         if self.mode == "qa2r":
             if label is None:
                 raise SampleError("hidden answer", f"{told}: qa2r needs the right answer, this split hides it")
-            given, choices = given + choices[label], item.rationale_choices
+            given, choices = (*given, str(self.tokenizer.sep_token), *choices[label]), item.rationale_choices
             label = _checked(choices, item.rationale_label, told)
         if not all((given, *choices)):
             raise SampleError("empty text", told)

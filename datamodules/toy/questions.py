@@ -76,7 +76,7 @@ def _annotated(text: str, truth: str, rng: np.random.Generator) -> Question:
 
 def _colour_by_place(scene: Scene, rng: np.random.Generator) -> Asked:
     item = scene.objects[rng.integers(len(scene.objects))]
-    return f"what colour is the {SHAPES[item.shape]} {place(item.cell)}", COLOURS[item.colour]
+    return f"what colour is the {SIZES[item.size]} {SHAPES[item.shape]} {place(item.cell)}", COLOURS[item.colour]
 
 
 def _colour_by_kind(scene: Scene, rng: np.random.Generator) -> Asked:
@@ -90,16 +90,13 @@ def _colour_by_kind(scene: Scene, rng: np.random.Generator) -> Asked:
 
 def _shape_by_place(scene: Scene, rng: np.random.Generator) -> Asked:
     item = scene.objects[rng.integers(len(scene.objects))]
-    return f"what shape is {place(item.cell)}", SHAPES[item.shape]
+    words = f"{SIZES[item.size]} {COLOURS[item.colour]} object {place(item.cell)}"
+    return f"what shape is the {words}", SHAPES[item.shape]
 
 
-def _size_by_class(scene: Scene, rng: np.random.Generator) -> Asked:
-    classes = Counter(item.class_id for item in scene.objects)
-    unique = [item for item in scene.objects if classes[item.class_id] == 1]
-    if not unique:
-        return None
-    item = unique[rng.integers(len(unique))]
-    return f"what size is the {item.class_name}", SIZES[item.size]
+def _size_by_place(scene: Scene, rng: np.random.Generator) -> Asked:
+    item = scene.objects[rng.integers(len(scene.objects))]
+    return f"what size is the {item.class_name} {place(item.cell)}", SIZES[item.size]
 
 
 def _colour_by_relation(scene: Scene, rng: np.random.Generator) -> Asked:
@@ -156,7 +153,7 @@ _FAMILIES: dict[str, tuple[float, Callable[[Scene, np.random.Generator], Asked]]
     "colour by place": (0.24, _colour_by_place),
     "colour by kind": (0.20, _colour_by_kind),
     "shape by place": (0.18, _shape_by_place),
-    "size": (0.12, _size_by_class),
+    "size by place": (0.12, _size_by_place),
     "colour by relation": (0.06, _colour_by_relation),
     "presence": (0.12, _presence),
     "count": (0.20, _count),

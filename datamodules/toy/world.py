@@ -25,7 +25,7 @@ CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 CELL_PIXELS = 16
 SCENE_PIXELS = 48
 SIZE_PIXELS = (8, 12, 16)
-JITTER_PIXELS = 2
+JITTER_PIXELS = 4
 OBJECT_COUNTS = (2, 3, 4, 5)
 
 _PAINT = np.array(

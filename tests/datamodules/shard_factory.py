@@ -65,7 +65,7 @@ def write_tokenizer(folder: Path) -> Path:
         *LINES,
         "what colour is the circle",
         "what colour is the square",
-        "Alex is red?",
+        "Casey is red?",
         "person and cat are blue.",
     ]
     train_tokenizer(texts, folder, 120)

@@ -40,17 +40,17 @@ def changed(**fields: object) -> Record:
 def test_persons_get_neutral_names_in_order() -> None:
     names = ["dog", "person", "car", "person"]
     assert nouns(names) == ["dog", NEUTRAL_NAMES[0], "car", NEUTRAL_NAMES[1]]
-    assert len(set(NEUTRAL_NAMES)) == 16
-    assert nouns(["person"] * 17)[16] == NEUTRAL_NAMES[0]
+    assert len(set(NEUTRAL_NAMES)) == 15
+    assert nouns(["person"] * 16)[15] == NEUTRAL_NAMES[0]
 
 
 @pytest.mark.parametrize(
     ("parts", "text", "mentions"),
     [
-        (("Why", "is", (0,), "near", (1,), "?"), "Why is dog near Alex?", ((7, 10, 0), (16, 20, 1))),
-        (((0, 1), "do", "n't", "run", "."), "dog and Alex don't run.", ((0, 3, 0), (8, 12, 1))),
-        (((1,), "'s", "hat", ",", "he", "said"), "Alex's hat, he said", ((0, 4, 1),)),
-        (("yes", "."), "yes.", ()),
+        (("Why", "is", (0,), "near", (1,), "?"), "Why is dog near Alex ?", ((7, 10, 0), (16, 20, 1))),
+        (((0, 1), "do", "n't", "run", "."), "dog and Alex do n't run .", ((0, 3, 0), (8, 12, 1))),
+        (((1,), "'s", "hat", ",", "he", "said"), "Alex 's hat , he said", ((0, 4, 1),)),
+        (("yes", "."), "yes .", ()),
     ],
 )
 def test_tags_become_nouns(parts: TaggedText, text: str, mentions: tuple[tuple[int, int, int], ...]) -> None:
@@ -62,14 +62,14 @@ def words_of(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> str:
 
 
 def test_question_and_answers_are_pairs_with_types(tokenizer: PreTrainedTokenizerBase) -> None:
-    record = make_record(0)  # objects: "red circle", "person" (called Alex), ""
+    record = make_record(0)  # objects: "red circle", "person" (called Casey), ""
     batch = collate(VCRBuilder(tokenizer, 40), [record])
     assert batch.input_ids.shape[:2] == (1, 4)
     assert batch.attention_mask.dtype == torch.bool
     assert (
-        words_of(tokenizer, batch.input_ids[0, 1]) == "[CLS] what colour is red circle?[SEP] red circle is green[SEP]"
+        words_of(tokenizer, batch.input_ids[0, 1]) == "[CLS] what colour is red circle ?[SEP] red circle is green[SEP]"
     )
-    assert batch.texts[0].startswith("what colour is red circle? | red circle is red / red circle is green")
+    assert batch.texts[0].startswith("what colour is red circle ? | red circle is red / red circle is green")
     assert batch.targets.tolist() == [0]
     assert batch.families == ("colour",)
     # only object 0 is tagged, in question and answer: type 2 on both mentions, 0 elsewhere
@@ -85,12 +85,14 @@ def test_question_and_answers_are_pairs_with_types(tokenizer: PreTrainedTokenize
 
 def test_rationales_follow_question_and_right_answer(tokenizer: PreTrainedTokenizerBase) -> None:
     batch = collate(VCRBuilder(tokenizer, 60, "qa2r"), [make_record(1)])  # answer 1 is right, rationale 2
-    text = "[CLS] what colour is green square? green square is green[SEP] Alex and green square are yellow.[SEP]"
+    text = (
+        "[CLS] what colour is green square ?[SEP] green square is green[SEP] Casey and green square are yellow .[SEP]"
+    )
     assert words_of(tokenizer, batch.input_ids[0, 3]) == text
     assert batch.targets.tolist() == [2]
     types, ids = batch.token_types[0, 3], batch.input_ids[0, 3]
     assert words_of(tokenizer, ids[types == 2]) == "green square green square green square"
-    assert words_of(tokenizer, ids[types == 3]) == "Alex"
+    assert words_of(tokenizer, ids[types == 3]) == "Casey"
     assert batch.region_types[0, 3].tolist() == [2, 3]  # sorted by number, though the text names 1 first
     assert batch.regions[0, 3].tolist() == [[0.0, 0.0, 0.25, 0.25], [0.5, 0.5, 1.0, 1.0]]
 
@@ -109,7 +111,7 @@ def test_objects_beyond_the_last_type_stay_words_and_are_counted(tokenizer: PreT
     batch = collate(VCRBuilder(tokenizer, 60, "qa2r", max_objects=1), [make_record(1)])
     assert set(batch.token_types.flatten().tolist()) == {0, 2}
     assert batch.regions.shape == (1, 4, 1, 4)
-    assert "Alex" in words_of(tokenizer, batch.input_ids[0, 0])
+    assert "Casey" in words_of(tokenizer, batch.input_ids[0, 0])
     assert len(batch.skipped) == 4
     assert batch.skipped[0].kind == "object beyond data.max_objects"
     assert "choice 0: object 1" in batch.skipped[0].where
@@ -122,9 +124,9 @@ def test_too_long_pairs_are_cut_from_the_longer_part(tokenizer: PreTrainedTokeni
     assert ids.shape == (4, 20)
     assert (ids == tokenizer.sep_token_id).sum(1).tolist() == [2, 2, 2, 2]
     first = words_of(tokenizer, ids[0])
-    assert first.startswith("[CLS] what colour is red circle?[SEP] red red")
+    assert first.startswith("[CLS] what colour is red circle ?[SEP] red red")
     assert first.endswith("red[SEP]")
-    assert words_of(tokenizer, ids[1]) == "[CLS] what colour is red circle?[SEP] red[SEP]"
+    assert words_of(tokenizer, ids[1]) == "[CLS] what colour is red circle ?[SEP] red[SEP]"
 
 
 def test_a_crop_hides_the_region_but_keeps_the_mention(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -38,10 +38,9 @@ def words_of(item: SceneObject) -> set[str]:
 def answers(scene: Scene, question: str) -> set[str]:
     """Return all true answers to a VQA question; exactly one if it is clear."""
     patterns: dict[str, Callable[..., set[str]]] = {
-        r"what (colour) is the (\w+) (\w+) (\w+)": lambda *words: having(*words),
+        r"what (colour|size) is the (\w+) (\w+) (\w+) (\w+)": lambda *words: having(*words),
         r"what (colour) is the (\w+) (\w+)": lambda *words: having(*words),
-        r"what (shape) is (\w+) (\w+)": lambda *words: having(*words),
-        r"what (size) is the (\w+) (\w+)": lambda *words: having(*words),
+        r"what (shape) is the (\w+) (\w+) object (\w+) (\w+)": lambda *words: having(*words),
         r"what (colour) is (left of|right of|above|below) the (\w+)": lambda kind, relation, shape: {
             attribute(other, kind)
             for item in scene.objects
