@@ -1,6 +1,6 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup data-toy data-coco pretrain finetune-vcr finetune-vqa test test-all lint tensorboard bench
+.PHONY: help setup data-toy data-coco pretrain finetune-vcr finetune-vqa test test-all lint parity tensorboard bench
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
@@ -10,6 +10,7 @@ TOY ?= data/toy
 WORLD ?=
 EXPERIMENT ?=
 ARGS ?=
+FIXTURES ?= tests/fixtures
 PRETRAINED ?= checkpoints/pretrain-toy/best.ckpt
 # compute threads that spin while they wait make a busy machine ten times slower
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -61,6 +62,9 @@ lint: $(READY) ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+parity: $(READY) ## compare ours with the authors' numbers, tensor by tensor: FIXTURES=folder (docs/parity.md)
+	@$(RUN) -m vle_lightning.parity "$(FIXTURES)"
 
 tensorboard: $(READY) ## watch all runs in the browser
 	$(VENV)/bin/tensorboard --logdir checkpoints $(ARGS)

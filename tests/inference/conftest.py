@@ -80,7 +80,7 @@ def exported(tokenizer_folder: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     """The folder of the authors' numbers for VLE."""
-    places = (ROOT / "tests" / "fixtures" / "vle", ROOT.parent / "shared" / "fixtures")
+    places = (ROOT.parent / "shared" / "fixtures", ROOT / "tests" / "fixtures")  # the whole, or the part carried here
     found = next((place for place in places if (place / "vle_preprocess").is_dir()), None)
     if found is None:
         pytest.skip(f"no reference fixtures in {' or '.join(map(str, places))}")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 FIXTURES = next(
     (
         folder
-        for base in (ROOT / "tests" / "fixtures" / "vle", ROOT.parent / "shared" / "fixtures")
+        for base in (ROOT.parent / "shared" / "fixtures", ROOT / "tests" / "fixtures")
         if (folder := base / "vle_preprocess").is_dir()
     ),
     None,

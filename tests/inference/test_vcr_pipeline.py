@@ -135,7 +135,9 @@ def test_an_annotation_that_cannot_be_used_is_named(
 
 @pytest.mark.parametrize("mode", ["q2a", "qa2r"])
 def test_the_published_pipelines_are_matched(mode: Literal["q2a", "qa2r"], fixtures: Path) -> None:
-    folder = fixtures / "vle_preprocess"
+    folder, model = fixtures / "vle_preprocess", fixtures / f"vle_vcr_{mode}"
+    if not model.is_dir():
+        pytest.skip(f"{fixtures} has no model for {mode}")
     annotations = json.loads((folder / "cases" / "vcr_annotations.json").read_text())
     compared = 0
     for name, annotation in annotations.items():
@@ -143,7 +145,7 @@ def test_the_published_pipelines_are_matched(mode: Literal["q2a", "qa2r"], fixtu
         if not file.is_file():
             continue
         processor = Processor.from_pretrained(folder)
-        choose = pipeline(f"vcr-{mode}", fixtures / f"vle_vcr_{mode}", processor=processor)
+        choose = pipeline(f"vcr-{mode}", model, processor=processor)
         recorded = json.loads(file.read_text())
         metadata = json.loads((folder / "images" / annotation["metadata_fn"]).read_text())
         result = choose(

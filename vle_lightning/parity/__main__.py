@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,14 +13,14 @@ from vle_lightning.errors import UserError
 from vle_lightning.parity.command import check_fixtures
 
 
-def main() -> int:
-    """Run the command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; by default with the arguments of the process."""
     parser = argparse.ArgumentParser("python -m vle_lightning.parity", description=__doc__)
     parser.add_argument("fixtures", type=Path, help="a folder of fixture folders in the layout of docs/parity.md")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # as the reference values were made
     try:
-        return 0 if check_fixtures(arguments.fixtures).ok else 1
+        return 0 if check_fixtures(options.fixtures).ok else 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -37,15 +37,15 @@ class Check(NamedTuple):
     note: str = ""
 
     def __str__(self) -> str:
-        """Return the verdict first, then the numbers, then what is to say about them."""
+        """Return name, largest error, bound and verdict, then what is to say about them."""
         verdict = "FAIL" if not self.ok else "-" if self.error is None else "ok"
-        numbers = f"{number(self.error)} {number(self.bound)}"
-        return f"{verdict:4} {numbers} {self.tensor}" + (f"  ({self.note})" if self.note else "")
+        line = f"{self.tensor} {number(self.error)} {number(self.bound)} {verdict}"
+        return line + (f" ({self.note})" if self.note else "")
 
 
 def number(value: float | None) -> str:
-    """Write a number in the report's width."""
-    return f"{'-' if value is None else format(value, '.1e'):>8}"
+    """Write a number of the report."""
+    return "-" if value is None else format(value, ".1e")
 
 
 def failure(tensor: str, note: str) -> Check:

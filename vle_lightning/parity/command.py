@@ -7,11 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from vle_lightning.parity.checks import Check, failure
 from vle_lightning.parity.conversion import run_conversion
-from vle_lightning.parity.fixtures import Case, Folder, read_folders
+from vle_lightning.parity.fixtures import Case, Folder, read_case, read_folders
 from vle_lightning.parity.models import run_features, run_itm, run_mlm, run_model, run_pbc
 from vle_lightning.parity.pipelines import run_pipelines
 from vle_lightning.parity.preprocessing import run_images, run_processor, run_tokenizer
@@ -74,29 +72,28 @@ def check_fixtures(root: Path, write: Callable[[str], None] = print) -> Summary:
 
 def check_folder(folder: Folder) -> Iterator[tuple[str, Check]]:
     """Run the cases of a folder; what cannot be run is a failure, and the others still run."""
-    number = 0
     if not folder.known:
         yield "-", failure("-", "neither a VLE model (config.json, model_type vle) nor preprocessor_config.json")
         return
-    for number, case in enumerate(folder.cases(), 1):
-        for check in check_case(case):
-            yield case.name, check
-    if not number:
+    names = folder.case_names()
+    for name in names:
+        for check in check_case(folder, name):
+            yield name, check
+    for stray in folder.strays():
+        yield stray, failure("-", "there is no JSON file beside the tensors")
+    if not names:
         yield "-", failure("-", "no cases/*.json")
 
 
-def check_case(case: Case) -> Iterator[Check]:
+def check_case(folder: Folder, name: str) -> list[Check]:
     """Run one case."""
-    runner = RUNNERS.get(case.kind)
-    if runner is None:
-        yield failure(case.kind, f"unknown: this harness runs {', '.join(RUNNERS)}")
-        return
-    number = 0
+    checks: list[Check] = []
     try:
-        torch.manual_seed(0)
-        for number, check in enumerate(runner(case), 1):
-            yield check
+        case = read_case(folder, name)
+        if case.kind not in RUNNERS:
+            return [failure(case.kind, f"unknown: this harness runs {', '.join(RUNNERS)}")]
+        for check in RUNNERS[case.kind](case):
+            checks.append(check)  # one by one: what came before an error is kept
     except Exception as error:  # whatever stops a case is a failed case, named, and the others still run
-        yield failure(case.kind, f"stopped by {type(error).__name__}: {error}")
-    if not number:
-        yield failure(case.kind, "nothing was compared")
+        checks.append(failure("-", f"stopped by {type(error).__name__}: {' '.join(str(error).split())}"))
+    return checks or [failure("-", "nothing was compared")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from vle_lightning.hub.vle import is_vle
 
 WEIGHTS = "model.safetensors"
 SETTINGS = "preprocessor_config.json"
+TENSORS = "_tensors"  # what the tensors of a VCR case are called by, behind its name
 DATA_ONLY = "vcr_annotations"  # what the VCR cases read; no case itself
 
 
@@ -42,26 +42,37 @@ class Folder(NamedTuple):
         """Whether this is a VLE model, or the preprocessing of one."""
         return is_vle(self.config) or (self.path / SETTINGS).is_file()
 
-    def cases(self) -> Iterator[Case]:
-        """Read the cases, by name.
+    def case_names(self) -> list[str]:
+        """List the cases."""
+        return sorted(file.stem for file in (self.path / "cases").glob("*.json") if file.stem != DATA_ONLY)
 
-        Raises:
-            UserError: a case's file is not JSON, or its tensors cannot be read.
-        """
-        for file in sorted((self.path / "cases").glob("*.json")):
-            if file.stem != DATA_ONLY:
-                yield Case(self, file.stem, read_json(file), read_tensors(file))
+    def strays(self) -> list[str]:
+        """List tensor files that belong to no case."""
+        names = {file.stem for file in (self.path / "cases").glob("*.json")}
+        stems = {file.stem for file in (self.path / "cases").glob("*.safetensors")}
+        return sorted(stem for stem in stems if not {stem, stem.removesuffix(TENSORS)} & names)
 
     def sibling(self, head: str) -> Folder:
-        """Find the model with a published head beside this folder; several: the one whose name is most alike.
+        """Find the model that these settings belong to, beside this folder.
+
+        Args:
+            head: published name of a head that it holds; ``vle`` for any model.
+
+        Returns:
+            The model for pictures of this size; of several, the one whose name is most alike, then the shortest name.
 
         Raises:
             UserError: there is none.
         """
         found = [folder for folder in read_folders(self.path.parent) if head in folder.heads()]
-        if not found:
-            raise UserError(f"{self.path}: no folder beside it holds weights of '{head}'; put the model there")
-        return max(found, key=lambda folder: len(commonprefix([folder.name, self.name])))
+        crop = read_json(self.path / SETTINGS).get("crop_size", {})
+        sizes = {crop.get("height"), crop.get("width")} if isinstance(crop, dict) else {crop}
+        fitting = [folder for folder in found if {folder.config["vision_config"]["image_size"]} == sizes]
+        if not fitting:
+            raise UserError(
+                f"{self.path}: no folder beside it holds a model with '{head}' for images of {crop}; put it there"
+            )
+        return max(fitting, key=lambda folder: (len(commonprefix([folder.name, self.name])), -len(folder.name)))
 
     def heads(self) -> set[str]:
         """Return the first parts of the names of the weights; an empty set without weights."""
@@ -93,6 +104,11 @@ class Case(NamedTuple):
         return {key.split(".", 1)[1]: value for key, value in self.tensors.items() if key.startswith(f"{kind}.")}
 
     @property
+    def has_loss(self) -> bool:
+        """Whether a loss was recorded."""
+        return "loss" in self.content or "output.loss" in self.tensors
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that are no tensors."""
         return dict(self.content.get("inputs_json", {}))
@@ -112,6 +128,17 @@ def read_folders(root: Path) -> list[Folder]:
     return [Folder(path, read_json(path / "config.json")) for path in folders]
 
 
+def read_case(folder: Folder, name: str) -> Case:
+    """Read a case.
+
+    Raises:
+        UserError: its file is not JSON.
+        SafetensorError: its tensors cannot be read.
+    """
+    file = folder.path / "cases" / f"{name}.json"
+    return Case(folder, name, read_json(file), read_tensors(file))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; an empty one where there is no such file."""
     if not path.is_file():
@@ -127,6 +154,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """Read the tensors of a case: NAME.safetensors, for VCR NAME_tensors.safetensors; empty where there are none."""
-    candidates = (file.with_suffix(".safetensors"), file.with_name(f"{file.stem}_tensors.safetensors"))
+    candidates = (file.with_suffix(".safetensors"), file.with_name(f"{file.stem}{TENSORS}.safetensors"))
     path = next((path for path in candidates if path.is_file()), None)
     return load_file(path) if path else {}

@@ -55,7 +55,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
 NO_COUNTERPART: dict[str, str] = {
     r"vision_model\.vision_model\.post_layernorm": "the authors' pooled CLS, which nothing reads",
     r"vision_model(?:\.vision_model(?:\.encoder)?)?": "the states of the last layer, which is compared itself",
-    r"token_type_embeddings": "a stream without tagged objects adds one row of the table, without a look-up",
+    r"token_type_embeddings": "streams without tagged objects add one row of the table, without a look-up",
     r"(?:text|vision)_model\..+": "a part of a layer or of the embeddings; the whole is compared",
     r"cross_modal_(?:text|image)_(?:layers\.\d+|pooler)\..+": "a part of a layer; the whole layer is compared",
     r"(?:itm_score|mlm_score|pbc_classifier|vqa_classifier|vcr_\w+)(?:\..+)?": "a head; its logits are compared",

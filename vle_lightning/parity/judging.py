@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vle_lightning.hub.keymap import KeyMap, rename
+from vle_lightning.hub.keymap import KeyMap, translate
 from vle_lightning.hub.vle import VLE_HEADS, VLE_KEYS
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.parity.checks import GRADIENT_NORM, OUTPUT, Check, compare, compare_loss, failure
@@ -28,7 +28,7 @@ class Answer(NamedTuple):
     """What our code makes of a case."""
 
     outputs: dict[str, Tensor]
-    loss: Tensor | None = None
+    loss: Callable[[], Tensor] | None = None  # taken after the recording, so it may run the network again
     text_outputs: tuple[str, ...] = ()  # those with a row for each token
 
 
@@ -37,21 +37,24 @@ def judge(case: Case, network: Network, run: Pass, answer: Callable[[], Answer])
     intermediates = case.group("mid")
     with record(network.encoder, list(intermediates)) as recording:
         ours = answer()
-    outputs = ours.outputs | ({} if ours.loss is None else {"loss": ours.loss})
+    loss = ours.loss() if ours.loss is not None else None
     for name, reference in case.group("output").items():
         if name == "loss":
-            yield compare_loss("output.loss", ours.loss, float(reference))
+            yield compare_loss("output.loss", loss, float(reference))
         else:
             rows = run.mask if name in ours.text_outputs else None
-            yield compare(f"output.{name}", outputs.get(name), reference, OUTPUT, rows)
+            yield compare(f"output.{name}", ours.outputs.get(name), reference, OUTPUT, rows)
     for name in set(case.content.get("outputs", ())) - case.group("output").keys():
         yield failure(f"output.{name}", "missing: the case's JSON names it, its tensors do not hold it")
     if "loss" in case.content:
-        yield compare_loss("loss", ours.loss, case.content["loss"])
+        yield compare_loss("loss", loss, case.content["loss"])
+    for name in case.tensors:
+        if name.split(".")[0] not in ("input", "output", "mid"):
+            yield failure(name, "unknown: neither input.*, output.* nor mid.*")
     for name, reference in intermediates.items():
         yield check_intermediate(name, reference, recording, run)
     if "grad_norms" in case.content:
-        yield from check_gradients(case.content["grad_norms"], network, ours.loss)
+        yield from check_gradients(case.content["grad_norms"], network, loss)
 
 
 def check_gradients(norms: dict[str, float | None], network: Network, loss: Tensor | None) -> Iterator[Check]:
@@ -62,10 +65,10 @@ def check_gradients(norms: dict[str, float | None], network: Network, loss: Tens
     loss.backward()
     for name, norm in norms.items():
         parameter = find_parameter(name, network)
-        if parameter is None:
+        if parameter is None and norm is not None:
             yield failure(f"grad.{name}", "missing: no parameter here has this published name")
             continue
-        gradient = torch.zeros(()) if parameter.grad is None else parameter.grad.norm()
+        gradient = torch.zeros(()) if parameter is None or parameter.grad is None else parameter.grad.norm()
         yield compare(f"grad.{name}", gradient, torch.tensor(norm or 0.0), GRADIENT_NORM)
 
 
@@ -78,9 +81,8 @@ def find_parameter(published: str, network: Network) -> Tensor | None:
 
 
 def _named(module: nn.Module, published: str, table: KeyMap) -> Tensor | None:
-    names = list(rename({published: torch.empty(0)}, table, "the fixture"))
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    return parameters.get(names[0]) if names else None
+    name = next(iter(translate({published: torch.empty(0)}, table).weights), "")
+    return dict(module.named_parameters(remove_duplicate=False)).get(name)
 
 
 def network_of(task: VisionLanguageTask) -> Network:

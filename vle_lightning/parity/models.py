@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,8 +136,7 @@ def run_objective(
 
     def answer() -> Answer:
         fused = network.encoder.fuse(*encoded(case, network.encoder))
-        wanted = "loss" in case.content
-        loss = objective(fused, batch).loss if wanted else None
+        loss = (lambda: objective(fused, batch).loss) if case.has_loss else None
         return Answer({"logits": logits(objective, fused, batch)}, loss, ("logits",) if name == "mlm" else ())
 
     yield from judge(case, network, Pass(text_mask(case)), answer)
@@ -147,7 +147,7 @@ def pretrain_batch(case: Case, **changes: Tensor) -> PretrainBatch:
     inputs = case.group("input")
     ids, rows = inputs["input_ids"], len(inputs["input_ids"])
     none = torch.zeros(rows, 0, dtype=torch.bool)
-    fields = {
+    fields: dict[str, Any] = {
         "pixel_values": inputs["pixel_values"],
         "input_ids": ids,
         "attention_mask": text_mask(case),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,13 +27,13 @@ from vle_lightning.tasks.vqa import VQATask
 
 def run_vqa(case: Case) -> Iterator[Check]:
     """VLEForVQA: soft targets from labels and scores; the loss sums over answers and averages over questions."""
-    task = VQATask.from_pretrained(case.folder.path)
+    task = VQATask.from_pretrained(case.folder.path, case.content.get("image_size_after"))  # resizes the positions
     network = network_of(task)
     inputs, arguments = case.group("input"), case.arguments
     rows = len(inputs["input_ids"])
 
     def answer() -> Answer:
-        answers = task.head[-1].out_features
+        answers = int(task.options["answers"])
         batch = VQABatch(
             sample_ids=("",) * rows,
             valid=torch.ones(rows, dtype=torch.bool),
@@ -46,7 +47,7 @@ def run_vqa(case: Case) -> Iterator[Check]:
             families=("",) * rows,
         )
         logits = task(batch)
-        return Answer({"logits": logits}, task.step(batch, Stage.VAL) if "loss" in case.content else None)
+        return Answer({"logits": logits}, partial(task.step, batch, Stage.VAL) if case.has_loss else None)
 
     yield from judge(case, network, Pass(text_mask(case)), answer)
 
@@ -77,8 +78,8 @@ def run_vcr(mode: Literal["q2a", "qa2r"], case: Case) -> Iterator[Check]:
         )
         text_types = by_choice([padded(types, input_ids.shape[-1]) for _, (_, types) in tagged])
         logits = task.score_choices(text, encoder.encode_image(pixels), regions, text_types)
-        loss = F.cross_entropy(logits, torch.tensor(arguments["vcr_labels"])) if "loss" in case.content else None
-        return Answer({"logits": logits}, loss)
+        loss = partial(F.cross_entropy, logits, torch.tensor(arguments.get("vcr_labels", ()), dtype=torch.long))
+        return Answer({"logits": logits}, loss if case.has_loss else None)
 
     yield from judge(case, network, Pass(mask), answer)
 
