@@ -21,7 +21,7 @@ from datamodules.sampler import EvalSampler, MicroBatchSampler, TrainOrder, accu
 from datamodules.shards import ShardFolder
 from datamodules.tokenizers import check_folder, load_tokenizer
 from datamodules.transforms import ImageTransform
-from vle_lightning.batch import Batch
+from vle_lightning.batch import Batch, DataFacts
 
 SampleT = TypeVar("SampleT")
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -153,6 +153,14 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         """Return the number of token ids."""
         return len(self.tokenizer)
 
+    def facts(self) -> DataFacts:
+        """Return what the task has to agree with."""
+        return DataFacts(self.vocab_size, self.image_size)
+
+    def labels(self) -> list[str] | None:
+        """Return what the numbers of the task's head mean; None where they have no names."""
+        return None
+
     def folders(self) -> list[ShardFolder]:
         """Return all shard folders that were opened."""
         return [folder for folders in self._folders.values() for folder in folders]
@@ -180,16 +188,22 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def train_dataloader(self) -> MicroBatchLoader[BatchT]:
         """Return this rank's micro-batches, from where the run stopped."""
-        rank, world_size = self._place()
         folders = self._folders[self.train_split]
-        sizes, weights = [folder.shard_sizes for folder in folders], list(self.sources.values())
-        order = TrainOrder(sizes, weights, self.seed, self.global_batch_size)
-        sampler = MicroBatchSampler(order, self.batch_size, rank, world_size)
+        sampler = MicroBatchSampler(self.order(), self.batch_size, *self._place())
         dataset = self._dataset(folders, ImageTransform(self.image_size, self.crop_scale, self.flip))
         is_over = partial(epoch_is_over, self.trainer)
         self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over)
         self._train_loader.load_state_dict(self._start)
         return self._train_loader
+
+    def order(self) -> TrainOrder:
+        """Plan the training order of the opened shards.
+
+        Raises:
+            ValueError: an epoch has less than one step, or a source's weight is not positive.
+        """
+        sizes = [folder.shard_sizes for folder in self._folders[self.train_split]]
+        return TrainOrder(sizes, list(self.sources.values()), self.seed, self.global_batch_size)
 
     def val_dataloader(self) -> BatchLoader[BatchT]:
         """Return this rank's part of the validation split."""
@@ -224,13 +238,27 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
         A loader says so too, but Lightning gives a loader's state back only in the middle of an epoch.
         """
-        return self._train_loader.state_dict() if self._train_loader else dict(self._start)
+        state = self._train_loader.state_dict() if self._train_loader else self._start
+        return {**state, "order": self._order_options()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue training behind the steps of a checkpoint."""
-        self._start = dict(state_dict)
+        """Continue training behind the steps of a checkpoint.
+
+        Raises:
+            ValueError: the order is another one, so that samples would be lost or repeated.
+        """
+        before, now = state_dict.get("order", {}), self._order_options()
+        if changed := [f"data.{key} was {before[key]}, is {now[key]}" for key in before if before[key] != now[key]]:
+            raise ValueError(
+                f"--ckpt_path: {'; '.join(changed)}: samples would be lost or repeated. Keep these, or start a new "
+                "run from the checkpoint with --model.init"
+            )
+        self._start = {"step": state_dict["step"]}
         if self._train_loader:
             self._train_loader.load_state_dict(self._start)
+
+    def _order_options(self) -> dict[str, Any]:
+        return {"global_batch_size": self.global_batch_size, "seed": self.seed, "sources": dict(self.sources)}
 
     def _sources_of(self, split: str) -> list[str]:
         return list(self.sources) if split == self.train_split else self.val_sources

@@ -73,8 +73,10 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
     def __getitem__(self, which: MicroBatch) -> BatchT_co:
         """Read and collate a micro-batch; samples that cannot be used are left out and listed in ``skipped``.
 
+        Where none can be used, a neighbour stands there as a filler, which reaches no loss, score or prediction.
+
         Raises:
-            ValueError: none of the samples can be used.
+            ValueError: no neighbour can be used either.
         """
         rng = np.random.default_rng((self.seed, which.step, which.number))
         pixels: list[Tensor] = []
@@ -93,14 +95,27 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
             samples.append(sample)
             valid.append(row < which.valid)
         if not samples:
-            told = "; ".join(f"{skip.kind} ({skip.where})" for skip in skipped)
-            raise ValueError(
-                f"step {which.step}, micro-batch {which.number}: none of its samples can be used: "
-                f"{told}. Make the shards again, or leave their source out of data.sources"
-            )
+            raw, image, sample = self._filler(which, skipped, rng)
+            names, pixels, samples, valid = [raw.sample_id], [image], [sample], [False]
         images = normalise(torch.stack(pixels))
         head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images)
         return self.builder.collate(head, samples, rng)
+
+    def _filler(
+        self, which: MicroBatch, skipped: Sequence[Skip], rng: np.random.Generator
+    ) -> tuple[RawSample, Tensor, SampleT]:
+        source, shard, row = which.samples[0]
+        size = self.folders[source].shard_sizes[shard]
+        for neighbour in range(row + 1, row + size):
+            try:
+                return self._load((source, shard, neighbour % size), rng)
+            except SampleError:
+                continue
+        told = "; ".join(f"{skip.kind} ({skip.where})" for skip in skipped)
+        raise ValueError(
+            f"step {which.step}, micro-batch {which.number}: none of its samples can be used, nor any other of its "
+            f"shard: {told}. Make the shards again, or leave their source out of data.sources"
+        )
 
     def _load(self, place: tuple[int, int, int], rng: np.random.Generator) -> tuple[RawSample, Tensor, SampleT]:
         source, shard, row = place

@@ -20,7 +20,7 @@ from datamodules.records import Kind
 from datamodules.shards import RawSample, SampleError
 from datamodules.texts import mark_words, tokenise, word_pattern
 from datamodules.transforms import View
-from vle_lightning.batch import PretrainBatch
+from vle_lightning.batch import DataFacts, PretrainBatch
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,14 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         for name, number in reversed(classes.items()):
             names[number] = name
         return names
+
+    def facts(self) -> DataFacts:
+        """Return what the task has to agree with."""
+        return super().facts()._replace(patch_size=self.patch_size, classes=len(self.class_names))
+
+    def labels(self) -> list[str]:
+        """Return the names of the classes."""
+        return self.class_names
 
     def setup(self, stage: str) -> None:
         """Open the shards, and report the boxes whose names have no class."""

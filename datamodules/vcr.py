@@ -22,7 +22,7 @@ from datamodules.shards import RawSample, SampleError
 from datamodules.tagged import Rendered, nouns, render
 from datamodules.texts import Tokens, mark_spans, tokenise
 from datamodules.transforms import View
-from vle_lightning.batch import IGNORED, Skip, VCRBatch
+from vle_lightning.batch import IGNORED, DataFacts, Skip, VCRBatch
 
 Mode = Literal["q2a", "qa2r"]
 
@@ -222,6 +222,10 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
         if self.first_object_type < 0 or self.max_objects < 0:
             told = f"{self.first_object_type} and {self.max_objects}"
             raise ValueError(f"data.first_object_type and data.max_objects are {told}; neither may be negative")
+
+    def facts(self) -> DataFacts:
+        """Return what the task has to agree with."""
+        return super().facts()._replace(mode=self.mode, token_types=self.first_object_type + self.max_objects)
 
     def builder(self) -> VCRBuilder:
         """Make what turns records into batches."""

@@ -20,7 +20,7 @@ from datamodules.records import Kind
 from datamodules.shards import RawSample, SampleError
 from datamodules.texts import tokenise
 from datamodules.transforms import View
-from vle_lightning.batch import VQABatch
+from vle_lightning.batch import DataFacts, VQABatch
 
 CREDIT = 0.3  # for each annotator who gave the answer, 1 at most (VQAv2's training targets, as in ViLT and METER)
 
@@ -120,6 +120,14 @@ class VQADataModule(VisionLanguageDataModule[VQASample, VQABatch]):
             twice = next(answer for answer, count in Counter(answers).items() if count > 1)
             raise ValueError(f"{where}: {twice!r} occurs twice")
         return answers
+
+    def facts(self) -> DataFacts:
+        """Return what the task has to agree with."""
+        return super().facts()._replace(answers=len(self.answers()))
+
+    def labels(self) -> list[str]:
+        """Return the answers."""
+        return self.answers()
 
     def builder(self) -> VQABuilder:
         """Make what turns records into batches."""

@@ -126,6 +126,42 @@ def test_a_side_can_be_withheld(withheld: str) -> None:
     assert run("fit", VCR, *options, "--trainer.max_steps", "2") == 0
 
 
+def test_pretraining_predicts_matches(pretrained: Path) -> None:
+    rows = json.loads((pretrained / "predictions.json").read_text())
+    assert {"id", "text", "target", "probability"} == rows[0].keys()
+    assert {row["target"] for row in rows} == {True, False}
+    assert all((row["id"] == row["text"]) == row["target"] and 0 <= row["probability"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (("--model.architecture", "toy"), "another model"),
+        (("--ckpt_path", "empty.ckpt"), "empty.ckpt"),
+        (("--ckpt_path", "garbage.ckpt"), "garbage.ckpt"),
+        (("--data.global_batch_size", "32", "--ckpt_path", "last"), "data.global_batch_size was 16, is 32"),
+        (("--seed_everything", "7", "--ckpt_path", "last"), "data.seed was 0, is 7"),
+    ],
+)
+def test_a_checkpoint_that_a_run_cannot_go_on_from_is_refused(
+    pretrained: Path, options: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty.ckpt").write_bytes(b"")
+    Path("garbage.ckpt").write_bytes(b"garbage" * 100)
+    begin = ("--run_name", pretrained.name, "--trainer.max_steps", "6", "--ckpt_path", "last")
+    assert run("fit", PRETRAIN, *begin, *options) == 2
+    message = capsys.readouterr().err
+    assert hint in message
+    assert "Traceback" not in message
+
+
+def test_a_fit_that_fails_leaves_the_earlier_run_where_it_is(pretrained: Path) -> None:
+    options = ("--run_name", pretrained.name, "--data.sources", "{coco: -1.0}")
+    assert run("fit", PRETRAIN, *options) == 2
+    assert (pretrained / "best.ckpt").exists()
+    assert not pretrained.with_name(f"{pretrained.name}.1").exists()
+
+
 WRONG: dict[str, tuple[dict[str, object], str]] = {
     "data.batchsize": ({"data": {"batchsize": 3}}, "data.batch_size"),
     "data.batch_size": ({"data": {"batch_size": "many"}}, "int"),
@@ -133,6 +169,13 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "data.seed": ({"data": {"seed": 3}}, "seed_everything"),
     "data.global_batch_size": ({"data": {"batch_size": 7}}, "14 or 21"),
     "data.root": ({"data": {"root": "nowhere"}}, "make data-toy"),
+    "data.patch_size": ({"data": {"patch_size": 16}}, "model.architecture"),
+    "data.image_size": ({"data": {"image_size": 50, "patch_size": 10}}, "model.architecture"),
+    "validate_every": ({"validate_every": -3}, "at least 1"),
+    "seed_everything": ({"seed_everything": -1}, "at least 0"),
+    "model.optim.lr": ({"model": {"optim": {"lr": -1.0}}}, "above 0"),
+    "model.objectives": ({"model": {"objectives": {}}}, "at least one"),
+    "model.classes": ({"model": {"classes": 5}, "data": {"class_count": None}}, "data.classes has 24"),
     "data.classes": ({"data": {"classes": "nowhere.json"}}, "nowhere.json"),
     "model.optim.rate": ({"model": {"optim": {"rate": 1.0}}}, "no option"),
     "model.optim": ({"model": {"optim": 3}}, "holds options"),

@@ -25,6 +25,18 @@ class Skip(NamedTuple):
     lost: bool = True  # the whole sample; False: only the part that ``kind`` names
 
 
+class DataFacts(NamedTuple):
+    """What a data module and its task have to agree about; None where a kind of data has no such thing."""
+
+    vocabulary: int  # token ids
+    image_size: int  # pixels
+    patch_size: int | None = None  # pixels
+    classes: int | None = None
+    answers: int | None = None
+    mode: str | None = None
+    token_types: int | None = None  # rows of the table that are used
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """What every micro-batch carries; tensors move together, host-only fields stay plain Python."""

@@ -29,6 +29,7 @@ from datamodules.base import VisionLanguageDataModule
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
 from vle_lightning.commands import COMMANDS
 from vle_lightning.errors import UserError
+from vle_lightning.hub.folder import read_plain
 from vle_lightning.parsing import (
     ExperimentParser,
     ParseError,
@@ -37,7 +38,7 @@ from vle_lightning.parsing import (
     read_experiment,
     refuse_misplaced,
 )
-from vle_lightning.run import Run, RunFolder
+from vle_lightning.run import Run, RunFolder, check_checkpoint
 from vle_lightning.tasks.base import VisionLanguageTask
 
 TRAINER_DEFAULTS = {
@@ -58,6 +59,7 @@ NOISE = (  # Lightning's, about things that are meant to be so
     ".*infer the batch indices",
     ".*smaller than the logging interval",
 )
+LEAST = {"seed_everything": 0, "validate_every": 1, "save_every": 1, "max_skipped": 0}
 OUR_PACKAGES = ("vle_lightning.", "datamodules.")
 AnyDataModule = VisionLanguageDataModule[Any, Any]
 
@@ -129,6 +131,13 @@ class ExperimentCLI(LightningCLI):
         except OmegaConfBaseException as error:
             key = str(error.full_key).split(".", 1)[-1]
             raise UserError(f"{self.experiment.source(key)}: {key}: {str(error.msg).splitlines()[0]}") from error
+        settings = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+        for key, least in LEAST.items():
+            if settings[key] is not None and settings[key] < least:
+                raise UserError(f"{self.experiment.source(key)}: {key} is {settings[key]}; it must be at least {least}")
+        given = settings.get("ckpt_path")
+        if given and Path(given).is_file():
+            read_plain(Path(given), "--ckpt_path")  # Lightning opens it next, and says less of what is wrong
 
     def before_instantiate_classes(self) -> None:
         """Settle what depends on the subcommand and the machine, so that config.yaml holds it."""
@@ -158,7 +167,7 @@ class ExperimentCLI(LightningCLI):
         if self.model.load_report and is_first_process():
             print(f"model.init: {self.model.load_report}")
         if self.subcommand is not None:
-            self.datamodule.check()
+            self._check()
         given = self._get(self.config_init, "trainer").callbacks
         watchers = run.callbacks(self.model, self.datamodule)
         if settings.trainer.logger in (None, True):
@@ -172,9 +181,22 @@ class ExperimentCLI(LightningCLI):
             trainer.check_val_every_n_epoch = None
         return trainer
 
+    def _check(self) -> None:
+        """Refuse, before anything runs, what cannot end well."""
+        settings, source = self.settings, self.experiment.source
+        self.datamodule.check()
+        if found := self.model.disagreements(self.datamodule.facts()):
+            raise UserError("; ".join(f"{source(told.split()[0])}: {told}" for told in found))
+        if settings.ckpt_path:
+            check_checkpoint(settings.ckpt_path, self.model)
+        if self.subcommand == "predict" and not self.model.predicts:
+            raise UserError("predict: pre-training predicts matches; name itm in model.objectives")
+        self.model.labels = self.datamodule.labels()
+
     def before_fit(self) -> None:
-        """Open the data, and only then put aside what an earlier run left under this name."""
+        """Open the data, plan its order, and only then put aside what an earlier run left under this name."""
         self.datamodule.setup("fit")
+        self.datamodule.order()
         if self.settings.ckpt_path is None and is_first_process():
             self.run.folder.set_aside()
 

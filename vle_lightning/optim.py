@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vle_lightning.errors import UserError
+
 TOWERS = ("model.text.", "model.image.")
 NORMS = (nn.LayerNorm,)
 
@@ -23,6 +25,17 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.98)  # METER
     warmup: float = 0.1  # share of all steps, METER
     end: float = 0.0  # learning rate at the last step, as a share of the peak
+
+    def check(self) -> None:
+        """Raise UserError for a value that no training can use."""
+        for name in ("lr", "fusion_multiplier", "head_multiplier"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"model.optim.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("warmup", "end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"model.optim.{name} is {getattr(self, name)}; give a share from 0 to 1")
+        if self.weight_decay < 0:
+            raise UserError(f"model.optim.weight_decay is {self.weight_decay}; it must not be negative")
 
 
 def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, object]]:

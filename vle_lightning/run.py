@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,7 +12,6 @@ from typing import Protocol, runtime_checkable
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers import PreTrainedTokenizerBase
 
 from vle_lightning.callbacks.pictures import Pictures
@@ -24,9 +24,10 @@ from vle_lightning.callbacks.recorder import (
     versions,
     write_json,
 )
-from vle_lightning.callbacks.skips import SkipReport, lost_samples
+from vle_lightning.callbacks.skips import Kind, SkipReport, lost_samples
 from vle_lightning.callbacks.throughput import Throughput
 from vle_lightning.errors import UserError
+from vle_lightning.hub.folder import read_plain
 from vle_lightning.tasks.base import VisionLanguageTask
 from vle_lightning.tasks.pictures import Names
 
@@ -141,7 +142,7 @@ class Run:
         rule, file = self._select(trainer)
         trainer.loggers = []  # the selected state was logged when it was young
         scores = trainer.validate(task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True)
-        if is_overridden("predict_step", task):
+        if task.predicts:
             trainer.predict(task, None, datamodule, return_predictions=False, ckpt_path=file, weights_only=True)
         if trainer.is_global_zero:
             metrics = {name: float(value) for part in scores for name, value in part.items()}
@@ -170,13 +171,43 @@ class Run:
             "seed": self.settings.seed_everything,
             "init": task.load_report,
             "steps": steps,
-            "samples_seen": steps * self.settings.data.global_batch_size - lost_samples(skipped),
-            "skipped": {kind.name: count for kind, count in skipped.items()},
+            "samples_seen": steps * self.settings.data.global_batch_size - lost_samples(skipped, "train"),
+            "skipped": skipped_by_split(skipped),
             "seconds": round(self.clock.seconds, 1),
             "devices": trainer.num_nodes * trainer.num_devices,
             "precision": str(self.settings.trainer.precision),
             "data": manifests,
         }
+
+
+def check_checkpoint(file: str, task: VisionLanguageTask) -> None:
+    """Make sure that a run can go on from a checkpoint.
+
+    Raises:
+        UserError: it cannot be read, holds more than plain data, or is of another model.
+    """
+    weights = read_plain(Path(file), "--ckpt_path").get("state_dict")
+    if not isinstance(weights, dict):
+        raise UserError(f"--ckpt_path: {file} is no checkpoint of a run: it has no 'state_dict'")
+    own = task.state_dict()
+    faults = [f"{key} is missing" for key in own.keys() - weights.keys()]
+    faults += [f"{key} is unknown here" for key in weights.keys() - own.keys()]
+    faults += [
+        f"{key} is {tuple(weights[key].shape)}, the model has {tuple(own[key].shape)}"
+        for key in own.keys() & weights.keys()
+        if weights[key].shape != own[key].shape
+    ]
+    if faults:
+        raise UserError(
+            f"--ckpt_path: {file} is of another model (another model.architecture, objectives or answers?): "
+            f"{len(faults)} tensors differ, such as {'; '.join(sorted(faults)[:3])}"
+        )
+
+
+def skipped_by_split(counts: Counter[Kind]) -> dict[str, dict[str, int]]:
+    """Return how often each kind was skipped, by split."""
+    splits = dict.fromkeys(kind.split for kind in counts)
+    return {split: {kind.name: n for kind, n in counts.items() if kind.split == split} for split in splits}
 
 
 def make_checkpoints(folder: RunFolder, task: VisionLanguageTask, save_every: int | None) -> list[Callback]:

@@ -108,18 +108,23 @@ def gather(runs: Sequence[Run]) -> dict[str, float]:
 def joint_scores(name: str, parts: Sequence[Iterable[Mapping[str, object]]]) -> dict[str, float]:
     """Return the share of questions that every part gets right, overall and for each family.
 
+    Questions that one part could not use are left out of all, and told.
+
     Args:
         name: of the score.
-        parts: rows with id, prediction, target and family; one list for each part, of the same questions.
+        parts: rows with id, prediction, target and family; one list for each part.
 
     Raises:
-        UserError: the parts are not about the same questions.
+        UserError: the parts have no question in common.
     """
     tables = [{str(row["id"]): row for row in part if row["target"] is not None} for part in parts]
-    if any(table.keys() != tables[0].keys() for table in tables):
+    common = set(tables[0]).intersection(*tables)
+    if not common and any(tables):
         raise UserError(f"{name}: the runs predict different questions; give them the same data.root and split")
+    if left_out := set().union(*tables) - common:
+        print(f"{name}: {len(left_out)} questions that not all runs could use are left out: {sorted(left_out)[:5]}")
     groups: dict[str, list[bool]] = {}
-    for question, row in tables[0].items():
+    for question, row in ((key, row) for key, row in tables[0].items() if key in common):
         right = all(table[question]["prediction"] == table[question]["target"] for table in tables)
         for group in (name, f"{name}_{row['family']}") if row.get("family") else (name,):
             groups.setdefault(group, []).append(right)

@@ -102,6 +102,8 @@ def usable_item(row: Row, objects: Objects, skip: SkipDefect) -> VCRItem | None:
         skip("label out of range", f"{where}: answer {answer_label}, rationale {rationale_label}")
     elif not row["question"]:
         skip("empty question", where)
+    elif not all((*row["answer_choices"], *row["rationale_choices"])):
+        skip("empty choice", where)
     else:
         try:
             return VCRItem(

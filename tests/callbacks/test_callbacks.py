@@ -51,10 +51,11 @@ def test_skips_are_counted_and_listed_once(tmp_path: Path) -> None:
     report, trainer = SkipReport(tmp_path, limit=0.5), make_trainer()
     for _ in range(2):
         report.on_train_batch_end(trainer, TASK, None, make_batch(9, BROKEN), 0)
+        report.on_validation_start(trainer, TASK)
         report.on_validation_batch_end(trainer, TASK, None, make_batch(9, BROKEN), 0)
-    report.on_validation_end(trainer, TASK)
-    assert report.counts == {("unreadable image", True): 2}
-    assert trainer.log.values == {"skipped/unreadable_image": 2.0}
+        report.on_validation_end(trainer, TASK)
+    assert report.counts == {(BROKEN.kind, True, "train"): 2, (BROKEN.kind, True, "val"): 1}
+    assert trainer.log.values == {"skipped/train/unreadable_image": 2.0, "skipped/val/unreadable_image": 1.0}
     listed = [json.loads(line) for line in (tmp_path / "skips.jsonl").read_text().splitlines()]
     assert listed == [{"split": "train", "step": 0, **BROKEN._asdict()}]
 
@@ -63,8 +64,15 @@ def test_too_many_skips_end_the_run(tmp_path: Path) -> None:
     report = SkipReport(tmp_path, limit=0.01)
     for number in range(10):
         report.on_train_batch_end(make_trainer(), TASK, None, make_batch(99, BROKEN), number)
-    with pytest.raises(UserError, match=r"21 of 1110 .*unreadable image: 21.*skips\.jsonl"):
+    with pytest.raises(UserError, match=r"21 of 1110 samples of train .*unreadable image: 21.*skips\.jsonl"):
         report.on_train_batch_end(make_trainer(), TASK, None, make_batch(99, *[BROKEN] * 11), 10)
+
+
+def test_a_split_that_loses_too_much_is_not_scored(tmp_path: Path) -> None:
+    report = SkipReport(tmp_path, limit=0.01, judged_after=100)
+    report.on_test_batch_end(make_trainer(), TASK, None, make_batch(98, BROKEN, BROKEN), 0)
+    with pytest.raises(UserError, match=r"2 of 100 samples of test .*unreadable image: 2"):
+        report.on_test_end(make_trainer(), TASK)
 
 
 def test_few_samples_decide_nothing(tmp_path: Path) -> None:
@@ -79,8 +87,8 @@ def test_a_part_of_a_sample_is_counted_but_no_lost_sample(tmp_path: Path) -> Non
     report, trainer = SkipReport(tmp_path, limit=0.01, judged_after=1), make_trainer()
     report.on_train_batch_end(trainer, TASK, None, make_batch(9, *[part] * 50), 0)
     report.on_train_end(trainer, TASK)
-    assert report.counts == {(part.kind, False): 50}
-    assert lost_samples(report.counts) == 0
+    assert report.counts == {(part.kind, False, "train"): 50}
+    assert lost_samples(report.counts, "train") == 0
 
 
 def test_skips_survive_a_resume(tmp_path: Path) -> None:
@@ -90,7 +98,7 @@ def test_skips_survive_a_resume(tmp_path: Path) -> None:
     after.load_state_dict(before.state_dict())
     after.on_train_batch_end(make_trainer(), TASK, None, make_batch(1, BROKEN), 0)
     after.on_train_end(make_trainer(), TASK)
-    assert after.counts == {(BROKEN.kind, True): 2}
+    assert after.counts == {(BROKEN.kind, True, "train"): 2}
 
 
 def test_throughput_is_samples_over_seconds_and_knows_what_was_waited(

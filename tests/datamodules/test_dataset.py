@@ -59,9 +59,18 @@ def test_unusable_samples_are_left_out_and_listed(broken: Path, tokenizer: PreTr
     assert "toy/1/1a" in batch.skipped[0].where
 
 
-def test_a_micro_batch_without_a_usable_sample_is_an_error(broken: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_micro_batch_without_a_usable_sample_is_one_filler(broken: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    batch = dataset(broken, tokenizer)[take((0, 2), (0, 3))]
+    assert batch.sample_ids == ("toy/2/2b",)  # the next that can be used
+    assert batch.valid.tolist() == [False]
+    assert [skip.kind for skip in batch.skipped] == ["unreadable image"] * 2
+
+
+def test_a_shard_without_a_usable_sample_is_an_error(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    folder = tmp_path / "coco" / "train"
+    write_shards(folder, "texts", [make_record(1)], images={"toy/1": picture(1)[:100]})
     with pytest.raises(ValueError, match=r"step 4, micro-batch 2: none .* unreadable image \(.*000000\.tar"):
-        dataset(broken, tokenizer)[take((0, 2), (0, 3), step=4, number=2)]
+        dataset(folder, tokenizer)[take((0, 1), (0, 0), step=4, number=2)]
 
 
 def test_a_truncated_shard_is_a_listed_skip(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -21,6 +21,7 @@ class Kind(NamedTuple):
 
     name: str
     lost: bool  # the whole sample
+    split: str  # train, val, test or predict
 
 
 class SkipReport(Callback):
@@ -31,29 +32,26 @@ class SkipReport(Callback):
 
         Args:
             folder: the run folder.
-            limit: share of the samples that may be skipped.
-            judged_after: samples that a rank sees before the share means anything.
+            limit: share of the samples of a split that may be lost.
+            judged_after: samples seen before the share means anything.
         """
         self.file, self.limit, self.judged_after = folder / "skips.jsonl", limit, judged_after
-        self.counts: Counter[Kind] = Counter()  # over all ranks, as of the last validation
+        self.counts: Counter[Kind] = Counter()  # over all ranks; of training as of the last validation
         self._local: Counter[Kind] = Counter()
         self._carried: Counter[Kind] = Counter()  # from before a resume
-        self._seen = 0
+        self._seen: Counter[str] = Counter()  # samples by split
         self._written: set[Skip] = set()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Count, and stop the run where too much is lost."""
-        self._seen += len(batch) + sum(skip.lost for skip in batch.skipped)
-        self._local.update(Kind(skip.kind, skip.lost) for skip in batch.skipped)
-        self._write(batch, "train")
-        lost = lost_samples(self._local)
-        if self._seen >= self.judged_after and lost > self.limit * self._seen:
-            raise UserError(
-                f"{lost} of {self._seen} training samples could not be used ({_told(self._local)}), more "
-                f"than max_skipped={self.limit:.2%}; {self.file} lists them: mend the data or raise the limit"
-            )
+        self._count(batch, "train")
+        self._judge("train", self._local, self._seen["train"])
+
+    def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Count each validation anew."""
+        self._forget("val")
 
     def on_validation_batch_end(
         self,
@@ -64,34 +62,66 @@ class SkipReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """List what validation left out."""
-        self._write(batch, "val")
+        """Count what validation left out."""
+        self._count(batch, "val")
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count what the test left out."""
+        self._count(batch, "test")
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count what prediction left out."""
+        self._count(batch, "predict")
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Add up the ranks and log the counts."""
+        """Add up the ranks, log the counts, and stop where the scores would be of too few samples."""
         self._add_up()
         for logger in trainer.loggers:
-            values = {f"skipped/{kind.name.replace(' ', '_')}": float(n) for kind, n in self.counts.items()}
+            values = {
+                f"skipped/{kind.split}/{kind.name.replace(' ', '_')}": float(n) for kind, n in self.counts.items()
+            }
             logger.log_metrics(values, step=trainer.global_step)
+        self._judge("val", self.counts, sum(gather_objects(self._seen["val"])))
+
+    def on_test_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Say what was left out, and stop where that is too much."""
+        self._close("test")
+
+    def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Say what was left out."""
+        self._close("predict")
 
     def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Say what was left out."""
-        self._add_up()
-        if self.counts:
-            rank_zero_info(f"skipped samples: {_told(self.counts)}; {self.file} lists them")
+        self._close("train")
 
-    def state_dict(self) -> dict[str, list[tuple[str, bool, int]]]:
-        """Return the counts, for a resume."""
-        return {"counts": [(*kind, count) for kind, count in self.counts.items()]}
+    def state_dict(self) -> dict[str, list[tuple[str, bool, str, int]]]:
+        """Return the counts of training, for a resume."""
+        return {"counts": [(*kind, count) for kind, count in self.counts.items() if kind.split == "train"]}
 
-    def load_state_dict(self, state_dict: dict[str, list[tuple[str, bool, int]]]) -> None:
+    def load_state_dict(self, state_dict: dict[str, list[tuple[str, bool, str, int]]]) -> None:
         """Continue counting."""
-        self._carried = Counter({Kind(name, lost): count for name, lost, count in state_dict["counts"]})
+        self._carried = Counter({Kind(name, lost, split): count for name, lost, split, count in state_dict["counts"]})
 
-    def _add_up(self) -> None:
-        self.counts = sum(gather_objects(self._local), start=Counter(self._carried))
-
-    def _write(self, batch: Batch, split: str) -> None:
+    def _count(self, batch: Batch, split: str) -> None:
+        self._seen[split] += len(batch) + sum(skip.lost for skip in batch.skipped)
+        self._local.update(Kind(skip.kind, skip.lost, split) for skip in batch.skipped)
         new = [skip for skip in batch.skipped if skip not in self._written]
         if new:
             self._written.update(new)
@@ -100,11 +130,34 @@ class SkipReport(Callback):
             with self.file.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
 
+    def _forget(self, split: str) -> None:
+        self._seen[split] = 0
+        self._local = Counter({kind: count for kind, count in self._local.items() if kind.split != split})
 
-def lost_samples(counts: Counter[Kind]) -> int:
-    """Return how many whole samples were left out."""
-    return sum(count for kind, count in counts.items() if kind.lost)
+    def _judge(self, split: str, counts: Counter[Kind], seen: int) -> None:
+        lost = lost_samples(counts, split)
+        if seen >= self.judged_after and lost > self.limit * seen:
+            raise UserError(
+                f"{lost} of {seen} samples of {split} could not be used ({told(counts, split)}), more than "
+                f"max_skipped={self.limit:.2%}; {self.file} lists them: mend the data or raise the limit"
+            )
+
+    def _close(self, split: str) -> None:
+        self._add_up()
+        for name in dict.fromkeys(kind.split for kind in self.counts):
+            rank_zero_info(f"skipped in {name}: {told(self.counts, name)}; {self.file} lists them")
+        if split == "test":
+            self._judge(split, self.counts, sum(gather_objects(self._seen[split])))
+
+    def _add_up(self) -> None:
+        self.counts = sum(gather_objects(self._local), start=Counter(self._carried))
 
 
-def _told(counts: Counter[Kind]) -> str:
-    return ", ".join(f"{kind.name}: {count}" for kind, count in counts.most_common())
+def lost_samples(counts: Counter[Kind], split: str) -> int:
+    """Return how many whole samples of a split were left out."""
+    return sum(count for kind, count in counts.items() if kind.lost and kind.split == split)
+
+
+def told(counts: Counter[Kind], split: str) -> str:
+    """Name the kinds of a split, the most frequent first."""
+    return ", ".join(f"{kind.name}: {count}" for kind, count in counts.most_common() if kind.split == split)

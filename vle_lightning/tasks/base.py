@@ -8,10 +8,11 @@ from enum import StrEnum
 from typing import ClassVar
 
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from vle_lightning.batch import Batch
+from vle_lightning.batch import Batch, DataFacts
 from vle_lightning.errors import UserError
 from vle_lightning.metrics.ratio import Ratio
 from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
@@ -52,8 +53,31 @@ class VisionLanguageTask(PortableTask):
             UserError: the preset is unknown.
         """
         super().__init__(DualStream(find_config(architecture), blind))
+        optim.check()
         self.optim, self.seed = optim, seed
         self._scores = nn.ModuleDict()
+
+    def disagreements(self, facts: DataFacts) -> list[str]:
+        """Say where the model and its data do not fit each other; a subclass adds what concerns its head."""
+        config, found = self.model.config, []
+        if facts.vocabulary > config.text.vocab_size:
+            found.append(
+                f"data.tokenizer has {facts.vocabulary} tokens, but model.architecture's vocab_size is "
+                f"{config.text.vocab_size}"
+            )
+        patch_size = config.image.patch_size
+        if facts.image_size % patch_size:
+            found.append(
+                f"data.image_size {facts.image_size} is no multiple of model.architecture's patches, {patch_size}"
+            )
+        if facts.patch_size not in (None, patch_size):
+            found.append(f"data.patch_size is {facts.patch_size}, but that of model.architecture {patch_size}")
+        return found
+
+    @property
+    def predicts(self) -> bool:
+        """Say whether there is something to predict."""
+        return is_overridden("predict_step", self)
 
     def step(self, batch: Batch, stage: Stage) -> Tensor:
         """Compute the loss () of one micro-batch and log its scores."""

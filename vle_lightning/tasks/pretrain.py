@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vle_lightning.batch import PretrainBatch
+from vle_lightning.batch import DataFacts, PretrainBatch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.hub.towers import fill_image_tower, fill_text_tower
@@ -60,7 +60,9 @@ class PretrainTask(VisionLanguageTask):
             UserError: an objective is unknown, or needs what ``blind`` withholds.
         """
         super().__init__(architecture, blind, optim, seed)
-        self.weights = objectives or {"mlm": 1.0, "itm": 1.0, "mpc": 1.0, "pbc": 1.0}
+        self.weights = {"mlm": 1.0, "itm": 1.0, "mpc": 1.0, "pbc": 1.0} if objectives is None else objectives
+        if not self.weights:
+            raise UserError("model.objectives is empty; name at least one objective, such as {mlm: 1.0}")
         if blind != "none" and set(self.weights) != {"mlm"}:
             raise UserError(f"model.blind={blind}: only the objective mlm can do without; set model.objectives")
         heads = {name: find_objective(name).build(self.model, classes) for name in self.weights}
@@ -106,8 +108,39 @@ class PretrainTask(VisionLanguageTask):
             for score in output.scores:
                 self.score(stage, *score)
         if stage is not Stage.TRAIN:
-            self.score(stage, "loss", total.detach(), torch.ones_like(total))
+            counts = batch.valid.any().to(total.dtype)  # a micro-batch of fillers does not
+            self.score(stage, "loss", total.detach() * counts, counts)
         return total
+
+    @property
+    def predicts(self) -> bool:
+        """Say whether there is ITM, whose matches are predicted."""
+        return "itm" in self.objectives
+
+    def predict_step(self, batch: PretrainBatch) -> list[dict[str, object]]:
+        """Return for each valid image the text beside it, whether it is its own, and ITM's probability of a match."""
+        itm = self.objectives["itm"]
+        assert isinstance(itm, Objective)
+        (fused,) = self.model.fuse_views(batch, [itm.views])
+        matches = itm.get_submodule("head")(fused.pooled).float().softmax(-1)[:, 1].tolist()
+        rows = zip(batch.sample_ids, batch.partner.tolist(), matches, batch.valid.tolist(), strict=True)
+        return [
+            {
+                "id": name,
+                "text": batch.sample_ids[other],
+                "target": batch.sample_ids[other] == name,
+                "probability": match,
+            }
+            for name, other, match, valid in rows
+            if valid
+        ]
+
+    def disagreements(self, facts: DataFacts) -> list[str]:
+        """Add the number of classes."""
+        found, classes = super().disagreements(facts), self.options["classes"]
+        if facts.classes is not None and facts.classes > classes:
+            found.append(f"data.classes has {facts.classes} classes, but model.classes is {classes}")
+        return found
 
     def judge(self, batch: PretrainBatch) -> dict[str, ObjectiveOutput]:
         """Run all objectives on one micro-batch."""

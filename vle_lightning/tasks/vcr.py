@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vle_lightning.batch import IGNORED, VCRBatch
+from vle_lightning.batch import IGNORED, DataFacts, VCRBatch
 from vle_lightning.encoders.image import patch_grid
 from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.models.dual_stream import IMAGE_TYPE, Blind, DualStreamConfig
@@ -69,6 +69,18 @@ class VCRTask(VisionLanguageTask):
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the scorer."""
         return {f"vcr_{self.mode}_logit": self.head}
+
+    def disagreements(self, facts: DataFacts) -> list[str]:
+        """Add mode and token types."""
+        found, rows = super().disagreements(facts), self.model.config.fusion.token_types
+        if facts.mode not in (None, self.mode):
+            found.append(f"data.mode is {facts.mode}, but model.mode is {self.mode}")
+        if facts.token_types is not None and facts.token_types > rows:
+            found.append(
+                f"data.first_object_type + data.max_objects is {facts.token_types}, but model.architecture has "
+                f"{rows} token types"
+            )
+        return found
 
     def forward(self, batch: VCRBatch) -> Tensor:
         """Score the choices: logits (B, 4); a region that covers no patch is left out."""

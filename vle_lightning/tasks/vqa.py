@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vle_lightning.batch import VQABatch
+from vle_lightning.batch import DataFacts, VQABatch
 from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.metrics.vqa_accuracy import soft_accuracy
 from vle_lightning.models.dual_stream import Blind, DualStreamConfig
@@ -58,6 +59,13 @@ class VQATask(VisionLanguageTask):
         """Return the classifier."""
         return {"vqa_classifier": self.head}
 
+    def disagreements(self, facts: DataFacts) -> list[str]:
+        """Add the number of answers."""
+        found, answers = super().disagreements(facts), self.options["answers"]
+        if facts.answers not in (None, answers):
+            found.append(f"data.answers lists {facts.answers} answers, but model.answers is {answers}")
+        return found
+
     def forward(self, batch: VQABatch) -> Tensor:
         """Score the answers: logits (B, C)."""
         text = self.model.encode_text(batch.input_ids, batch.attention_mask)
@@ -76,11 +84,16 @@ class VQATask(VisionLanguageTask):
         return losses.sum() / judged.clamp(min=1)
 
     def predict_step(self, batch: VQABatch) -> list[dict[str, object]]:
-        """Return the number of the best answer of each valid question, and its probability."""
+        """Return the number of the best answer of each valid question, its name if known, and its probability."""
         logits = self(batch)
         best = torch.sigmoid(logits).max(1)
         rows = zip(batch.sample_ids, best.indices.tolist(), best.values.tolist(), batch.valid.tolist(), strict=True)
-        return [{"id": name, "prediction": answer, "probability": p} for name, answer, p, valid in rows if valid]
+        names: Sequence[str | None] = self.labels or [None] * logits.shape[1]
+        return [
+            {"id": name, "prediction": answer, "answer": names[answer], "probability": p}
+            for name, answer, p, valid in rows
+            if valid
+        ]
 
 
 Task = VQATask
