@@ -69,5 +69,5 @@ parity: $(READY) ## compare ours with the authors' numbers, tensor by tensor: FI
 tensorboard: $(READY) ## watch all runs in the browser
 	$(VENV)/bin/tensorboard --logdir checkpoints $(ARGS)
 
-bench: $(READY) ## time a VLE-base step of the four objectives beside the plain recipe
+bench: $(READY) ## time VLE-base beside plain alternatives: a pre-training step, a VCR question
 	$(RUN) -m vle_lightning.bench $(ARGS)

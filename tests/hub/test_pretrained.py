@@ -261,3 +261,18 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(name: str, zippe
     assert not (tmp_path / "ran").exists()
     torch.load(tmp_path / name, weights_only=False)
     assert (tmp_path / "ran").exists()  # the trap works
+
+
+def test_a_model_trained_without_images_stays_so(tmp_path: Path) -> None:
+    VQATask("tiny", answers=3, blind="image").save_pretrained(tmp_path)
+    encoder, _ = from_pretrained(tmp_path)
+    assert encoder.blind == "image"
+
+
+def test_init_goes_before_towers_of_their_own(tmp_path: Path) -> None:
+    first = PretrainTask("tiny")
+    first.save_pretrained(tmp_path / "init")
+    task = PretrainTask("tiny", init=str(tmp_path / "init"), text_init="nowhere/at-all", image_init="nowhere/at-all")
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(task.model.state_dict()[name], weight), name
+    assert "nowhere" not in str(task.load_report)

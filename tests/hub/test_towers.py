@@ -9,7 +9,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, DebertaV2Config, DebertaV2Model
 
 from vle_lightning.encoders.image import ImageConfig, ImageEncoder
@@ -145,3 +145,27 @@ def test_a_model_that_cannot_be_had_is_named(tmp_path: Path) -> None:
 def test_a_key_that_the_table_does_not_name_is_an_error() -> None:
     with pytest.raises(UserError, match="1 tensors that are not known here: surprise"):
         rename({"surprise": torch.zeros(1)}, OPEN_CLIP_VISUAL, "a file")
+
+
+def damage(folder: Path, key: str) -> None:
+    """Rename a tensor of a saved model; transformers would draw its own in its place."""
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file({name + "_" * (name == key): value for name, value in weights.items()}, file, {"format": "pt"})
+
+
+def test_a_text_tower_without_one_of_its_tensors_is_refused(tmp_path: Path) -> None:
+    save_deberta(tmp_path)
+    key = "encoder.layer.0.attention.self.query_proj.weight"
+    damage(tmp_path, key)
+    with pytest.raises(UserError, match=f"{key} is missing"):
+        fill_text_tower(TextEncoder(TEXT), str(tmp_path))
+
+
+def test_an_image_tower_without_one_of_its_tensors_is_refused(tmp_path: Path) -> None:
+    save_clip(tmp_path)
+    file = tmp_path / "model.safetensors"
+    key = next(name for name in load_file(file) if name.endswith("layers.1.mlp.fc1.weight"))
+    damage(tmp_path, key)
+    with pytest.raises(UserError, match=r"layers\.1\.mlp\.fc1\.weight is missing"):
+        fill_image_tower(ImageEncoder(IMAGE), str(tmp_path))

@@ -171,6 +171,8 @@ def read_plain(file: Path, option: str) -> dict[str, Any]:
         called = re.search(r"(?:GLOBAL|Unsupported global:) `?([\w.]+)", str(error))
         if called:
             reason = f"it is refused: opening it could run code ({called[1]}), and nothing of it was run"
+        elif "Weights only load failed" in str(error):
+            reason = "it is damaged, or holds more than plain data; nothing of it was run"
         else:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{option}: {file} cannot be read as a checkpoint of tensors: {reason}") from error

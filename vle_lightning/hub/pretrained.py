@@ -31,7 +31,7 @@ from vle_lightning.hub.vle import (
     published_name,
     read_vle,
 )
-from vle_lightning.models.dual_stream import DualStream, DualStreamConfig
+from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
 
 BEST = "best.ckpt"
 FREE = ("dropout", "attention_dropout", "image_size")  # may differ from the source's: no weight depends on them
@@ -82,7 +82,8 @@ def from_pretrained(source: str | Path) -> tuple[DualStream, LoadReport]:
         UserError: as `load_pretrained` does, and where the source does not say how large the encoder is.
     """
     pretrained = read_pretrained(source)
-    encoder = DualStream(architecture_of(pretrained))
+    blind: Blind = pretrained.description.options.get("blind", "none")
+    encoder = DualStream(architecture_of(pretrained), blind)
     return encoder, fill_pretrained(pretrained, encoder, {}, "source")
 
 

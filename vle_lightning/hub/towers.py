@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import open_clip
 from torch import Tensor, nn
@@ -54,12 +54,12 @@ def fill_text_tower(encoder: TextEncoder, source: str) -> LoadReport:
     Raises:
         UserError: the model cannot be had, computes something else or does not fit the configured sizes.
     """
-    model = _get(source, lambda: AutoModel.from_pretrained(source))
+    model, missing = _load(AutoModel, source)
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
     wanted = {name: getattr(encoder.model.config, name) for name in (*TEXT.sizes, *TEXT.details, *TEXT.fixed)}
     absent = {"conv_kernel_size": 0, "conv_act": "tanh"}
     found = {name: getattr(model.config, name, absent.get(name)) for name in wanted}
-    faults = _compare(found, wanted)
+    faults = [*_compare(found, wanted), *missing]
     return fill({"": encoder}, weights, LoadReport(source, 0, 0), "model.text_init", faults)
 
 
@@ -78,14 +78,23 @@ def fill_image_tower(encoder: ImageEncoder, source: str) -> LoadReport:
     if source.startswith(OPEN_CLIP):
         visual = _open_clip_visual(source)
         found, table, state = describe_open_clip(visual), OPEN_CLIP_VISUAL, split_projections(visual.state_dict())
+        missing: list[str] = []
     else:
-        model = _get(source, lambda: CLIPVisionModel.from_pretrained(source))
+        model, missing = _load(CLIPVisionModel, source)
         found = {name: getattr(model.config, name) for name in wanted}
         table, state = TRANSFORMERS_CLIP, model.state_dict()
     renamed = translate(state, table)
-    faults = [*_compare(found, wanted), *(f"{key} is unknown here" for key in renamed.unknown)]
+    faults = [*_compare(found, wanted), *missing, *(f"{key} is unknown here" for key in renamed.unknown)]
     report = LoadReport(source, 0, 0, dropped=renamed.dropped)
     return fill({"": encoder}, renamed.weights, report, "model.image_init", faults)
+
+
+def _load(kind: type[Any], source: str) -> tuple[Any, list[str]]:
+    """Load a transformers model, and name what its file lacks: transformers would draw that at random."""
+    model, info = _get(source, lambda: kind.from_pretrained(source, output_loading_info=True))
+    lacking = {name: "is missing" for name in info["missing_keys"]}
+    lacking |= {name[0]: "has another shape" for name in info["mismatched_keys"]}
+    return model, [f"{name} {what}" for name, what in sorted(lacking.items())]
 
 
 def _open_clip_visual(source: str) -> nn.Module:

@@ -38,18 +38,21 @@ class PortableTask(L.LightningModule):
         self.labels: list[str] | None = None  # what the numbers of the head mean, where the weights came with names
         self.published: Published | None = None
 
-    def start(self, init: str | None, heads: Mapping[str, nn.Module]) -> None:
+    def start(self, init: str | None, heads: Mapping[str, nn.Module], new: tuple[str, ...] = ()) -> None:
         """Fill the encoder, and those of ``heads`` (by published name) that the source holds.
 
         Args:
             init: a checkpoint, run folder, exported or published folder, or hub name; None starts afresh.
             heads: those whose numbers mean the same in every data set.
+            new: names of the others, which start at random whatever the source holds.
 
         Raises:
             UserError: the source is missing or does not fit.
         """
         if init:
             self._fill(read_pretrained(init, "model.init"), heads, "model.init")
+            self.new_heads = (*self.new_heads, *new)
+            self.load_report = f"{self.load_report}; new for this data: {', '.join(new)}" if new else self.load_report
 
     @classmethod
     def from_pretrained(cls, source: str | Path, image_size: int | None = None, **options: Any) -> Self:  # noqa: ANN401

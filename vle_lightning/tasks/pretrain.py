@@ -50,7 +50,7 @@ class PretrainTask(VisionLanguageTask):
             objectives: weight of each objective by name; all four with weight 1 by default (VLE).
             classes: how many box classes MPC tells apart; the data module's ``classes`` has as many.
             init: a checkpoint or run folder to start from.
-            text_init: a DeBERTa-v3 (transformers name or folder) that the text tower starts from.
+            text_init: a DeBERTa-v3 (transformers name or folder) that the text tower starts from; without ``init``.
             image_init: a CLIP ViT (transformers name or folder, or open_clip:MODEL/PRETRAINED) likewise.
             blind: what is withheld from the model.
             optim: learning rates and schedule.
@@ -70,8 +70,10 @@ class PretrainTask(VisionLanguageTask):
         names = [name for objective in self._objectives() for name in objective.score_names]
         self.add_scores([*names, *(f"{name}_loss" for name in self.weights), "loss"])
         self.options = {"objectives": dict(self.weights), "classes": classes}
-        self.start(init, self.published_heads())
+        self.start(init, self.published_heads(), tuple(self.heads().keys() - self.published_heads().keys()))
         reports = [self.load_report] if self.load_report else []
+        if init:  # holds towers of its own, which those that the experiment names would overwrite
+            text_init = image_init = None
         if text_init:
             reports.append(str(fill_text_tower(self.model.text, text_init)))
         if image_init:

@@ -47,7 +47,7 @@ class VQATask(VisionLanguageTask):
         self.head = classifier(2 * self.model.width, 2 * self.model.width, answers)
         initialise(self.head, self.model.config.init_std)
         self.add_scores(["vqa_accuracy", "loss"])
-        self.start(init, {})  # another list of answers gives the head's numbers another meaning
+        self.start(init, {}, ("vqa_classifier",))  # another list of answers gives the head's numbers another meaning
 
     @classmethod
     def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
