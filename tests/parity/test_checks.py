@@ -18,9 +18,10 @@ def test_an_error_is_judged_by_the_bound_at_its_number() -> None:
     assert (check.error, check.bound) == pytest.approx((3e-3, 1e-3), rel=1e-4)
 
 
-def test_numbers_that_the_reference_lacks_are_left_out() -> None:
+def test_numbers_that_are_not_finite_stand_at_the_same_places() -> None:
     reference = torch.tensor([1.0, torch.nan])
-    assert compare("x", torch.tensor([1.0, 7.0]), reference, Bound(0.0)).ok
+    assert compare("x", torch.tensor([1.0, float("nan")]), reference, Bound(0.0)).ok
+    assert not compare("x", torch.tensor([1.0, 7.0]), reference, Bound(0.0)).ok
     assert not compare("x", torch.tensor([torch.inf, torch.nan]), reference, Bound(1.0)).ok
 
 

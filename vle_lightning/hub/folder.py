@@ -150,6 +150,8 @@ def _read_file(file: Path, option: str) -> dict[str, Tensor]:
             ) from error
     content = read_plain(file, option)
     weights = content.get("state_dict", content)
+    if not isinstance(weights, dict):
+        raise UserError(f"{option}: the state_dict of {file} is a {type(weights).__name__}, not tensors by name")
     strange = [str(k) for k, v in weights.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if strange:
         raise UserError(f"{option}: {file} holds other things than tensors under {', '.join(strange[:10])}")

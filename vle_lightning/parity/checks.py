@@ -81,7 +81,11 @@ def compare(tensor: str, ours: Tensor | None, reference: Tensor, bound: Bound, r
     ours, reference = ours.detach().double().flatten(), reference.double().flatten()
     finite = reference.isfinite()
     if not finite.all():
-        note = f"{int((~finite).sum())} numbers of the reference are not finite, the others are compared"
+        if ours.isfinite()[~finite].any():
+            return failure(
+                tensor, f"{int(ours.isfinite()[~finite].sum())} numbers are finite where the reference is not"
+            )
+        note = f"{int((~finite).sum())} numbers are not finite, as in the reference; the others are compared"
     ours, reference = ours[finite], reference[finite]
     if not ours.isfinite().all():
         return failure(tensor, f"{int((~ours.isfinite()).sum())} numbers are not finite where the reference is")
