@@ -167,6 +167,44 @@ def test_only_an_earlier_export_is_overwritten(vqa: Path, tmp_path: Path, capsys
     assert "RUN: there is no checkpoint at" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN"], "the following arguments are required: --to"),
+        ([], "the following arguments are required: run, --to"),
+        (["RUN", "--to", "out", "--format", "hf"], "argument --format: invalid choice: 'hf'"),
+        (["RUN", "--to", "out", "--loud"], "unrecognized arguments: --loud"),
+    ],
+)
+def test_what_a_command_line_lacks_is_said_in_one_line(
+    arguments: list[str], message: str, vqa: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", *(str(vqa) if part == "RUN" else part for part in arguments)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"error: python -m vle_lightning export: {message}")
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "base"}, "is of the task 'base', which is not known here"),
+        ({"options": {"answers": "4"}}, "options: answers = '4': give a whole number"),
+        ({"labels": [1]}, r"config.json: labels = [1]: give a list, of each a text or null"),
+    ],
+)
+def test_an_export_that_says_what_cannot_be_is_not_exported(
+    change: dict[str, object], message: str, vqa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(vqa, tmp_path / "one")
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    (tmp_path / "one" / "config.json").write_text(json.dumps({**config, **change}))
+    assert export(tmp_path / "one", tmp_path / "two") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
+
+
 @pytest.mark.parametrize("layout", ["own", "vle"])
 def test_a_fit_starts_from_an_exported_folder_and_says_so(
     layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from vle_lightning.hub.folder import find_folder
 from vle_lightning.hub.pretrained import Pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder
 from vle_lightning.hub.vle import VQA_HEAD
+from vle_lightning.inference.commands import OneSentenceParser
 from vle_lightning.inference.processor import IMAGE_FILE, Processor
 from vle_lightning.inference.runs import CONFIG as RUN_CONFIG
 from vle_lightning.inference.runs import RunSettings, run_settings
@@ -57,8 +58,12 @@ def run_export(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """Read the command line."""
-    parser = ArgumentParser("python -m vle_lightning export", description="Make a folder that others can load.")
+    """Read the command line.
+
+    Raises:
+        UserError: an option is missing or unknown.
+    """
+    parser = OneSentenceParser("python -m vle_lightning export", description="Make a folder that others can load.")
     parser.add_argument("run", help="a run folder, its .ckpt, or anything that --model.init takes")
     parser.add_argument("--to", required=True, help="the folder to write")
     parser.add_argument(
@@ -121,10 +126,9 @@ def find_task(pretrained: Pretrained) -> type[VisionLanguageTask]:
     guess = "vqa" if VQA_HEAD in heads else "vcr" if any(name.startswith("vcr_") for name in heads) else "pretrain"
     name = pretrained.description.task or guess
     try:
-        module = import_module(f"vle_lightning.tasks.{name}")
-    except ModuleNotFoundError as error:
+        task: type[VisionLanguageTask] = import_module(f"vle_lightning.tasks.{name}").Task
+    except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(f"{pretrained.source} is of the task {name!r}, which is not known here") from error
-    task: type[VisionLanguageTask] = module.Task
     return task
 
 

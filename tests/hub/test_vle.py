@@ -107,6 +107,33 @@ def test_fine_tuning_carries_unused_options_along(tmp_path: Path) -> None:
     assert config["architectures"] == ["VLEForVQA"]
 
 
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [("float16", "float32"), ("float32", "float32"), ("torch.float32", "torch.float32"), (None, None)],
+)
+def test_the_float_type_that_is_written_is_that_of_the_file(
+    told: str | None, wanted: str | None, tmp_path: Path
+) -> None:
+    weights = {key: value.half() if told == "float16" else value for key, value in published_weights().items()}
+    source = publish(tmp_path / "source", weights, torch_dtype=told, dtype=told)
+    config = json.loads((source / "config.json").read_text())
+    config["text_config"]["torch_dtype"] = config["vision_config"]["dtype"] = told
+    (source / "config.json").write_text(json.dumps(config))
+    task = PretrainTask.from_pretrained(source, objectives={"itm": 1.0})
+    task.save_pretrained(tmp_path / "vle", "vle")
+    task.save_pretrained(tmp_path / "own")
+    own = json.loads((tmp_path / "own" / "config.json").read_text())["published"]["config"]
+    for written in (json.loads((tmp_path / "vle" / "config.json").read_text()), own):
+        assert [written["torch_dtype"], written["dtype"]] == [wanted] * 2
+        assert [written["text_config"]["torch_dtype"], written["vision_config"]["dtype"]] == [wanted] * 2
+    for folder in ("vle", "own"):
+        stored = load_file(tmp_path / folder / "model.safetensors").values()
+        assert {value.dtype for value in stored if value.is_floating_point()} == {torch.float32}
+    task.half().save_pretrained(tmp_path / "half", "vle")
+    written = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert written["torch_dtype"] == (None if told is None else "float16")
+
+
 def test_the_tied_decoder_is_not_written(tmp_path: Path) -> None:
     PretrainTask("tiny", objectives={"mlm": 1.0}).save_pretrained(tmp_path, "vle")
     assert not [key for key in load_file(tmp_path / "model.safetensors") if "decoder" in key]

@@ -72,6 +72,10 @@ def test_vcr_prints_the_choice(
         (["heatmap", "PICTURE", "the dog", "--out", "heat.nothing"], "no picture format has the ending '.nothing'"),
         (["vcr", "PICTURE", "nowhere.json"], "nowhere.json cannot be read as JSON"),
         (["vcr", "PICTURE", "LIST"], "must hold one JSON object, not a list"),
+        (["vcr", "PICTURE", "STRANGE"], "strange.json: objects is [1, 2]; give a list with the class"),
+        (["vcr", "PICTURE", "FINE", "--metadata", "STRANGE"], "strange.json: boxes[0] is 'abc'; give four numbers"),
+        (["vcr", "PICTURE", "FINE"], "the metadata are missing"),
+        (["heatmap", "PICTURE", "the dog", "--out", "heat.png", "--zoom", "0"], "zoom is 0; it must be at least 1"),
     ],
 )
 def test_wrong_input_ends_with_one_sentence(
@@ -83,8 +87,12 @@ def test_wrong_input_ends_with_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "list.json").write_text("[]")
-    places = {"PICTURE": picture, "LIST": str(tmp_path / "list.json")}
-    assert main([*(places.get(part, part) for part in command), "--model", str(exported("vqa"))]) == 2
+    (tmp_path / "fine.json").write_text(json.dumps(ANNOTATION))
+    (tmp_path / "strange.json").write_text(json.dumps({"objects": [1, 2], "boxes": ["abc"]}))
+    files = {name.upper(): str(tmp_path / f"{name}.json") for name in ("list", "fine", "strange")}
+    model = {"vcr": "vcr-q2a", "heatmap": "pretrain"}.get(command[0], "vqa")
+    words = [{"PICTURE": picture, **files}.get(part, part) for part in command]
+    assert main([*words, "--model", str(exported(model))]) == 2
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith("error: ")

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
 from vle_lightning.errors import UserError
-from vle_lightning.inference.items import Amount, Item, amount_of, gather
+from vle_lightning.inference.items import Amount, Item, amount_of, check_count, gather
 
 FIELDS = {"image": "image", "question": "text"}
 
@@ -15,7 +16,7 @@ def told(items: Sequence[Item]) -> list[tuple[object, object]]:
     return [(item.image, item.text) for item in items]
 
 
-@pytest.mark.parametrize("value", ["a.png", b"bytes", np.zeros((2, 2)), {"a": 1}, 3])
+@pytest.mark.parametrize("value", ["a.png", b"bytes", np.zeros((2, 2)), {"a": 1}, 3, io.BytesIO(b"two\nlines")])
 def test_a_picture_in_any_form_is_one(value: object) -> None:
     assert amount_of(value) is Amount.ONE
 
@@ -47,6 +48,23 @@ def test_batches_are_as_large_as_asked() -> None:
     assert sizes == [2, 2, 1]
     with pytest.raises(UserError, match="batch_size is -1"):
         gather(None, FIELDS, image="a", question="b").answer(-1, respond)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("2", "top_k is '2', a str; give a whole number"),
+        (1.5, "top_k is 1.5, a float"),
+        (True, "top_k is True, a bool"),
+        (None, "top_k is None"),
+        (0, "top_k is 0; it must be at least 1"),
+    ],
+)
+def test_a_count_is_a_whole_number_above_zero(value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_count("top_k", value)
+    check_count("top_k", 1)
+    check_count("top_k", np.int64(3))
 
 
 def test_a_stream_is_read_as_results_are_taken() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.transforms import View
+from datamodules.transforms import View, decode
 from vle_lightning.errors import UserError
 from vle_lightning.inference.pictures import draw_heat, open_picture, stretch
 
@@ -22,7 +22,9 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("form", ["pil", "bytes", "path", "text", "array", "tensor", "channels first", "floats"])
+@pytest.mark.parametrize(
+    "form", ["pil", "bytes", "path", "text", "stream", "file", "array", "tensor", "channels first", "floats"]
+)
 def test_every_form_of_a_picture_holds_the_same_pixels(form: str, tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(png())
@@ -31,6 +33,8 @@ def test_every_form_of_a_picture_holds_the_same_pixels(form: str, tmp_path: Path
         "bytes": png(),
         "path": file,
         "text": str(file),
+        "stream": io.BytesIO(png()),
+        "file": file.open("rb"),
         "array": PIXELS,
         "tensor": torch.from_numpy(PIXELS),
         "channels first": PIXELS.transpose(2, 0, 1),
@@ -44,9 +48,40 @@ def test_gray_arrays_are_gray_pictures() -> None:
     assert open_picture(PIXELS[..., :1]).mode == "L"
 
 
+def test_a_stream_can_be_read_again() -> None:
+    stream = io.BytesIO(png())
+    stream.read()
+    for _ in range(2):
+        assert np.array_equal(np.asarray(open_picture(stream)), PIXELS)
+
+
+@pytest.mark.parametrize("form", ["png", "pgm", "tiff", "pil"])
+def test_grey_of_16_bits_is_scaled_to_8_as_in_training(form: str) -> None:
+    grey = np.array([[0, 255, 256, 511], [32768, 40000, 65279, 65535]], dtype=np.uint16)
+    buffer = io.BytesIO(b"P5 4 2 65535\n" + grey.astype(">u2").tobytes())
+    if form != "pgm":
+        buffer = io.BytesIO()
+        Image.fromarray(grey).save(buffer, "png" if form == "pil" else form)
+    picture = open_picture(Image.fromarray(grey) if form == "pil" else buffer)
+    assert picture.mode == "L"
+    assert np.asarray(picture).tolist() == [[0, 0, 1, 1], [128, 156, 254, 255]]
+    if form == "png":
+        assert np.array_equal(decode(buffer.getvalue())[0].numpy(), np.asarray(picture))
+
+
+def test_grey_of_32_bits_is_not_cut_off_in_silence() -> None:
+    for dtype in (np.int32, np.float32):
+        low = Image.fromarray(np.array([[0, 255]], dtype=dtype))
+        assert np.asarray(open_picture(low).convert("L")).tolist() == [[0, 255]]
+        with pytest.raises(UserError, match="grey of 32 bits and not within 0 to 255"):
+            open_picture(Image.fromarray(np.array([[0, 300]], dtype=dtype)))
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        (io.StringIO("a"), "gives a str, not bytes; open it with mode 'rb'"),
+        (io.BytesIO(b"no picture"), "the picture in an open file cannot be read"),
         ("nowhere.png", "there is no picture nowhere.png"),
         (b"", "the picture of 0 bytes cannot be read"),
         (png()[:60], "the picture of 60 bytes cannot be read"),

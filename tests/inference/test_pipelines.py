@@ -193,6 +193,14 @@ def test_what_cannot_run_is_told(exported: Exported, tmp_path: Path) -> None:
     folder = exported("vqa")
     with pytest.raises(UserError, match="there is no pipeline 'vga'; choose one of vqa, itm"):
         pipeline("vga", folder)
+    with pytest.raises(UserError, match="there is no pipeline 3"):
+        pipeline(3, folder)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="source is None, a NoneType; give a folder"):
+        pipeline("vqa", None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="processor is 3, a int"):
+        pipeline("vqa", folder, processor=3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="batch_size is '8', a str"):
+        pipeline("vqa", folder, batch_size="8")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="device nowhere"):
         pipeline("vqa", folder, device="nowhere")
     with pytest.raises(UserError, match="dtype int64 is no float type"):

@@ -16,7 +16,8 @@ from datamodules.tokenizers import load_tokenizer, train_tokenizer
 from tests.factories import vcr_batch
 from vle_lightning.errors import UserError
 from vle_lightning.inference.vcr_compatible import NAMES, PatchBox, PersonNames, VCRInputs, convert, patch_box, score
-from vle_lightning.inference.vcr_texts import MAX_LENGTH, Mode
+from vle_lightning.inference.vcr_layout import Mode
+from vle_lightning.inference.vcr_texts import MAX_LENGTH
 from vle_lightning.tasks.vcr import VCRTask
 
 ROOT = Path(__file__).parents[2]
@@ -36,12 +37,15 @@ CORNER: list[float] = [0, 0, 19, 9, 0.9]  # with a score behind
 BEYOND: list[float] = [80, 0, 95, 10, 0.9]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
-    """One token for each word that these tests use."""
-    folder = tmp_path_factory.mktemp("tokenizer")
+def word_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Make one token for each word that these tests use."""
     train_tokenizer([" ".join((*WHERE, "and", *NAMES))], folder, 250)
     return load_tokenizer(str(folder))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    return word_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def annotate(question: list[Any], answers: list[list[Any]], **fields: object) -> dict[str, Any]:

@@ -112,25 +112,73 @@ def test_a_hidden_answer_label_is_no_hindrance_to_answers(exported: Exported) ->
         load(exported, "qa2r")(image=PICTURE, annotation=hidden, metadata=METADATA)
 
 
+BOXES = METADATA["boxes"]
+MALFORMED = [
+    (["no", "dictionary"], METADATA, "the annotation is missing or no dictionary"),
+    ([ANNOTATION], None, "the metadata are missing"),
+    ([ANNOTATION], {"boxes": "abc"}, "boxes is 'abc'; give a list"),
+    ([ANNOTATION], {"boxes": ["abc", *BOXES[1:]]}, r"boxes\[0\] is 'abc'; give four numbers"),
+    ([ANNOTATION], {"boxes": [*BOXES[:2], [1, 2, 3]]}, r"boxes\[2\] is \[1, 2, 3\]"),
+    ([ANNOTATION], {"boxes": [*BOXES[:2], [1, 2, 3, None]]}, r"boxes\[2\] is"),
+    ([ANNOTATION], {"boxes": [*BOXES[:2], [1, 2, 3, float("nan")]]}, r"boxes\[2\] is"),
+    ([changed(objects=[1, 2, 3])], METADATA, r"objects is \[1, 2, 3\]; give a list with the class"),
+    ([changed(objects="person")], METADATA, "objects is 'person'"),
+    ([changed(question=[[7]])], METADATA, "question tags object 7 of 3"),
+    ([changed(question=[[-1]])], METADATA, "question tags object -1 of 3"),
+    ([changed(question="Why")], METADATA, "question: 'Why' is no tagged text"),
+    ([changed(question=[3])], METADATA, "question: 3 is neither a word nor a list"),
+    ([changed(question=[["0"]])], METADATA, r"question: \['0'\] is neither"),
+    ([changed(question=[[True]])], METADATA, r"question: \[True\] is neither"),
+    ([changed(answer_choices=[["No"]])], METADATA, "answer_choices has 1 entries; give four"),
+    ([changed(answer_choices="four")], METADATA, "answer_choices is 'four'; give a list of four"),
+    ([changed(answer_choices=[["a"], ["b"], ["c"], "d"])], METADATA, r"answer_choices\[3\]: 'd' is no tagged text"),
+    ([changed(answer_choices=[["a"], [[3]], ["c"], ["d"]])], METADATA, r"answer_choices\[1\] tags object 3 of 3"),
+    ([changed(answer_label=4)], METADATA, "answer_label is 4; give 0 to 3"),
+    ([changed(answer_label="2")], METADATA, "answer_label is '2'"),
+    ([changed(answer_label=True)], METADATA, "answer_label is True"),
+    ([{"question": []}], METADATA, "'objects' is missing"),
+]
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+@pytest.mark.parametrize(("annotation", "metadata", "message"), MALFORMED)
+def test_a_malformed_annotation_is_named_by_its_field(
+    annotation: object, metadata: object, message: str, compatible: bool, exported: Exported
+) -> None:
+    with pytest.raises(UserError, match=f"^item 0: {message}"):
+        load(exported)(image=PICTURE, annotation=annotation, metadata=metadata, compatible=compatible)
+
+
 @pytest.mark.parametrize(
     ("annotation", "metadata", "message"),
     [
-        (["no", "dictionary"], METADATA, "item 0: the annotation is missing or no dictionary"),
-        ([ANNOTATION], None, "item 0: the metadata are missing"),
-        ([changed(question=[[7]])], METADATA, r"item 0: bad tag: .*objects \[7\]"),
-        ([changed(question="Why")], METADATA, "item 0: 'Why' is no tagged text"),
-        ([changed(question=[3])], METADATA, "item 0: 3 is neither a word nor a list"),
-        ([changed(question=[])], METADATA, "item 0: empty text"),
-        ([changed(answer_choices=[["No"]])], METADATA, "item 0: bad choices"),
-        ([{"question": []}], METADATA, "item 0: 'objects' is missing"),
-        ([changed(objects=["dog"])], METADATA, "item 0: there are 1 objects, but 3 boxes"),
+        (changed(question=[]), METADATA, "question: an empty text"),
+        (changed(answer_choices=[["a"], [], ["c"], ["d"]]), METADATA, r"answer_choices\[1\]: an empty text"),
+        (ANNOTATION, {"boxes": BOXES[:2]}, "there are 3 objects, but 2 boxes"),
+        (ANNOTATION, {**METADATA, "width": "96"}, "width is '96'; give the picture's width in pixels"),
+        (ANNOTATION, {**METADATA, "height": 0}, "height is 0"),
     ],
 )
-def test_an_annotation_that_cannot_be_used_is_named(
+def test_the_default_refuses_what_published_pipelines_let_pass(
     annotation: object, metadata: object, message: str, exported: Exported
 ) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"^{message}"):
         load(exported)(image=PICTURE, annotation=annotation, metadata=metadata)
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_rationales_are_looked_at_where_they_are_asked_for(compatible: bool, exported: Exported) -> None:
+    broken = changed(rationale_choices=[["a"], ["b"], ["c"], "d"])
+    wanted = load(exported)(image=PICTURE, annotation=ANNOTATION, metadata=METADATA, compatible=compatible)
+    assert load(exported)(image=PICTURE, annotation=broken, metadata=METADATA, compatible=compatible) == wanted
+    with pytest.raises(UserError, match=r"^rationale_choices\[3\]: 'd' is no tagged text"):
+        load(exported, "qa2r")(image=PICTURE, annotation=broken, metadata=METADATA, compatible=compatible)
+
+
+def test_boxes_may_be_an_array(exported: Exported) -> None:
+    wanted = load(exported)(image=PICTURE, annotation=ANNOTATION, metadata=METADATA)
+    array = {**METADATA, "boxes": np.array(BOXES)}
+    assert load(exported)(image=PICTURE, annotation=ANNOTATION, metadata=array) == wanted
 
 
 @pytest.mark.parametrize("mode", ["q2a", "qa2r"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -91,21 +91,11 @@ def fill(
         UserError: a tensor is missing, unknown, of another shape or not of floats; each is listed.
     """
     own, tied = own_tensors(parts)
-    given = dict(weights)
-    differ = [key for key in tied.keys() & given.keys() if not _same(given, key, tied[key])]
-    for key in tied.keys() & given.keys():
-        value = given.pop(key)
-        given.setdefault(tied[key], value)
+    given, differ = _untie(weights, tied)
     resized = _resize_positions(own, given)
-    wrong = [*faults, *(f"{named(k)} differs from {named(tied[k])}, to which it is tied" for k in differ)]
-    wrong += _misfits(own, given, named)
-    if wrong:
-        shown = "\n  ".join(sorted(wrong)[:SHOWN])
-        more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise UserError(
-            f"{option}: {report.source} does not fit model.architecture (another width, depth or vocabulary?). "
-            f"{len(wrong)} tensors or options differ:\n  {shown}{more}"
-        )
+    wrong = [*faults, *(f"{named(key)} differs from {named(tied[key])}, to which it is tied" for key in differ)]
+    if wrong := [*wrong, *_misfits(own, given, named)]:
+        raise UserError(f"{option}: {report.source} {_told(wrong)}")
     cast = tuple(
         f"{named(k)} {_kind(v)} -> {_kind(own[k])}" for k, v in sorted(given.items()) if v.dtype != own[k].dtype
     )
@@ -114,6 +104,25 @@ def fill(
             own[key].copy_(value)
     count = sum(value.numel() for value in given.values())
     return report._replace(tensors=len(given), parameters=count, resized=resized, cast=cast)
+
+
+def _untie(weights: Mapping[str, Tensor], tied: Mapping[str, str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Keep one of tied tensors under its first name, and name those that differ from it."""
+    given = dict(weights)
+    differ = [key for key in tied.keys() & given.keys() if not _same(given, key, tied[key])]
+    for key in tied.keys() & given.keys():
+        value = given.pop(key)
+        given.setdefault(tied[key], value)
+    return given, differ
+
+
+def _told(wrong: Sequence[str]) -> str:
+    shown = "\n  ".join(sorted(wrong)[:SHOWN])
+    more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return (
+        "does not fit model.architecture (another width, depth or vocabulary?). "
+        f"{len(wrong)} tensors or options differ:\n  {shown}{more}"
+    )
 
 
 def _same(weights: Mapping[str, Tensor], key: str, other: str) -> bool:

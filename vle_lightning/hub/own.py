@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,9 +16,11 @@ from vle_lightning.encoders.image import ImageConfig
 from vle_lightning.encoders.text import TextConfig
 from vle_lightning.errors import UserError
 from vle_lightning.fusion.co_attention import FusionConfig
+from vle_lightning.hub.checks import check_values, with_floats
 from vle_lightning.hub.folder import CONFIG, SAFETENSORS
-from vle_lightning.hub.vle import Published
-from vle_lightning.models.dual_stream import DualStreamConfig
+from vle_lightning.hub.vle import Published, encoder_config, label_names
+from vle_lightning.hub.vle_config import with_dtype
+from vle_lightning.models.dual_stream import Blind, DualStreamConfig
 
 FORMAT, VERSION = "vle_lightning", 1
 ENCODER = "model."  # prefix of the encoder's tensors in a task
@@ -40,6 +43,13 @@ class Description:
     labels: list[str] | None = None  # names of the answers, or of MPC's classes
     heads: dict[str, str] = field(default_factory=dict)  # published name of a head -> its place in the task
     published: Published | None = None  # of the VLE folder that the encoder started from
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the options of every task hold beside its own."""
+
+    blind: Blind = "none"
 
 
 class OwnWeights(NamedTuple):
@@ -92,33 +102,47 @@ def from_plain(content: Mapping[str, Any], source: str) -> Description:
     """Read a description: a config.json of ours, or what a run's checkpoint holds of it.
 
     Raises:
-        UserError: it is of a later format, or holds what this code does not know.
+        UserError: it is of a later format, holds what this code does not know, or a value that cannot be.
     """
     version = content.get("format_version", VERSION)
-    if not isinstance(version, int) or version > VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise UserError(f"{source} has format_version {version!r}; this code reads up to {VERSION}: update it")
     known = {"format", "format_version", *(f.name for f in fields(Description))}
     refuse_unknown(content, known, source)
-    architecture, published = content.get("architecture"), content.get("published")
+    given = {key: value for key, value in content.items() if not (key in ("options", "heads") and value is None)}
+    check_values(Description, given, source)
+    architecture, published, options = content.get("architecture"), content.get("published"), given.get("options", {})
+    check_values(_Shared, options, f"{source}: options")
     return Description(
         task=content.get("task"),
         architecture=None if architecture is None else read_architecture(architecture, source),
-        options=dict(content.get("options") or {}),
+        options=dict(options),
         labels=content.get("labels"),
-        heads=dict(content.get("heads") or {}),
-        published=None if published is None else Published(**published),
+        heads=dict(given.get("heads", {})),
+        published=None if published is None else _read_published(published, f"{source}: published"),
     )
+
+
+def _read_published(content: Mapping[str, Any], where: str) -> Published:
+    refuse_unknown(content, set(Published._fields), where)
+    check_values(Published, content, where)
+    if "config" not in content:
+        raise UserError(f"{where} must hold the config of the folder that the model started from")
+    encoder_config(content["config"], f"{where}.config")
+    label_names(content["config"], f"{where}.config")
+    return Published(**content)
 
 
 def read_architecture(content: Mapping[str, Any], source: str) -> DualStreamConfig:
     """Read the sizes of an encoder from plain types.
 
     Raises:
-        UserError: a part is missing or an option is unknown.
+        UserError: a part is missing, an option is unknown, or a value cannot be.
     """
     if not all(isinstance(content.get(part), Mapping) for part in ("text", "image", "fusion")):
         raise UserError(f"{source}: architecture must hold the parts text, image and fusion")
     refuse_unknown(content, {f.name for f in fields(DualStreamConfig)}, f"{source}: architecture")
+    check_values(DualStreamConfig, content, f"{source}: architecture")
     return DualStreamConfig(
         _read_part(TextConfig, content["text"], f"{source}: architecture.text"),
         _read_part(ImageConfig, content["image"], f"{source}: architecture.image"),
@@ -129,7 +153,8 @@ def read_architecture(content: Mapping[str, Any], source: str) -> DualStreamConf
 
 def _read_part(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
     refuse_unknown(content, {f.name for f in fields(kind)}, where)
-    return kind(**content)
+    check_values(kind, {**asdict(kind()), **content}, where)
+    return kind(**with_floats(kind, content))
 
 
 def refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -147,7 +172,14 @@ def write_own(folder: Path, description: Description, weights: Mapping[str, Tens
         description: of the task.
         weights: by the task's names, tied ones once.
     """
+    if description.published is not None:  # its float type may be another one: what is carried along must not lie
+        config = with_dtype(description.published.config, _float_type(weights))
+        description = replace(description, published=description.published._replace(config=config))
     text = json.dumps(to_plain(description), indent=2, ensure_ascii=False) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
     tensors = {key: value.detach().contiguous() for key, value in weights.items()}
     save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})
+
+
+def _float_type(weights: Mapping[str, Tensor]) -> torch.dtype:
+    return next(value.dtype for value in weights.values() if value.is_floating_point())

@@ -35,6 +35,7 @@ from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
 
 BEST = "best.ckpt"
 FREE = ("dropout", "attention_dropout", "image_size")  # may differ from the source's: no weight depends on them
+LARGER, SMALL = 10, 10_000_000  # a description may be so many times as large as its weights, or as a small model
 
 
 class Pretrained(NamedTuple):
@@ -115,19 +116,20 @@ def read_pretrained(source: str | Path, option: str = "source") -> Pretrained:
         raise UserError(f"{option}: there is no checkpoint at {path}; train one (make pretrain) or name another")
     folder = find_folder(source, option)
     if is_vle(folder.config):
-        return _published(folder, option)
+        return _within_reason(_published(folder, option), option)
     if folder.config.get("format") != FORMAT:
         kind = folder.config.get("model_type", folder.config.get("format"))
         raise UserError(f"{option}: {folder.path / CONFIG} describes a {kind!r}; a VLE or an export of ours is needed")
     description = from_plain(folder.config, f"{option}: {folder.path / CONFIG}")
-    return _own(folder.source, description, read_weights(folder.path, option))
+    return _within_reason(_own(folder.source, description, read_weights(folder.path, option)), option)
 
 
 def _published(folder: ModelFolder, option: str) -> Pretrained:
     where = f"{option}: {folder.path / CONFIG}"
     architecture = encoder_config(folder.config, where)
+    names = label_names(folder.config, where)  # told to be wrong even where no head has a use for them
     found = read_vle(read_weights(folder.path, option), folder.config)
-    labels = label_names(folder.config) if VQA_HEAD in found.heads else None
+    labels = names if VQA_HEAD in found.heads else None
     answers = found.heads.get(VQA_HEAD, {}).get("3.bias")
     if labels is not None and answers is not None and len(labels) != len(answers):
         raise UserError(f"{where} names {len(labels)} answers in id2label, but {VQA_HEAD} has {len(answers)}")
@@ -146,7 +148,24 @@ def _read_checkpoint(file: Path, source: str, option: str) -> Pretrained:
         )
     known = {"format_version", *(f.name for f in fields(Description))}
     description = from_plain({key: value for key, value in content.items() if key in known}, f"{option}: {file}")
-    return _own(source, description, weights)
+    return _within_reason(_own(source, description, weights), option)
+
+
+def _within_reason(pretrained: Pretrained, option: str) -> Pretrained:
+    """Refuse a description of a network far larger than its weights: to build it first could take all memory."""
+    config = pretrained.description.architecture
+    if config is None:
+        return pretrained
+    towers = (config.text, config.image, config.fusion)
+    described = config.text.vocab_size * config.text.width
+    described += sum(tower.layers * tower.width * (4 * tower.width + 2 * tower.intermediate) for tower in towers)
+    held = sum(value.numel() for value in pretrained.encoder.values())
+    if described > LARGER * (held + SMALL):
+        raise UserError(
+            f"{option}: {pretrained.source} describes an encoder of at least {described:,} parameters, but holds "
+            f"{held:,}; is a width, a number of layers or the vocabulary wrong in its architecture?"
+        )
+    return pretrained
 
 
 def _own(source: str, description: Description, weights: Mapping[str, Tensor]) -> Pretrained:

@@ -15,7 +15,7 @@ from vle_lightning.errors import UserError
 from vle_lightning.hub.filling import LoadReport, fill
 from vle_lightning.hub.folder import BROKEN
 from vle_lightning.hub.keymap import KeyMap, translate
-from vle_lightning.hub.vle_config import IMAGE, TEXT
+from vle_lightning.hub.vle_options import IMAGE, TEXT
 
 Loaded = TypeVar("Loaded")
 OPEN_CLIP = "open_clip:"  # prefix of open_clip:ARCHITECTURE/PRETRAINED, as in open_clip:ViT-B-16-quickgelu/openai

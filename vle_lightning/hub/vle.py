@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.folder import CONFIG, SAFETENSORS
 from vle_lightning.hub.keymap import KeyMap, invert, rename, translate
-from vle_lightning.hub.vle_config import encoder_config, is_vle, label_names, published_config
+from vle_lightning.hub.vle_config import encoder_config, is_vle, label_names, published_config, with_dtype
 from vle_lightning.models.dual_stream import DualStream, DualStreamConfig
 
 __all__ = ["VLE_HEADS", "VLE_KEYS", "Published", "encoder_config", "is_vle", "label_names", "read_vle", "write_vle"]
@@ -129,7 +129,7 @@ def write_vle(
     answers = heads[VQA_HEAD].state_dict()["3.bias"] if VQA_HEAD in heads else ()
     if labels is None and len(answers) != len((base and label_names(base)) or ()):
         labels = [f"LABEL_{number}" for number in range(len(answers))]  # the authors' code counts them to size the head
-    config = published_config(encoder.config, base, heads, labels)
+    config = with_dtype(published_config(encoder.config, base, heads, labels), encoder.token_types.weight.dtype)
     (folder / CONFIG).write_text(config_text(config), encoding="utf-8")
     save_file(vle_tensors(encoder, heads, published), folder / SAFETENSORS, metadata={"format": "pt"})
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.pretrained import read_pretrained
 from vle_lightning.inference.items import Item, gather
 from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.processor import Processor
@@ -131,7 +132,8 @@ def load_task(kind: type[TaskT], source: str | Path, head: str, **options: Any) 
     Raises:
         UserError: the source cannot be read, or has no such head.
     """
-    task = kind.from_pretrained(source, **options)
+    pretrained = read_pretrained(source)
+    task = kind.restore(pretrained, **options)
     if head in task.new_heads:
         raise UserError(
             f"{source} has no head '{head}', which this pipeline needs; name a model that was trained for it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ from vle_lightning.inference.base import Pipeline
 from vle_lightning.inference.kinds import DRAWN
 from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.pipelines import pipeline
+from vle_lightning.inference.vcr_layout import read_annotation, read_boxes
 
 PUBLISHED = {  # the model of each pipeline where none is named
     "vqa": "hfl/vle-base-for-vqa",
@@ -82,7 +83,7 @@ def heatmap(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  
     suffixes = Image.registered_extensions()
     if options.out.suffix.lower() not in suffixes:
         raise UserError(f"--out {options.out}: no picture format has the ending '{options.out.suffix}'; try .png")
-    zoom = options.zoom or math.ceil(SMALL / max(open_picture(options.image).size))
+    zoom = math.ceil(SMALL / max(open_picture(options.image).size)) if options.zoom is None else options.zoom
     result = _load("pbc", options)(image=options.image, text=options.text, draw=options.draw, zoom=zoom)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +100,8 @@ def vcr(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # no
     parser.add_argument("--task", choices=("q2a", "qa2r"), default="q2a", help="what to choose (default: q2a)")
     parser.add_argument("--compatible", action="store_true", help="convert as the published code does")
     options = _parse(parser, arguments)
-    annotation = _read(options.annotation)
-    metadata = _read(options.metadata) if options.metadata else None
+    annotation = _read(options.annotation, lambda content: read_annotation(content, options.task))
+    metadata = _read(options.metadata, read_boxes) if options.metadata else None
     return _load(f"vcr-{options.task}", options)(
         image=options.image, annotation=annotation, metadata=metadata, compatible=options.compatible
     )
@@ -128,13 +129,18 @@ def _load(kind: str, options: argparse.Namespace) -> Pipeline:
     return pipeline(kind, options.model or PUBLISHED[kind], device=options.device, dtype=options.dtype)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, check: Callable[[Mapping[str, Any]], object]) -> dict[str, Any]:
+    """Read a JSON object, and check its form before a model is fetched."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold one JSON object, not a {type(content).__name__}")
+    try:
+        check(content)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     return content
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from itertools import islice, zip_longest
+from numbers import Integral
 from os import PathLike
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,8 +65,7 @@ class Call(NamedTuple):
         Returns:
             One result, a list of them, or, for a stream, a generator that reads on as results are taken from it.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        check_count("batch_size", batch_size)
         batches = iter(lambda: list(islice(self.items, batch_size)), [])
         results = (result for batch in batches for result in respond(batch))
         if self.amount is Amount.STREAM:
@@ -98,10 +98,18 @@ def gather(items: object, fields: Mapping[str, str], **values: object) -> Call:
 
 
 def amount_of(value: object) -> Amount:
-    """Tell one item, a list and a stream apart."""
-    if isinstance(value, SINGLE) or not isinstance(value, Iterable):
+    """Tell one item, a list and a stream apart; an open file is one item, though one can iterate over its lines."""
+    if isinstance(value, SINGLE) or not isinstance(value, Iterable) or hasattr(value, "read"):
         return Amount.ONE
     return Amount.LIST if isinstance(value, Sequence) else Amount.STREAM
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise a UserError unless an option of a call is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise UserError(f"{name} is {value!r}, a {type(value).__name__}; give a whole number")
+    if value < 1:
+        raise UserError(f"{name} is {value}; it must be at least 1")
 
 
 def _line_up(single: Mapping[str, Any], many: Mapping[str, Any]) -> Iterator[Item]:

@@ -15,7 +15,7 @@ from vle_lightning.encoders.image import patch_grid
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import from_pretrained
 from vle_lightning.inference.base import Pipeline, Settings, load_task
-from vle_lightning.inference.items import Item
+from vle_lightning.inference.items import Item, check_count
 from vle_lightning.inference.pictures import draw_heat, stretch
 from vle_lightning.inference.runs import run_settings
 from vle_lightning.objectives.itm import ImageTextMatching
@@ -56,7 +56,7 @@ class VQAPipeline(Pipeline):
 
         Scores are the softmax over all answers, as in the published pipeline.
         """
-        check_top_k(top_k)
+        check_count("top_k", top_k)
         return self._run(items, partial(self._answer, top_k), batch_size, image=image, question=question)
 
     def _answer(self, top_k: int, items: Sequence[Item]) -> list[list[dict[str, object]]]:
@@ -120,8 +120,7 @@ class PBCPipeline(Pipeline):
         """
         if draw not in DRAWN:
             raise UserError(f"draw is {draw!r}; choose {' or '.join(DRAWN)}")
-        if zoom < 1:
-            raise UserError(f"zoom is {zoom}; it must be at least 1")
+        check_count("zoom", zoom)
         return self._run(items, partial(self._answer, draw, zoom), batch_size, image=image, text=text)
 
     def _answer(self, draw: str, zoom: int, items: Sequence[Item]) -> list[dict[str, object]]:
@@ -166,7 +165,7 @@ class MLMPipeline(Pipeline):
 
         A word is a piece of the vocabulary, without the mark of a word's start.
         """
-        check_top_k(top_k)
+        check_count("top_k", top_k)
         return self._run(items, partial(self._answer, top_k), batch_size, image=image, text=text)
 
     def _answer(self, top_k: int, items: Sequence[Item]) -> list[list[list[dict[str, object]]]]:
@@ -237,9 +236,3 @@ class FeaturesPipeline(Pipeline):
             {name: states[row, :length] if name.endswith("text") else states[row] for name, states in rows.items()}
             for row, length in enumerate(lengths.tolist())
         ]
-
-
-def check_top_k(top_k: int) -> None:
-    """Raise a UserError unless at least one answer is asked for."""
-    if top_k < 1:
-        raise UserError(f"top_k is {top_k}; it must be at least 1")

@@ -1,4 +1,4 @@
-"""Pictures in and out: opening whatever holds one, and drawing a heat map over it."""
+"""Pictures in and out: opening whatever holds one, as 8 bits a channel, and drawing a heat map over it."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ Heat = NDArray[np.floating[Any]]
 CHANNELS = (1, 3, 4)
 # what Pillow raises of files that are cut short or damaged
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" means that, and not 32 bits
 FLOOR = 0.4  # share of the heat's range that stays transparent, as the published pipeline draws it
 TINY = 1e-12
 OPACITY = 0.75  # of the hottest patch
 
 
 def open_picture(source: object) -> Image.Image:
-    """Open a picture from a PIL image, a path, the bytes of a file, or an array.
+    """Open a picture from a PIL image, a path, the bytes of a file, an open file, or an array.
+
+    Grey of 16 bits is scaled to 8 as in training: the higher byte is kept.
 
     Args:
         source: arrays and tensors are (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, uint8, or floats
             in [0, 1].
 
     Raises:
-        UserError: it is none of these, there is no such file, or it is damaged.
+        UserError: it is none of these, there is no such file, it is damaged, or its grey has no known white.
     """
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu().numpy()
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _loaded(source, "the picture")
+        return _eight_bits(_loaded(source, "the picture"), "the picture")
     if isinstance(source, bytes | bytearray):
         return _opened(io.BytesIO(source), f"the picture of {len(source)} bytes")
     if isinstance(source, str | PathLike):
@@ -49,16 +52,31 @@ def open_picture(source: object) -> Image.Image:
         if not path.is_file():
             raise UserError(f"there is no picture {source}; name a file on this machine")
         return _opened(path, f"the picture {path}")
-    raise UserError(f"a {type(source).__name__} is no picture; give a PIL image, a path, bytes or an array")
+    if hasattr(source, "read"):
+        return _opened(io.BytesIO(_content(source)), "the picture in an open file")
+    raise UserError(f"a {type(source).__name__} is no picture; give a PIL image, a path, bytes, a file or an array")
+
+
+def _content(file: Any) -> bytes:  # noqa: ANN401 (any object with read)
+    """Read a file from its start, where it has one to go back to: several items may share it."""
+    try:
+        if file.seekable():
+            file.seek(0)
+        content = file.read()
+    except (AttributeError, TypeError, *BROKEN) as error:
+        raise UserError(f"the picture in an open file cannot be read: {error}") from error
+    if not isinstance(content, bytes | bytearray):
+        raise UserError(f"the picture's file gives a {type(content).__name__}, not bytes; open it with mode 'rb'")
+    return bytes(content)
 
 
 def _opened(file: Path | io.BytesIO, told: str) -> Image.Image:
     try:
         with Image.open(file) as picture:
             picture.load()
-            return picture
     except BROKEN as error:
         raise UserError(f"{told} cannot be read: {error}") from error
+    return _eight_bits(picture, told)
 
 
 def _loaded(picture: Image.Image, told: str) -> Image.Image:
@@ -66,6 +84,17 @@ def _loaded(picture: Image.Image, told: str) -> Image.Image:
         picture.load()
     except BROKEN as error:
         raise UserError(f"{told} cannot be read: {error}") from error
+    return picture
+
+
+def _eight_bits(picture: Image.Image, told: str) -> Image.Image:
+    """Scale grey of 16 bits to 8; Pillow's own conversion makes everything above 255 white."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in SIXTEEN_BITS):
+        return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        pixels = np.asarray(picture)
+        if not (pixels.min() >= 0 and pixels.max() <= 255):  # False of NaN as well
+            raise UserError(f"{told} is grey of 32 bits and not within 0 to 255; scale it to 8 bits")
     return picture
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import torch
 
 from vle_lightning.errors import UserError
 from vle_lightning.inference.base import Pipeline, Settings
+from vle_lightning.inference.items import check_count
 from vle_lightning.inference.kinds import (
     FeaturesPipeline,
     ITMPipeline,
@@ -54,14 +56,25 @@ def pipeline(
         A function of one item, a list or a stream of items; see the class of the kind.
 
     Raises:
-        UserError: there is no such kind or device, or the source cannot be read or has no head for it.
+        UserError: there is no such kind or device, an option is of another type, or the source cannot be read or has
+            no head for it.
     """
-    if kind not in PIPELINES:
+    if not isinstance(kind, str) or kind not in PIPELINES:
         raise UserError(f"there is no pipeline {kind!r}; choose one of {', '.join(PIPELINES)}")
+    check_count("batch_size", batch_size)
+    check_place("source", source)
     if not isinstance(processor, Processor):
-        processor = Processor.from_pretrained(source if processor is None else processor)
+        processor = source if processor is None else processor
+        check_place("processor", processor)
+        processor = Processor.from_pretrained(processor)
     settings = Settings(str(source), processor, find_device(device), find_dtype(dtype), batch_size)
     return PIPELINES[kind](settings)
+
+
+def check_place(name: str, place: object) -> None:
+    """Raise a UserError unless something can be a folder or a hub name."""
+    if not isinstance(place, str | PathLike):
+        raise UserError(f"{name} is {place!r}, a {type(place).__name__}; give a folder or a hub name")
 
 
 def find_device(device: torch.device | str | None) -> torch.device:
@@ -71,7 +84,7 @@ def find_device(device: torch.device | str | None) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(f"device {device}: {str(error).splitlines()[0]}") from error
     return found
 
@@ -79,6 +92,6 @@ def find_device(device: torch.device | str | None) -> torch.device:
 def find_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """Return the float type by its name."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
         raise UserError(f"dtype {dtype} is no float type; give float32, bfloat16 or float16")
     return found

@@ -10,6 +10,7 @@ import yaml
 
 from datamodules.classes import read_classes
 from vle_lightning.errors import UserError
+from vle_lightning.hub.checks import fits
 
 CONFIG = "config.yaml"
 
@@ -98,6 +99,9 @@ def run_settings(source: str | Path) -> RunSettings | None:
         raise UserError(f"{file}: this is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not {"task", "model", "data"} <= content.keys():
         raise UserError(f"{file} is not the record of a run: it has no task, model and data")
-    if not {"tokenizer", "image_size"} <= content["data"].keys():
+    data = content["data"]
+    if not isinstance(data, dict) or not {"tokenizer", "image_size"} <= data.keys():
         raise UserError(f"{file}: data has no tokenizer and image_size")
+    if not fits(data["image_size"], int) or data["image_size"] < 1:
+        raise UserError(f"{file}: data.image_size is {data['image_size']!r}; give a number of pixels")
     return RunSettings(file, str(content["task"]), content["model"], content["data"])

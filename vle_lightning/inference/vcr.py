@@ -20,7 +20,8 @@ from vle_lightning.inference.base import Pipeline, Settings, load_task
 from vle_lightning.inference.items import Item
 from vle_lightning.inference.runs import run_settings
 from vle_lightning.inference.vcr_compatible import FIRST_OBJECT_TYPE, PersonNames, VCRInputs, convert, score
-from vle_lightning.inference.vcr_texts import MAX_LENGTH, Mode, look_up
+from vle_lightning.inference.vcr_layout import Mode, read_annotation, read_boxes, read_extent
+from vle_lightning.inference.vcr_texts import MAX_LENGTH
 from vle_lightning.tasks.vcr import VCRTask
 
 FIELDS = {"image": "image", "annotation": "annotation", "metadata": "metadata"}
@@ -74,6 +75,8 @@ class VCRPipeline(Pipeline):
                 beyond the edge makes all scores NaN.
             batch_size: questions of a batch.
         """
+        if not isinstance(compatible, bool):
+            raise UserError(f"compatible is {compatible!r}; give True or False")
         respond = self._answer_compatibly if compatible else self._answer
         return self._run(items, respond, batch_size, FIELDS, image=image, annotation=annotation, metadata=metadata)
 
@@ -93,24 +96,24 @@ class VCRPipeline(Pipeline):
         return choices(self.task(batch.to(self.settings.device)))
 
     def _sample(self, annotation: Mapping[str, Any], metadata: Mapping[str, Any], size: Size) -> VCRSample:
-        names, boxes = look_up(annotation, "objects"), look_up(metadata, "boxes")
-        if len(names) != len(boxes):
-            raise UserError(f"there are {len(names)} objects, but {len(boxes)} boxes; give one box per object")
-        extent = (metadata.get("width", size[0]), metadata.get("height", size[1]))
-        usable = [usable_box(box[:4], extent, "", lambda *_: None) for box in boxes]
+        found, boxes = read_annotation(annotation, self.mode), read_boxes(metadata)
+        if len(found.objects) != len(boxes):
+            raise UserError(f"there are {len(found.objects)} objects, but {len(boxes)} boxes; give one box per object")
+        extent = read_extent(metadata, size)
+        usable = [usable_box(box, extent, "", lambda *_: None) for box in boxes]
         nowhere = (0.0, 0.0, 0.0, 0.0)
         placed, kept = self.processor.view(size).move(np.array([box or nowhere for box in usable]).reshape(-1, 4))
         question = VCRItem(
             id="",
-            question=tagged(look_up(annotation, "question")),
-            answer_choices=tuple(map(tagged, look_up(annotation, "answer_choices"))),
-            answer_label=annotation.get("answer_label"),
-            rationale_choices=tuple(map(tagged, annotation.get("rationale_choices", ()))),
-            rationale_label=annotation.get("rationale_label"),
+            question=cleaned(found.question, "question"),
+            answer_choices=cleaned_each(found.answer_choices, "answer_choices"),
+            answer_label=found.answer_label,
+            rationale_choices=cleaned_each(found.rationale_choices, "rationale_choices"),
+            rationale_label=found.rationale_label,
             family="",
         )
         seen = kept & np.array([box is not None for box in usable], dtype=np.bool_)
-        return self.builder.read(question, names, placed, seen, "the annotation")
+        return self.builder.read(question, found.objects, placed, seen, "the annotation")
 
     def _answer_compatibly(self, items: Sequence[Item]) -> list[dict[str, object]]:
         seen = self.look(items)
@@ -154,23 +157,20 @@ def parts_of(item: Item) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     return annotation, metadata
 
 
-def tagged(text: object) -> TaggedText:
-    """Check a text of words and tags.
+def cleaned(text: TaggedText, field: str) -> TaggedText:
+    """Write the words of a text as preparation does.
 
     Raises:
-        UserError: it is none.
+        UserError: there are none, and no tags.
     """
-    if not isinstance(text, list | tuple):
-        raise UserError(f"{text!r} is no tagged text; give a list of words and of lists of object numbers")
-    parts: list[str | tuple[int, ...]] = []
-    for part in text:
-        if isinstance(part, str):
-            parts.append(clean_text(part))
-        elif isinstance(part, list | tuple) and all(isinstance(tag, int) for tag in part):
-            parts.append(tuple(part))
-        else:
-            raise UserError(f"{part!r} is neither a word nor a list of object numbers")
-    return tuple(parts)
+    if not text:
+        raise UserError(f"{field}: an empty text; give words")
+    return tuple(clean_text(part) if isinstance(part, str) else part for part in text)
+
+
+def cleaned_each(texts: Sequence[TaggedText], field: str) -> tuple[TaggedText, ...]:
+    """Do so with each of several texts."""
+    return tuple(cleaned(text, f"{field}[{number}]") for number, text in enumerate(texts))
 
 
 def choices(logits: Tensor) -> list[dict[str, object]]:

@@ -15,16 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from vle_lightning.errors import UserError
-from vle_lightning.inference.vcr_texts import (
-    CHOICES,
-    MAX_LENGTH,
-    UNTAGGED,
-    Mode,
-    Words,
-    build_texts,
-    look_up,
-    retokenise,
-)
+from vle_lightning.inference.vcr_layout import CHOICES, Mode, read_annotation, read_boxes
+from vle_lightning.inference.vcr_texts import MAX_LENGTH, UNTAGGED, Words, build_texts, retokenise
 from vle_lightning.models.dual_stream import IMAGE_TYPE, TEXT_TYPE
 from vle_lightning.tasks.vcr import Regions, VCRTask
 
@@ -97,32 +89,37 @@ def convert(
         names: moves on by one for each person.
 
     Raises:
-        UserError: a key is missing, a label or a tag is out of range, or there are not four choices.
+        UserError: a field of annotation or metadata is missing, of another form or out of range; names it.
     """
-    texts, label = build_texts(annotation, task, tokenizer, names.call(look_up(annotation, "objects")))
-    boxes = look_up(metadata, "boxes")
+    question, boxes = read_annotation(annotation, task), read_boxes(metadata)
+    texts = build_texts(question, task, tokenizer, names.call(question.objects))
     tags = [list({tag for tag in text.tags if tag != UNTAGGED}) for text in texts]  # in a set's order, as published
     if wrong := sorted({tag for found in tags for tag in found if tag >= len(boxes)}):
         raise UserError(f"objects {wrong} are tagged, but the metadata have {len(boxes)} boxes; give one per object")
-    patch_boxes = tuple(patch_box(box[:4], image_size, grid) for box in boxes)
+    patch_boxes = tuple(patch_box(box, image_size, grid) for box in boxes)
     text_ids = tuple(tokenizer.convert_tokens_to_ids(text.tokens) for text in texts)
-    rows = [retokenise(ids, tokenizer) for ids in text_ids]
-    input_ids = torch.full((CHOICES, MAX_LENGTH), tokenizer.pad_token_id)
-    for choice, row in enumerate(rows):
-        input_ids[choice, : len(row)] = torch.tensor(row)
-    lengths = torch.tensor([len(row) for row in rows])
+    input_ids, attention_mask = _padded([retokenise(ids, tokenizer) for ids in text_ids], tokenizer.pad_token_id)
     return VCRInputs(
         input_ids=input_ids,
-        attention_mask=torch.arange(MAX_LENGTH) < lengths[:, None],
+        attention_mask=attention_mask,
         token_type_ids=torch.zeros_like(input_ids),
         text_types=tuple(_text_types(text, found) for text, found in zip(texts, tags, strict=True)),
         region_types=tuple(list(range(FIRST_OBJECT_TYPE, FIRST_OBJECT_TYPE + len(found))) for found in tags),
         patch_ids=tuple([patch_boxes[tag].patches for tag in found] for found in tags),
-        label=label,
+        label=question.answer_label if task == "q2a" else question.rationale_label,
         texts=texts,
         text_ids=text_ids,
         patch_boxes=patch_boxes,
     )
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
+    """Lay ids out as (4, MAX_LENGTH) int64, with the mask, bool of the same shape."""
+    input_ids = torch.full((CHOICES, MAX_LENGTH), filler)
+    for choice, row in enumerate(rows):
+        input_ids[choice, : len(row)] = torch.tensor(row)
+    lengths = torch.tensor([len(row) for row in rows])
+    return input_ids, torch.arange(MAX_LENGTH) < lengths[:, None]
 
 
 def patch_box(box: Sequence[float], image_size: tuple[int, int], grid: tuple[int, int]) -> PatchBox:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from vle_lightning.errors import UserError
+from datamodules.records import TaggedText
+from vle_lightning.inference.vcr_layout import Annotation, Mode
 
-Mode = Literal["q2a", "qa2r"]
-
-CHOICES = 4
 MAX_LENGTH = 80  # tokens of a text, special ones included
 UNTAGGED = -1  # the tag of a token that mentions no object
 PRIVATE_USE = "Co"  # Unicode category; the published pipelines leave out words with such a character
@@ -27,47 +25,36 @@ class Words(NamedTuple):
 
 
 def build_texts(
-    annotation: Mapping[str, Any], task: Mode, tokenizer: PreTrainedTokenizerBase, called: Sequence[str]
-) -> tuple[tuple[Words, ...], int | None]:
-    """Return the four texts, their parts joined by SEP and truncated, and the number of the right choice if known.
+    annotation: Annotation, task: Mode, tokenizer: PreTrainedTokenizerBase, called: Sequence[str]
+) -> tuple[Words, ...]:
+    """Return the four texts, their parts joined by SEP and truncated.
 
     The parts that the choices share are truncated once for all: one long choice shortens them in all four texts.
 
     Args:
-        annotation: in VCR's official layout.
+        annotation: read for the same task.
         task: q2a gives the question, qa2r the question and the right answer.
         tokenizer: of the checkpoint.
         called: the noun of each object.
-
-    Raises:
-        UserError: a key is missing, a label or a tag is out of range, or there are not four choices.
     """
-    answers, label = _choices(annotation, "answer")
-    given, choices = [look_up(annotation, "question")], answers
+    given, choices = [annotation.question], annotation.answer_choices
     if task == "qa2r":
-        if label is None:
-            raise UserError("'answer_label' is missing; qa2r needs the right answer")
-        given.append(answers[label])
-        choices, label = _choices(annotation, "rationale")
+        assert annotation.answer_label is not None
+        given.append(choices[annotation.answer_label])
+        choices = annotation.rationale_choices
     shared = [words(text, called, tokenizer) for text in given]
     own = [words(text, called, tokenizer) for text in choices]
     for choice in own:
         truncate(shared, choice)
-    return tuple(_join([*shared, choice], str(tokenizer.sep_token)) for choice in own), label
+    return tuple(_join([*shared, choice], str(tokenizer.sep_token)) for choice in own)
 
 
-def words(text: Sequence[str | list[int]], called: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Words:
-    """Tokenise a text word by word; the objects of one tag are joined by "and".
-
-    Raises:
-        UserError: a tag names no object.
-    """
+def words(text: TaggedText, called: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Words:
+    """Tokenise a text word by word; the objects of one tag are joined by "and"."""
     found = Words([], [], [])
     for position, part in enumerate(text):
         pieces: list[tuple[str, int]] = [(part, UNTAGGED)] if isinstance(part, str) else []
         for number, tag in enumerate(() if isinstance(part, str) else part):
-            if not 0 <= tag < len(called):
-                raise UserError(f"the text {list(text)} tags object {tag} of {len(called)}; mend the annotation")
             pieces += [("and", UNTAGGED)] * (number > 0) + [(called[tag], tag)]
         if any(unicodedata.category(letter) == PRIVATE_USE for word, _ in pieces for letter in word):
             continue
@@ -112,24 +99,6 @@ def retokenise(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[i
         row.append(index)
         run = []
     return [tokenizer.cls_token_id, *row[:-1][: MAX_LENGTH - 2], tokenizer.sep_token_id]
-
-
-def look_up(source: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 (parsed JSON)
-    """Return a value of VCR's official layout.
-
-    Raises:
-        UserError: the key is missing.
-    """
-    if key not in source:
-        raise UserError(f"{key!r} is missing; VCR's official layout has it, here are {sorted(source)}")
-    return source[key]
-
-
-def _choices(annotation: Mapping[str, Any], kind: str) -> tuple[Sequence[Any], int | None]:
-    choices, label = look_up(annotation, f"{kind}_choices"), annotation.get(f"{kind}_label")
-    if len(choices) != CHOICES or label not in (None, *range(CHOICES)):
-        raise UserError(f"{kind}_choices has {len(choices)} entries, {kind}_label is {label}; give four, and 0 to 3")
-    return choices, label
 
 
 def _join(parts: Sequence[Words], separator: str) -> Words:

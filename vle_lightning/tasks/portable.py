@@ -13,6 +13,7 @@ import lightning as L
 from torch import nn
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.checks import check_values
 from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.own import Description, refuse_unknown, to_plain, write_own
 from vle_lightning.hub.pretrained import Pretrained, architecture_of, fill_pretrained, read_pretrained
@@ -79,6 +80,7 @@ class PortableTask(L.LightningModule):
         refuse_unknown(
             stored, set(signature(cls).parameters), f"{pretrained.source}: options of the task {cls.task_name()}"
         )
+        check_values(cls.__init__, stored, f"{pretrained.source}: options")
         task = cls(**{"architecture": architecture, **cls.options_of(pretrained), **stored, **given})
         task._fill(pretrained, task.heads(), "source")
         task.labels = description.labels
