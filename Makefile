@@ -1,6 +1,6 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup data-toy data-coco pretrain finetune-vcr finetune-vqa test test-all lint parity tensorboard bench
+.PHONY: help setup data data-toy data-coco pretrain finetune-vcr finetune-vqa test test-all lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
@@ -11,6 +11,8 @@ WORLD ?=
 EXPERIMENT ?=
 ARGS ?=
 FIXTURES ?= tests/fixtures
+# a process a core, each with one compute thread
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 PRETRAINED ?= checkpoints/pretrain-toy/best.ckpt
 # compute threads that spin while they wait make a busy machine ten times slower
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -31,6 +33,10 @@ $(READY): requirements.txt constraints.txt
 
 data-toy: $(READY) ## draw the embedded world in the official raw layouts and convert it (a finished one is left alone)
 	$(RUN) -m datamodules.toy --out $(TOY) $(WORLD)
+
+data: $(READY) ## convert a raw data set: SET=coco SRC=path/to/raw OUT=data/shards ARGS="--longest-side 480"
+	@test -n "$(SET)" -a -n "$(SRC)" || { echo "Name the data set and its raw folder: make data SET=coco SRC=path/to/coco (sets: $(RUN) -m datamodules.prepare --help)" >&2; exit 2; }
+	$(RUN) -m datamodules.prepare $(SET) --src "$(SRC)" --out "$(or $(OUT),data/shards)" $(ARGS)
 
 data-coco: $(READY) ## convert SRC=folder (COCO's official layout) to data/coco_mini, with a tokenizer of its captions
 	@test -n "$(SRC)" || { echo "Name the folder with annotations/ and images: make data-coco SRC=path/to/coco" >&2; exit 2; }
@@ -53,10 +59,10 @@ define finetune
 endef
 
 test: $(READY) ## the quick tests
-	$(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: $(READY) ## all tests
-	$(RUN) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(READY) ## style and types
 	$(VENV)/bin/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.dataset import BatchBuilder, MicroBatchDataset
 from datamodules.loader import BatchLoader, MicroBatchLoader, epoch_is_over
 from datamodules.records import Kind
-from datamodules.sampler import EvalSampler, MicroBatchSampler, TrainOrder, accumulation
-from datamodules.shards import ShardFolder
+from datamodules.sampler import WINDOW, EvalSampler, MicroBatchSampler, TrainOrder, accumulation
+from datamodules.shards import ShardFolder, image_numbers
+from datamodules.store import CacheOptions, is_remote, open_store
 from datamodules.tokenizers import check_folder, load_tokenizer
 from datamodules.transforms import ImageTransform
 from vle_lightning.batch import Batch, DataFacts
@@ -35,7 +35,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def __init__(
         self,
-        root: Path,
+        root: str,
         sources: dict[str, float],
         tokenizer: str,
         batch_size: int = 32,
@@ -50,13 +50,16 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         predict_split: str | None = None,
         val_sources: list[str] | None = None,
         limit_val: int | None = None,
+        shuffle_shards: int = WINDOW,
+        cache_dir: str = "~/.cache/vle_lightning/shards",
+        cache_gb: float = 100.0,
         crop_scale: tuple[float, float] = (1.0, 1.0),
         flip: bool = False,
     ) -> None:
         """Keep the options; nothing is read before `setup`.
 
         Args:
-            root: folder of the shards.
+            root: folder of the shards; or its address: http(s), or s3 and gs with s3fs and gcsfs.
             sources: passes per epoch over each folder of ``root``.
             tokenizer: folder or hub name.
             batch_size: samples of a micro-batch, on one device.
@@ -71,11 +74,15 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             predict_split: folder name of the split that predictions are made for; ``val_split`` by default.
             val_sources: sources that validation, test and prediction read; all by default.
             limit_val: at most so many validation samples, the same ones each time.
+            shuffle_shards: how many shards of a source are open at a time; their samples are shuffled together.
+            cache_dir: folder for copies of remote shards, shared by all processes of a machine.
+            cache_gb: at most so many GB (1e9 bytes) of them are kept; those used longest ago go first.
             crop_scale: bounds of the share of a picture that a random training crop keeps; (1, 1) is no crop.
             flip: mirror half of the training pictures whose text says neither left nor right.
         """
         super().__init__()
-        self.root, self.sources, self.tokenizer_name = Path(root), dict(sources), tokenizer
+        self.root, self.sources, self.tokenizer_name = str(root), dict(sources), tokenizer
+        self.cache_dir, self.cache_gb = Path(cache_dir).expanduser(), cache_gb
         self.batch_size, self.global_batch_size = batch_size, global_batch_size
         self.image_size, self.max_text_length, self.workers, self.seed = (
             image_size,
@@ -86,10 +93,11 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.predict_split = predict_split or val_split
         self.val_sources, self.limit_val = val_sources or list(self.sources), limit_val
-        self.crop_scale, self.flip = crop_scale, flip
+        self.shuffle_shards, self.crop_scale, self.flip = shuffle_shards, crop_scale, flip
         self._folders: dict[str, list[ShardFolder]] = {}  # by split, in the order of the sources
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._train_loader: MicroBatchLoader[BatchT] | None = None
+        self._order: TrainOrder | None = None
         self._start = {"step": 0}
 
     @abstractmethod
@@ -103,7 +111,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             FileNotFoundError: ``root`` or the tokenizer's folder is missing; says what to run.
             ValueError: an option is out of range; names the key.
         """
-        if not self.root.is_dir():
+        if not is_remote(self.root) and not Path(self.root).is_dir():
             raise FileNotFoundError(
                 f"data.root: folder {self.root} not found; make data-toy makes the embedded world's, "
                 "python -m datamodules.prepare --help says how to convert a data set"
@@ -120,6 +128,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             "workers": 0,
             "seed": 0,
             "limit_val": 1,
+            "shuffle_shards": 1,
+            "cache_gb": 1,
         }
         for name, bound in least.items():
             value = getattr(self, name)
@@ -167,12 +177,11 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def manifests(self) -> list[dict[str, str]]:
         """Return path and SHA-256 of the manifest of every folder that was opened, for run.json."""
-        paths = [folder.folder / "manifest.json" for folder in self.folders()]
-        return [{"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]
+        return [{"path": f"{folder.name}/manifest.json", "sha256": folder.digest} for folder in self.folders()]
 
     def references(self) -> dict[str, float]:
         """Return the ceilings and floors of this task that came with the data; {} where there are none."""
-        path = self.root.parent / "references.json"
+        path = Path(self.root).parent / "references.json"
         if not path.is_file():
             return {}
         values: dict[str, float] = json.loads(path.read_text(encoding="utf-8")).get(self.task, {})
@@ -197,13 +206,28 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         return self._train_loader
 
     def order(self) -> TrainOrder:
-        """Plan the training order of the opened shards.
+        """Plan the training order of the opened shards, once.
 
         Raises:
             ValueError: an epoch has less than one step, or a source's weight is not positive.
         """
-        sizes = [folder.shard_sizes for folder in self._folders[self.train_split]]
-        return TrainOrder(sizes, list(self.sources.values()), self.seed, self.global_batch_size)
+        if self._order is None:
+            self._order = self._plan_order(self._folders[self.train_split])
+        return self._order
+
+    def samples_by_source(self, steps: int) -> dict[str, int]:
+        """Return how many samples of each source the first ``steps`` steps of the run take."""
+        return dict(zip(self.sources, self.order().samples_by_source(steps), strict=True))
+
+    def _plan_order(self, folders: list[ShardFolder]) -> TrainOrder:
+        return TrainOrder(
+            [folder.shard_sizes for folder in folders],
+            list(self.sources.values()),
+            self.seed,
+            self.global_batch_size,
+            self.shuffle_shards,
+            partial(image_numbers, folders),
+        )
 
     def val_dataloader(self) -> BatchLoader[BatchT]:
         """Return this rank's part of the validation split."""
@@ -248,7 +272,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             ValueError: the order is another one, so that samples would be lost or repeated.
         """
         before, now = state_dict.get("order", {}), self._order_options()
-        if changed := [f"data.{key} was {before[key]}, is {now[key]}" for key in before if before[key] != now[key]]:
+        if changed := [f"{key} was {old}, is {now.get(key)}" for key, old in before.items() if now.get(key) != old]:
             raise ValueError(
                 f"--ckpt_path: {'; '.join(changed)}: samples would be lost or repeated. Keep these, or start a new "
                 "run from the checkpoint with --model.init"
@@ -258,17 +282,22 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             self._train_loader.load_state_dict(self._start)
 
     def _order_options(self) -> dict[str, Any]:
-        return {"global_batch_size": self.global_batch_size, "seed": self.seed, "sources": dict(self.sources)}
+        return {
+            "data.global_batch_size": self.global_batch_size,
+            "data.seed": self.seed,
+            "data.sources": [[name, weight] for name, weight in self.sources.items()],  # their order counts, too
+            "data.shuffle_shards": self.shuffle_shards,
+            "the hash of each manifest": [folder.digest[:12] for folder in self._folders.get(self.train_split, [])],
+        }
 
     def _sources_of(self, split: str) -> list[str]:
         return list(self.sources) if split == self.train_split else self.val_sources
 
     def _open(self, split: str, source: str) -> ShardFolder:
-        folder = ShardFolder(self.root / source / split)
+        cache = CacheOptions(self.cache_dir, int(self.cache_gb * 1e9))
+        folder = ShardFolder(open_store(self.root, source, split, cache=cache))
         if folder.kind != self.kind:
-            raise ValueError(
-                f"data.sources: {folder.folder} holds {folder.kind}, but task {self.task} reads {self.kind}"
-            )
+            raise ValueError(f"data.sources: {folder.name} holds {folder.kind}, but task {self.task} reads {self.kind}")
         return folder
 
     def _eval_loader(self, split: str, limit: int | None = None) -> BatchLoader[BatchT]:

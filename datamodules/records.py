@@ -1,8 +1,9 @@
-"""What one shard record says: an image with all its boxes, texts, questions and VCR items.
+"""What one shard record says: an image with all its boxes, texts, questions, VCR items and statements.
 
 A record lies in a shard as ``KEY.json`` beside ``KEY.jpg`` (or ``.png``): UTF-8, sorted keys, compact
-separators. Boxes are xyxy, normalised to [0, 1] of the whole image. A *sample* is one text, one question or
-one VCR item.
+separators. Where the statements are about two images (NLVR2), the right one lies beside them as
+``KEY.right.jpg``. Boxes are xyxy, normalised to [0, 1] of the whole image. A *sample* is one text, one question,
+one VCR item or one statement.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-Kind = Literal["texts", "questions", "vcr"]  # which list of a record a data set's samples come from
+Kind = Literal["texts", "questions", "vcr", "statements"]  # which list of a record a data set's samples come from
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Box = tuple[float, float, float, float]
 TaggedText = tuple[str | tuple[int, ...], ...]  # words, and tags: the numbers of the objects that are meant
@@ -76,6 +77,21 @@ class VCRItem:
 
 
 @dataclass(frozen=True)
+class Statement:
+    """A sentence that an image (or a pair of them) makes true or false, or that it entails or contradicts."""
+
+    id: str
+    text: str
+    label: str | None  # "true", "false"; "entailment", "neutral", "contradiction"; None where hidden
+    group: str  # statements of one group are the same sentence on other images; "" where there are no groups
+
+    @classmethod
+    def from_raw(cls, raw: dict[str, Any]) -> Self:
+        """Build from parsed JSON."""
+        return cls(raw["id"], raw["text"], raw["label"], raw["group"])
+
+
+@dataclass(frozen=True)
 class Record:
     """An image's annotations; ``names`` lie beside ``boxes`` ("" where the class is not known)."""
 
@@ -85,6 +101,7 @@ class Record:
     texts: tuple[Text, ...] = ()
     questions: tuple[Question, ...] = ()
     vcr: tuple[VCRItem, ...] = ()
+    statements: tuple[Statement, ...] = ()
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -102,6 +119,7 @@ class Record:
                 texts=tuple(map(Text.from_raw, raw["texts"])),
                 questions=tuple(map(Question.from_raw, raw["questions"])),
                 vcr=tuple(map(VCRItem.from_raw, raw["vcr"])),
+                statements=tuple(map(Statement.from_raw, raw["statements"])),
             )
         except KeyError as error:
             raise ValueError(f"key {error} is missing") from error
@@ -116,10 +134,11 @@ class Record:
             "texts": [vars(text) for text in self.texts],
             "questions": [vars(question) for question in self.questions],
             "vcr": [vars(item) for item in self.vcr],
+            "statements": [vars(statement) for statement in self.statements],
         }
         return json.dumps(raw, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
-    def items(self, kind: Kind) -> tuple[Text, ...] | tuple[Question, ...] | tuple[VCRItem, ...]:
+    def items(self, kind: Kind) -> tuple[Text | Question | VCRItem | Statement, ...]:
         """Return this record's samples of one kind, in order."""
         match kind:
             case "texts":
@@ -128,6 +147,8 @@ class Record:
                 return self.questions
             case "vcr":
                 return self.vcr
+            case "statements":
+                return self.statements
 
 
 def tagged_text(raw: list[str | list[int]]) -> TaggedText:

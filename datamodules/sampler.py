@@ -1,7 +1,8 @@
 """Which samples make up which micro-batch, on any number of ranks, and where a run resumes.
 
-The order is a pure function of seed and epoch; it is cut into global batches of N micro-batches, and number
-k of a step goes to rank k mod W. Ranks and workers change nothing: a run may resume on other numbers of both.
+The order (see order.py) is cut into global batches of N micro-batches, and number k of a step goes to rank
+k mod W. Ranks and workers change nothing: a run may resume on other numbers of both, and with other
+micro-batches, since the samples of a step do not depend on how they are cut.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-Ints = NDArray[np.int64]
+from datamodules.order import APART, DEAL, STRETCH, ImagesOf, Ints, MixedOrder, apart
 
-PASS, MIX, EVAL = 1, 2, 3  # first numbers of the seeds, so that no two draws share a generator
+WINDOW = 16  # shards of a source that are open at a time
+EVAL = 0  # the seed of all evaluations: each sees the same samples, whatever the run's seed
 
 
 @dataclass(frozen=True)
@@ -28,25 +29,8 @@ class MicroBatch:
     valid: int  # rows after the first ``valid`` are fillers
 
 
-class Places:
-    """Turns running numbers over all samples into (source, shard, row)."""
-
-    def __init__(self, sources: Sequence[Sequence[int]]) -> None:
-        """Take the shard sizes of each source."""
-        sizes = [size for shards in sources for size in shards]
-        self.starts = np.cumsum([0, *sizes])
-        self.shards = np.array([(i, j) for i, shards in enumerate(sources) for j in range(len(shards))], dtype=np.int64)
-        self.sources = np.cumsum([0, *(sum(shards) for shards in sources)])  # first number of each source, then the end
-
-    def find(self, numbers: Ints) -> tuple[tuple[int, int, int], ...]:
-        """Return where samples lie; numbers (K,)."""
-        shard = np.searchsorted(self.starts, numbers, side="right") - 1
-        rows = np.column_stack([self.shards[shard], numbers - self.starts[shard]])
-        return tuple(map(tuple, rows.tolist()))
-
-
 class TrainOrder:
-    """The training order: shards shuffled, samples shuffled within sliding groups of them, sources mixed."""
+    """The global batches of a run."""
 
     def __init__(
         self,
@@ -54,7 +38,8 @@ class TrainOrder:
         weights: Sequence[float],
         seed: int,
         global_batch_size: int,
-        shard_group: int = 16,
+        window: int = WINDOW,
+        images_of: ImagesOf | None = None,
     ) -> None:
         """Plan the epochs.
 
@@ -63,53 +48,61 @@ class TrainOrder:
             weights: passes over each source per epoch; 0.5 gives one half now, the other half in the next.
             seed: of the run.
             global_batch_size: samples per optimiser step; an epoch leaves out what does not fill a step.
-            shard_group: how many shards are open at a time.
+            window: shards of a source that are open at a time.
+            images_of: tells the images of samples, so that none comes twice in a step; None: all differ.
 
         Raises:
             ValueError: an epoch has less than one step, or a weight is not positive.
         """
         if min(weights) <= 0:
             raise ValueError(f"data.sources: weights are {list(weights)}; each must be above 0 (leave the source out)")
-        self.sources, self.seed, self.shard_group = [tuple(shards) for shards in sources], seed, shard_group
-        self.global_batch_size = global_batch_size
-        self.places = Places(sources)
-        self.shares = [round(weight * sum(shards)) for weight, shards in zip(weights, sources, strict=True)]
-        self.steps_per_epoch = sum(self.shares) // global_batch_size
+        total = sum(int(weight * sum(shards)) for weight, shards in zip(weights, sources, strict=True))
+        self.seed, self.global_batch_size, self.images_of = seed, global_batch_size, images_of
+        self.steps_per_epoch = total // global_batch_size
         if not self.steps_per_epoch:
             raise ValueError(
                 f"data.global_batch_size is {global_batch_size}, but an epoch of data.sources has "
-                f"{sum(self.shares)} samples; set it to at most {sum(self.shares)}"
+                f"{total} samples; set it to at most {total}"
             )
+        self.steps_per_stretch = max(1, STRETCH // global_batch_size)
+        steps = np.append(np.arange(0, self.steps_per_epoch, self.steps_per_stretch), self.steps_per_epoch)
+        self._mix = MixedOrder(sources, weights, seed, steps * global_batch_size, window)
+        self._stretch: tuple[tuple[int, int], Ints] | None = None
 
-    def epoch(self, number: int) -> Ints:
-        """Return the running numbers of an epoch's samples, (steps * global batch,)."""
-        parts = [self._share(source, number) for source in range(len(self.sources))]
-        numbers = np.concatenate(parts)
-        if len(parts) > 1:
-            rng = np.random.default_rng((MIX, self.seed, number))
-            # each source keeps its own order and is spread evenly over the epoch
-            keys = [(np.arange(len(part)) + rng.random(len(part))) / max(len(part), 1) for part in parts]
-            numbers = numbers[np.argsort(np.concatenate(keys), kind="stable")]
-        return numbers[: self.steps_per_epoch * self.global_batch_size]
+    def step(self, number: int) -> Ints:
+        """Return source, shard and row, (global batch, 3), of an optimiser step's samples.
 
-    def _share(self, source: int, epoch: int) -> Ints:
-        """Cut an epoch's share out of the endless row of passes over a source."""
-        share, size = self.shares[source], sum(self.sources[source])
-        first, end = epoch * share, (epoch + 1) * share
-        if first == end:
-            return np.empty(0, dtype=np.int64)
-        passes = range(first // size, -(-end // size))
-        row = np.concatenate([self._pass(source, number) for number in passes])
-        return row[first - passes.start * size : end - passes.start * size]
+        Steps count from 0 over the whole run. In a row they cost little: a stretch is put in order at a time.
+        """
+        epoch, step = divmod(number, self.steps_per_epoch)
+        which = epoch, step // self.steps_per_stretch
+        if self._stretch is None or self._stretch[0] != which:
+            self._stretch = which, self._put_in_order(*which)
+        samples: Ints = self._stretch[1][step % self.steps_per_stretch]
+        return samples
 
-    def _pass(self, source: int, number: int) -> Ints:
-        """Shuffle one pass: a sample moves at most ``shard_group`` shards from the place of its own."""
-        sizes = self.sources[source]
-        rng = np.random.default_rng((PASS, self.seed, source, number))
-        place = rng.permutation(len(sizes)).repeat(sizes)
-        order = np.argsort(place + self.shard_group * rng.random(len(place)), kind="stable")
-        numbers: Ints = order + self.places.sources[source]
-        return numbers
+    def images(self, samples: Ints) -> Ints:
+        """Return a number (K,) for the image of each sample (K, 3)."""
+        return np.arange(len(samples)) if self.images_of is None else self.images_of(samples)
+
+    def samples_by_source(self, steps: int) -> list[int]:
+        """Return how many samples of each source the first ``steps`` steps of the run have."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        stretch, partial = divmod(rest, self.steps_per_stretch)
+        counts = epochs * self._mix.taken[-1] + self._mix.taken[stretch]
+        if partial:
+            self.step(steps - 1)
+            assert self._stretch is not None
+            sources = self._stretch[1][:partial, :, 0]
+            counts = counts + np.bincount(sources.reshape(-1), minlength=len(counts))
+        seen: list[int] = counts.tolist()
+        return seen
+
+    def _put_in_order(self, epoch: int, number: int) -> Ints:
+        samples = self._mix.stretch(epoch, number)
+        steps = len(samples) // self.global_batch_size
+        rng = np.random.default_rng((APART, self.seed, epoch, number))
+        return samples[apart(self.images(samples), steps, rng)].reshape(steps, self.global_batch_size, 3)
 
 
 def accumulation(global_batch_size: int, batch_size: int, devices: int) -> int:
@@ -150,12 +143,14 @@ class MicroBatchSampler(Sampler[MicroBatch]):
 
     def __iter__(self) -> Iterator[MicroBatch]:
         """Yield the micro-batches from ``start_step`` to the end of its epoch."""
-        epoch, first = divmod(self.start_step, self.order.steps_per_epoch)
-        steps = self.order.epoch(epoch).reshape(self.order.steps_per_epoch, self.micro_batches, self.batch_size)
-        for i in range(first, len(steps)):
+        end = (self.start_step // self.order.steps_per_epoch + 1) * self.order.steps_per_epoch
+        for step in range(self.start_step, end):
+            samples = self.order.step(step)
+            rng = np.random.default_rng((DEAL, self.order.seed, step))
+            samples = samples[apart(self.order.images(samples), self.micro_batches, rng)]
             for number in range(self.rank, self.micro_batches, self.world_size):
-                samples = self.order.places.find(steps[i, number])
-                yield MicroBatch(epoch * len(steps) + i, number, samples, len(samples))
+                mine = places(samples[number * self.batch_size : (number + 1) * self.batch_size])
+                yield MicroBatch(step, number, mine, len(mine))
 
 
 class EvalSampler(Sampler[MicroBatch]):
@@ -173,17 +168,15 @@ class EvalSampler(Sampler[MicroBatch]):
         world_size: int = 1,
         limit: int | None = None,
     ) -> None:
-        self.places, self.batch_size, self.rank, self.world_size = (
-            Places(sources),
-            batch_size,
-            rank,
-            world_size,
-        )
-        size = int(self.places.starts[-1])
-        self.numbers = np.random.default_rng(EVAL).permutation(size)[:limit]
-        if not len(self.numbers):
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        size = sum(map(sum, sources))
+        self.size = size if limit is None else min(limit, size)
+        if not self.size:
             raise ValueError("nothing to evaluate: the split has no samples, or data.limit_val is 0")
-        self.batches = -(-len(self.numbers) // batch_size)  # over all ranks, without fillers
+        self.batches = -(-self.size // batch_size)  # over all ranks, without fillers
+        self.batches_per_stretch = max(1, STRETCH // batch_size)
+        bounds = np.append(np.arange(0, self.size, self.batches_per_stretch * batch_size), self.size)
+        self._mix = MixedOrder(sources, [1.0] * len(sources), EVAL, bounds, WINDOW)
 
     def __len__(self) -> int:
         """Return the number of each rank's micro-batches."""
@@ -191,7 +184,18 @@ class EvalSampler(Sampler[MicroBatch]):
 
     def __iter__(self) -> Iterator[MicroBatch]:
         """Yield this rank's micro-batches; ``number`` runs over all ranks, ``step`` is 0."""
-        for number in range(self.rank, len(self) * self.world_size, self.world_size):
-            first = number * self.batch_size if number < self.batches else 0
-            samples = self.places.find(self.numbers[first : first + self.batch_size])
-            yield MicroBatch(0, number, samples, len(samples) if number < self.batches else 0)
+        number = self.rank
+        for i, start in enumerate(range(0, self.batches, self.batches_per_stretch)):
+            stretch = self._mix.stretch(0, i)
+            while number < min(self.batches, start + self.batches_per_stretch):
+                first = (number - start) * self.batch_size
+                samples = places(stretch[first : first + self.batch_size])
+                yield MicroBatch(0, number, samples, len(samples))
+                number += self.world_size
+        if number < len(self) * self.world_size:
+            yield MicroBatch(0, number, places(self._mix.stretch(0, 0)[: self.batch_size]), 0)
+
+
+def places(samples: Ints) -> tuple[tuple[int, int, int], ...]:
+    """Return samples (K, 3) as plain numbers."""
+    return tuple(map(tuple, samples.tolist()))

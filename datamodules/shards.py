@@ -1,38 +1,32 @@
 """Shard folders: WebDataset tars with an index beside each and one manifest.
 
-``ROOT/SOURCE/SPLIT/`` holds ``000000.tar``, ``000000.index.npy`` and so on, and ``manifest.json``. An index
-is an int64 array (samples, 5), one row per *sample*: image offset, image bytes, JSON offset, JSON bytes,
-number of the item in its record. With it any sample is read by one seek, so that the order is the sampler's
-alone. Any webdataset reader reads the tars.
+``ROOT/SOURCE/SPLIT/`` holds ``000000.tar``, ``000000.index.npy`` and so on, and ``manifest.json``. By its index
+(see index.py) any sample is read by one seek, so that the order is the sampler's alone. Any webdataset reader
+reads the tars. Tars of image, caption and nothing else that we need (img2dataset's) are taken as they are:
+only index and manifest are ours.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-import shutil
-from collections import Counter, OrderedDict
+import tarfile
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from webdataset import TarWriter
 
-from datamodules.index import check_shard, index_path, index_rows
+from datamodules.index import Column, check_shard, index_path, open_index
 from datamodules.manifest import NAME as MANIFEST
-from datamodules.manifest import Manifest, ShardEntry
-from datamodules.records import Kind, Record
+from datamodules.manifest import Manifest, read_manifest
+from datamodules.records import Kind, Record, Text
+from datamodules.store import LocalStore, Store, StoreError
 
-__all__ = ["Kind", "Manifest", "RawSample", "Record", "SampleError", "ShardFolder", "ShardFolderWriter"]
-
-REPORTED_SKIPS = 100  # of each kind; all are counted
 OPEN_SHARDS = 64  # per folder and process, well below the usual limit of 1,024 open files
-KEY = re.compile(r"[\w/-]+", re.ASCII)  # webdataset splits a member's name at its first dot
-IMAGE_EXTENSIONS = ("jpg", "png")
 
 
 class SampleError(Exception):
@@ -57,32 +51,42 @@ class RawSample:
     record: Record
     item: int  # number of the sample in its record
     where: str  # shard and row, for messages
+    right: bytes | None = None  # the second image of a pair, encoded
 
 
 class OpenShard(NamedTuple):
     """A shard's file descriptor and its index, memory-mapped."""
 
     descriptor: int
-    rows: NDArray[np.int64]  # (samples, 5)
+    rows: NDArray[np.int64]  # (samples, 8), see `Column`
 
 
 class ShardFolder:
     """Random access to the samples of one split; picklable, opens its files lazily in each process."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the manifest and check every shard against it.
+    def __init__(self, place: Path | Store, check: bool = True) -> None:
+        """Read the manifest and check every local shard against it; remote ones are checked when they are fetched.
+
+        Args:
+            place: The folder, or where it lies.
+            check: False: a damaged shard is an error only when it is read.
 
         Raises:
             FileNotFoundError: The manifest, a shard or an index is missing.
             ValueError: The manifest is of another format, a shard is truncated, an index is not the shard's.
+            StoreError: A remote manifest cannot be fetched.
         """
-        self.folder = Path(folder)
-        self.manifest = Manifest.read(self.folder / MANIFEST)
+        self.store = place if isinstance(place, Store) else LocalStore(Path(place))
+        self.name = self.store.name  # path or address, for messages
+        local = isinstance(self.store, LocalStore)
+        content = read_manifest(Path(self.name) / MANIFEST) if local else self.store.read(MANIFEST)
+        self.manifest = Manifest.parse(content, f"{self.name}/{MANIFEST}")
+        self.digest = hashlib.sha256(content).hexdigest()  # of the manifest, which has those of the shards
         self.kind: Kind = self.manifest.kind
         self.shard_sizes: tuple[int, ...] = tuple(entry.samples for entry in self.manifest.shards)
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
-        for entry in self.manifest.shards:
-            check_shard(self.folder, entry)
+        for entry in self.manifest.shards if check and local else ():
+            check_shard(Path(self.name), entry)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -96,21 +100,54 @@ class ShardFolder:
             row: Number of the sample in the shard.
 
         Raises:
-            SampleError: "truncated shard" or "bad json".
+            SampleError: "unreachable shard", "truncated shard" or "bad json".
         """
-        where = f"{self.folder / self.manifest.shards[shard].name}, sample {row}"
-        opened = self._shard(shard)
-        image_offset, image_bytes, json_offset, json_bytes, item = map(int, opened.rows[row])
-        image = os.pread(opened.descriptor, image_bytes, image_offset)
-        text = os.pread(opened.descriptor, json_bytes, json_offset)
-        if len(image) != image_bytes or len(text) != json_bytes:
-            raise SampleError("truncated shard", f"{where}: the file ends within the sample; make the shards again")
+        where = f"{self.name}/{self.manifest.shards[shard].name}, sample {row}"
         try:
-            record = Record.from_json(text)
+            opened = self._shard(shard)
+        except StoreError as error:
+            raise SampleError("unreachable shard", f"{where}: {error}") from error
+        place = opened.rows[row].tolist()
+        image, right, text = (
+            self._cut(opened.descriptor, place[column], place[column + 1], where)
+            for column in (Column.IMAGE_OFFSET, Column.RIGHT_OFFSET, Column.TEXT_OFFSET)
+        )
+        item = place[Column.ITEM]
+        try:
+            if self.manifest.layout == "captions":
+                record = self._captioned(opened.descriptor, place[Column.IMAGE_OFFSET], text)
+            else:
+                record = Record.from_json(text)
             sample_id = f"{record.image_id}/{record.items(self.kind)[item].id}"
-            return RawSample(sample_id, image, record, item, where)
+            return RawSample(sample_id, image, record, item, where, right or None)
         except (ValueError, IndexError) as error:
             raise SampleError("bad json", f"{where}: {error}") from error
+
+    def images(self, shard: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return a number (K,) for the image of each sample; rows (K,) of one shard.
+
+        Samples of one image have one number, in other shards and sources too. Only the index is fetched.
+
+        Raises:
+            StoreError: A remote index cannot be fetched.
+        """
+        opened = self._open.get(shard)
+        numbers: NDArray[np.int64] = (self._rows(shard) if opened is None else opened.rows)[rows, Column.IMAGE]
+        return numbers
+
+    def _captioned(self, descriptor: int, image_offset: int, caption: bytes) -> Record:
+        """Make the record of a foreign sample: its key is in the tar header before its image."""
+        header = os.pread(descriptor, tarfile.BLOCKSIZE, image_offset - tarfile.BLOCKSIZE)
+        name = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+        key = name.partition(".")[0]
+        return Record(f"{self.manifest.source}/{key}", texts=(Text("0", " ".join(caption.decode().split()), None),))
+
+    @staticmethod
+    def _cut(descriptor: int, offset: int, size: int, where: str) -> bytes:
+        data = os.pread(descriptor, size, offset)
+        if len(data) != size:
+            raise SampleError("truncated shard", f"{where}: the file ends within the sample; make the shards again")
+        return data
 
     def close(self) -> None:
         """Close the open shards; reading opens them again."""
@@ -120,13 +157,21 @@ class ShardFolder:
     def _shard(self, shard: int) -> OpenShard:
         """Return the shard's open files; of too many the one used longest ago is closed."""
         if shard not in self._open:
-            path = self.folder / self.manifest.shards[shard].name
-            rows = np.load(index_path(path), mmap_mode="r")
-            self._open[shard] = OpenShard(os.open(path, os.O_RDONLY), rows)
+            rows, entry = self._rows(shard), self.manifest.shards[shard]
+            descriptor = self.store.opened(
+                entry.name, lambda path: os.open(path, os.O_RDONLY), entry.bytes, version=entry.sha256
+            )
+            self._open[shard] = OpenShard(descriptor, rows)
             if len(self._open) > OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1].descriptor)
         self._open.move_to_end(shard)
         return self._open[shard]
+
+    def _rows(self, shard: int) -> NDArray[np.int64]:
+        """Map a shard's index into memory."""
+        entry = self.manifest.shards[shard]
+        index = index_path(Path(entry.name)).name
+        return self.store.opened(index, lambda path: open_index(path, entry.samples), version=entry.sha256)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: another process opens its own."""
@@ -138,105 +183,15 @@ class ShardFolder:
             self.close()
 
 
-class ShardFolderWriter:
-    """Writes one split: into a hidden folder, renamed at the end, so that no half split is ever seen."""
+def image_numbers(folders: Sequence[ShardFolder], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a number (K,) for the image of each sample; samples (K, 3) are source, shard and row.
 
-    def __init__(self, folder: Path, source: str, split: str, kind: Kind, samples_per_shard: int = 5000) -> None:
-        if samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard is {samples_per_shard}; it must be at least 1")
-        self.folder = Path(folder)
-        self.partial = self.folder.with_name(f".{self.folder.name}.partial")
-        self.source, self.split, self.kind = source, split, kind
-        self.samples_per_shard = samples_per_shard
-        self.skipped: Counter[str] = Counter()
-        self._skips: list[dict[str, str]] = []
-        self._classes: Counter[str] = Counter()
-        self._images = 0
-        self._shards: list[ShardEntry] = []
-        self._pending: dict[str, int] = {}  # the open shard's keys, in order, with their numbers of samples
-        self._pending_samples = 0
-        self._tar: Any = None
-
-    def __enter__(self) -> Self:
-        """Make the hidden folder; what an interrupted conversion left there is removed."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-        return self
-
-    def write(self, key: str, image: bytes, extension: str, record: Record) -> None:
-        """Append an image (encoded) and its record; a record's samples stay in one shard.
-
-        Raises:
-            ValueError: The key is no tar key or is there already, or the record has no sample of the folder's
-                kind.
-        """
-        samples = len(record.items(self.kind))
-        if not samples or extension not in IMAGE_EXTENSIONS or not KEY.fullmatch(key):
-            raise ValueError(
-                f"{self.folder}: record {key!r} has {samples} {self.kind}, a {extension!r} image; needed are"
-                f" a key of letters, digits and _-/, at least one sample, and an image of {IMAGE_EXTENSIONS}"
-            )
-        if self._pending and self._pending_samples + samples > self.samples_per_shard:
-            self._finish_shard()
-        if key in self._pending:
-            raise ValueError(f"{self.folder}: key {key!r} is written twice; give every image its own key")
-        if self._tar is None:
-            self._tar = TarWriter(str(self._path()), encoder=False, mtime=0, user="user", group="user")
-        self._tar.write({"__key__": key, extension: image, "json": record.to_json()})
-        self._pending[key] = samples
-        self._pending_samples += samples
-        self._images += 1
-        self._classes.update(record.names)
-
-    def skip(self, kind: str, where: str) -> None:
-        """Count a defect of the source; the first hundred of each kind are listed in the manifest."""
-        self.skipped[kind] += 1
-        if self.skipped[kind] <= REPORTED_SKIPS:
-            self._skips.append({"kind": kind, "where": where})
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Put the finished split in its place; after an error leave an older one as it was."""
-        try:
-            if error is None:
-                self._finish()
-        finally:
-            if self._tar is not None:
-                self._tar.close()
-            shutil.rmtree(self.partial, ignore_errors=True)
-
-    def _path(self) -> Path:
-        return self.partial / f"{len(self._shards):06d}.tar"
-
-    def _finish_shard(self) -> None:
-        """Close the open shard and write its index."""
-        path = self._path()
-        self._tar.close()
-        self._tar = None
-        rows = index_rows(path, self._pending)
-        np.save(index_path(path), rows)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._shards.append(ShardEntry(path.name, len(rows), path.stat().st_size, digest))
-        self._pending, self._pending_samples = {}, 0
-
-    def _finish(self) -> None:
-        """Write the last shard and the manifest, and rename the folder."""
-        if not self._pending:
-            raise ValueError(f"{self.folder}: the source gave no usable sample; left out: {dict(self.skipped)}")
-        self._finish_shard()
-        Manifest(
-            source=self.source,
-            split=self.split,
-            kind=self.kind,
-            images=self._images,
-            samples=sum(entry.samples for entry in self._shards),
-            boxes=self._classes.total(),
-            classes={name: count for name, count in self._classes.items() if name},
-            skipped=dict(self.skipped),
-            skips=tuple(self._skips),
-            shards=tuple(self._shards),
-        ).write(self.partial / MANIFEST)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.partial.rename(self.folder)
+    Only the indexes of the samples' shards are read.
+    """
+    numbers = np.empty(len(samples), dtype=np.int64)
+    by_shard = np.lexsort((samples[:, 1], samples[:, 0]))
+    cuts = np.flatnonzero(np.diff(samples[by_shard, :2], axis=0).any(axis=1)) + 1
+    for part in np.split(by_shard, cuts):
+        source, shard, _ = samples[part[0]].tolist()
+        numbers[part] = folders[source].images(shard, samples[part, 2])
+    return numbers

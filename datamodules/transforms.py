@@ -1,8 +1,9 @@
-"""Image views: decode, crop, flip and resize, and what that does to boxes."""
+"""Image views: decode, crop, flip, resize and normalise, and what that does to boxes (see docs/data_speed.md)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
+
+from datamodules.augment import Photometric, check_options, draw_photometric
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's (arXiv 2103.00020), in the released preprocessing
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -23,7 +26,7 @@ Boxes = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class View:
-    """The part of a picture that is seen, xyxy in pixels, and whether it is mirrored."""
+    """The part of a picture that is seen, xyxy in pixels, whether it is mirrored, and how its levels are changed."""
 
     width: int
     height: int  # of the whole picture
@@ -32,6 +35,7 @@ class View:
     x1: int
     y1: int
     flipped: bool = False
+    photometric: Photometric = Photometric()
 
     @property
     def is_whole(self) -> bool:
@@ -66,14 +70,17 @@ def area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Random crop and flip, then a square of ``image_size`` pixels.
+    """Random crop and flip, then a square of ``image_size`` pixels, then photometric RandAugment.
 
     ``crop_scale`` bounds the share of the picture that a crop keeps; (1, 1) keeps all and draws nothing.
+    ``augment_ops`` is the number of photometric operations; 0 changes and draws nothing.
     """
 
     image_size: int
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
+    augment_ops: int = 0
+    augment_magnitude: int = 5
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -86,6 +93,7 @@ class ImageTransform:
             raise ValueError(f"data.crop_scale is {list(self.crop_scale)}; give two shares 0 < low <= high <= 1")
         if self.image_size < 1:
             raise ValueError(f"data.image_size is {self.image_size}; give a number of pixels")
+        check_options(self.augment_ops, self.augment_magnitude)
 
     def draw(self, rng: np.random.Generator, width: int, height: int, *, may_flip: bool) -> View:
         """Draw a view of a picture of that many pixels; ``may_flip``: its texts stay true in a mirror."""
@@ -97,16 +105,30 @@ class ImageTransform:
             rows = max(1, min(height, round(height * math.sqrt(share / aspect))))
         x0, y0 = (int(rng.integers(size + 1)) if size else 0 for size in (width - columns, height - rows))
         flipped = self.flip and bool(rng.random() < 0.5) and may_flip
-        return View(width, height, x0, y0, x0 + columns, y0 + rows, flipped)
+        photometric = draw_photometric(rng, self.augment_ops, self.augment_magnitude)
+        return View(width, height, x0, y0, x0 + columns, y0 + rows, flipped, photometric)
 
     def apply(self, image: Tensor, view: View) -> Tensor:
-        """Cut a view out of (3, H, W) uint8 and resize it to (3, S, S); the right size is not resampled."""
+        """Turn (3, H, W) uint8 into what a view sees of it, (3, S, S); the right size is not resampled."""
         if not view.is_whole:
-            image = image[:, view.y0 : view.y1, view.x0 : view.x1]
+            image = cut(image, view.x0, view.y0, view.x1, view.y1)
         size = [self.image_size, self.image_size]
         if list(image.shape[1:]) != size:
             image = F.resize_image(image, size, F.InterpolationMode.BICUBIC, antialias=True)
-        return image.flip(-1) if view.flipped else image
+        if view.flipped:
+            image = image.flip(-1)
+        return view.photometric.apply(image)
+
+
+def cut(image: Tensor, x0: int, y0: int, x1: int, y1: int) -> Tensor:
+    """Cut (3, h, w) out of a picture (3, H, W), row by row.
+
+    A decoded picture lies pixel by pixel in memory. The resize wants it so and without gaps; its own copy of a part is
+    several times slower than that of whole rows.
+    """
+    pixels = image.permute(1, 2, 0)[y0:y1, x0:x1]
+    seen: Tensor = pixels.flatten(1).contiguous().unflatten(1, (x1 - x0, -1)).permute(2, 0, 1)
+    return seen
 
 
 def decode(data: bytes) -> Tensor:
@@ -126,7 +148,15 @@ def decode(data: bytes) -> Tensor:
     return image if image.dtype == torch.uint8 else F.to_dtype_image(image, torch.uint8, scale=True)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Turn (B, 3, H, W) uint8 into float with CLIP's mean and deviation."""
+def normalise(images: Tensor | Sequence[Tensor]) -> Tensor:
+    """Make a batch of B pictures (3, H, W) uint8 of one size, float with CLIP's mean and deviation.
+
+    Returns:
+        (B, 3, H, W) float32, contiguous.
+    """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return images.float().div_(255).sub_(mean).div_(std)
+    # NumPy asks for huge pages and its memory comes back; torch's is faulted in anew, 4 kB at a time, for each batch
+    batch = torch.from_numpy(np.empty((len(images), *images[0].shape), dtype=np.float32))
+    for row, image in zip(batch, images, strict=True):
+        row.copy_(image).div_(255).sub_(mean).div_(std)  # picture by picture: the four passes find it in the cache
+    return batch

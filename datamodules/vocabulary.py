@@ -24,7 +24,7 @@ def texts_of(folder: ShardFolder) -> Iterator[str]:
         ValueError: the folder holds other samples than captions, or a broken one.
     """
     if folder.kind != "texts":
-        raise ValueError(f"{folder.folder} holds {folder.kind}, not texts: name another folder")
+        raise ValueError(f"{folder.name} holds {folder.kind}, not texts: name another folder")
     for shard, samples in enumerate(folder.shard_sizes):
         for row in range(samples):
             try:

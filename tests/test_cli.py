@@ -205,6 +205,12 @@ def test_wrong_options_end_with_one_sentence(key: str, capsys: pytest.CaptureFix
     assert not Path("checkpoints/never").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", PRETRAIN, "--trainer.accelerator", "gpu", "--run_name", "never") == 2
+    assert "error: trainer: No supported gpu" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from datamodules.index import Column, index_path
 from vle_lightning.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -84,9 +87,24 @@ def test_the_run_that_others_are_compared_with_does_learn(alone: Path) -> None:
     assert max(moved) > 1e-3  # far above the tolerance of the comparison
 
 
+@pytest.fixture(scope="module")
+def damaged(workplace: Path) -> Path:
+    """A copy of the shards in which every fifteenth picture is no picture."""
+    root = workplace / "damaged"
+    shutil.copytree(workplace / "data" / "toy" / "shards", root)
+    for shard in root.glob("*/train/*.tar"):
+        rows = np.load(index_path(shard))
+        with shard.open("r+b") as file:
+            for offset in np.unique(rows[:, Column.IMAGE_OFFSET])[::15].tolist():
+                file.seek(offset)
+                file.write(b"no picture")
+    return root
+
+
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_run_continues_bit_for_bit(ranks: int, workplace: Path) -> None:
-    options = ["--trainer.max_steps", "16", "--save_every", "1", *(TWO_RANKS if ranks == 2 else ())]
+def test_a_killed_run_on_damaged_data_continues_bit_for_bit(ranks: int, damaged: Path, workplace: Path) -> None:
+    options = ["--trainer.max_steps", "16", "--save_every", "1", "--data.root", str(damaged)]
+    options += ["--data.workers", "2", *(TWO_RANKS if ranks == 2 else ())]
     straight, killed = (workplace / "checkpoints" / f"{name}_{ranks}" for name in ("straight", "killed"))
     assert finish(fit(PRETRAIN, straight.name, *options)) == 0
     kill_after_first_save(start(fit(PRETRAIN, killed.name, *options)), killed / "last.ckpt")
@@ -96,6 +114,29 @@ def test_a_killed_run_continues_bit_for_bit(ranks: int, workplace: Path) -> None
     expected, actual = (opened(folder / "last.ckpt") for folder in (straight, killed))
     assert actual["global_step"] == expected["global_step"] == 16
     assert all(torch.equal(actual["state_dict"][name], weight) for name, weight in expected["state_dict"].items())
+    records = [json.loads((folder / "run.json").read_text()) for folder in (straight, killed)]
+    assert records[0]["skipped"]["train"]["unreadable image"] > 0
+    for key in ("skipped", "samples_seen", "samples_by_source"):
+        assert records[0][key] == records[1][key], key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [("--data.batch_size", "8"), TWO_RANKS], ids=["micro-batches", "ranks"])
+def test_a_run_goes_on_with_other_micro_batches_and_ranks(change: tuple[str, ...], workplace: Path) -> None:
+    whole = ["--trainer.max_epochs", "2", "--trainer.max_steps", "-1", "--save_every", "1"]
+    straight, changed = (workplace / "checkpoints" / f"{name}_{change[1]}" for name in ("whole", "changed"))
+    assert main(fit(PRETRAIN, straight.name, *whole)) == 0
+    steps = opened(straight / "last.ckpt")["global_step"]
+    kill_after_first_save(start(fit(PRETRAIN, changed.name, *whole)), changed / "last.ckpt")
+    assert finish(fit(PRETRAIN, changed.name, *whole, "--ckpt_path", "last", *change)) == 0
+    expected, actual = (opened(folder / "last.ckpt") for folder in (straight, changed))
+    assert actual["global_step"] == steps
+    records = [json.loads((folder / "run.json").read_text()) for folder in (straight, changed)]
+    assert records[0]["samples_by_source"] == records[1]["samples_by_source"]
+    assert actual["epoch"] == expected["epoch"]
+    if change == TWO_RANKS:  # the micro-batches are the same
+        for name, weight in expected["state_dict"].items():
+            torch.testing.assert_close(actual["state_dict"][name], weight, rtol=1e-2, atol=1e-3, msg=name)
 
 
 def kill_after_first_save(process: subprocess.Popen[bytes], checkpoint: Path) -> None:

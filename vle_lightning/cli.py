@@ -20,12 +20,14 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 
 import datamodules
 import vle_lightning.tasks
 from datamodules.base import VisionLanguageDataModule
+from datamodules.store import StoreError
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
 from vle_lightning.commands import COMMANDS
 from vle_lightning.errors import UserError
@@ -173,7 +175,10 @@ class ExperimentCLI(LightningCLI):
         if settings.trainer.logger in (None, True):
             kwargs["logger"] = RunLogger(run.folder.path)
         callbacks = [*(given or []), *watchers]
-        trainer = super().instantiate_trainer(default_root_dir=str(run.folder.path), callbacks=callbacks, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=str(run.folder.path), callbacks=callbacks, **kwargs)
+        except MisconfigurationException as error:
+            raise UserError(f"trainer: {error}") from error
         accumulation = self.datamodule.accumulation(trainer.num_nodes * trainer.num_devices)
         trainer.accumulate_grad_batches = accumulation
         if settings.validate_every:
@@ -249,8 +254,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
         ExperimentCLI(args)
-    except (ValueError, FileNotFoundError) as error:
-        if not (isinstance(error, UserError) or raised_by_us(error)):
+    except (ValueError, FileNotFoundError, StoreError) as error:
+        if not (isinstance(error, UserError | StoreError) or raised_by_us(error)):
             raise
         print(f"error: {locate(str(error), arguments)}", file=sys.stderr)
         return 2

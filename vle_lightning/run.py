@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from transformers import PreTrainedTokenizerBase
 
 from vle_lightning.callbacks.pictures import Pictures
+from vle_lightning.callbacks.position import EpochPosition
 from vle_lightning.callbacks.progress import Progress
 from vle_lightning.callbacks.recorder import (
     FinalValidation,
@@ -46,6 +47,9 @@ class Recorded(Protocol):
 
     def manifests(self) -> list[dict[str, str]]:
         """Return path and SHA-256 of each manifest that was read."""
+
+    def samples_by_source(self, steps: int) -> dict[str, int]:
+        """Return how many samples of each source the first ``steps`` steps take."""
 
 
 @runtime_checkable
@@ -119,7 +123,14 @@ class Run:
         """Make all that watches a run; checkpoints come last, so that they hold what the others counted."""
         trainer = self.settings.trainer
         pictures = Pictures(self.folder.path, lambda: names_of(datamodule))
-        callbacks = [Throughput(), self.skips, FinalValidation(), self.clock, pictures]
+        callbacks = [
+            Throughput(datamodule.samples_by_source),
+            self.skips,
+            FinalValidation(),
+            EpochPosition(),
+            self.clock,
+        ]
+        callbacks.append(pictures)
         callbacks.append(PredictionWriter(self.folder.path))
         if trainer.enable_progress_bar is not False:
             callbacks.append(Progress())
@@ -138,7 +149,7 @@ class Run:
             datamodule: of the fit; Lightning's, too.
         """
         assert isinstance(datamodule, L.LightningDataModule)
-        record = self._describe(trainer, task, datamodule.manifests())
+        record = self._describe(trainer, task, datamodule)
         rule, file = self._select(trainer)
         trainer.loggers = []  # the selected state was logged when it was young
         scores = trainer.validate(task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True)
@@ -158,9 +169,7 @@ class Run:
         trainer.save_checkpoint(self.folder.last)
         return "the last step, for there was no validation", self.folder.last
 
-    def _describe(
-        self, trainer: L.Trainer, task: VisionLanguageTask, manifests: list[dict[str, str]]
-    ) -> dict[str, object]:
+    def _describe(self, trainer: L.Trainer, task: VisionLanguageTask, datamodule: Recorded) -> dict[str, object]:
         skipped, steps = self.skips.counts, trainer.global_step
         return {
             "run_name": self.settings.run_name,
@@ -172,11 +181,12 @@ class Run:
             "init": task.load_report,
             "steps": steps,
             "samples_seen": steps * self.settings.data.global_batch_size - lost_samples(skipped, "train"),
+            "samples_by_source": datamodule.samples_by_source(steps),
             "skipped": skipped_by_split(skipped),
             "seconds": round(self.clock.seconds, 1),
             "devices": trainer.num_nodes * trainer.num_devices,
             "precision": str(self.settings.trainer.precision),
-            "data": manifests,
+            "data": datamodule.manifests(),
         }
 
 

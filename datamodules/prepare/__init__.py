@@ -4,6 +4,7 @@ A data set is one module here with a class ``Dataset`` that says what its record
 does the rest.
 """
 
-from datamodules.prepare.engine import Options, convert
+from datamodules.prepare.engine import convert
+from datamodules.prepare.origin import Options
 
 __all__ = ["Options", "convert"]

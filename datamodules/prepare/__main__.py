@@ -8,56 +8,62 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from datamodules.prepare.engine import Options, convert_dataset, dataset_classes
-from datamodules.prepare.raw import RawDataset
+from datamodules.prepare.engine import all_classes, convert_dataset
+from datamodules.prepare.origin import AnyDataset, Options
+
+DESCRIPTION = """Convert a data set in its official raw layout to shards: OUT/NAME/SPLIT/ gets WebDataset tars, an
+index beside each and manifest.json. The same files and options give the same bytes; an interrupted conversion goes
+on where it was when the same command is given again, and a finished one is left alone."""
+INTERRUPTED = 130  # as shells say it of Ctrl-C
 
 
-def build_parser(classes: dict[str, type[RawDataset]]) -> ArgumentParser:
+def build_parser(classes: dict[str, type[AnyDataset]]) -> ArgumentParser:
     """Return a parser with one subcommand a data set: the arguments of its class, and the common ones."""
-    parser = ArgumentParser(prog="python -m datamodules.prepare", description="Official raw layouts -> shard folders.")
-    subcommands = parser.add_subcommands(dest="name")
+    parser = ArgumentParser(prog="python -m datamodules.prepare", description=DESCRIPTION)
+    subcommands = parser.add_subcommands(dest="dataset")
     for name, dataset in sorted(classes.items()):
-        subparser = ArgumentParser(description=sys.modules[dataset.__module__].__doc__)
+        description = (sys.modules[dataset.__module__].__doc__ or "").strip()
+        subparser = ArgumentParser(description=f"{description}\n\nRaw layout: {dataset.__doc__}")
         subparser.add_class_arguments(dataset, as_group=False)
-        add_common_arguments(subparser)
-        subcommands.add_subcommand(name, subparser)
+        add_common_arguments(subparser, name)
+        subcommands.add_subcommand(name, subparser, help=description.splitlines()[0])
     return parser
 
 
-def add_common_arguments(parser: ArgumentParser) -> None:
+def add_common_arguments(parser: ArgumentParser, name: str) -> None:
     """Add the output folder and the fields of `Options`."""
     standard = Options()
-    parser.add_argument("--out", type=Path, required=True, help="root of the shards: OUT/NAME/SPLIT/ is written")
-    parser.add_argument("--splits", nargs="+", default=list(standard.splits), help="which splits")
-    parser.add_argument(
-        "--longest-side", type=int, help="scale larger images down to this many pixels; else keep all bytes"
-    )
-    parser.add_argument("--quality", type=int, default=standard.quality, help="JPEG quality of scaled images")
-    parser.add_argument(
-        "--samples-per-shard",
-        type=int,
-        default=standard.samples_per_shard,
-        help="an image's samples stay together",
-    )
-    parser.add_argument("--limit", type=int, help="at most this many images of each split, chosen by the seed")
-    parser.add_argument("--seed", type=int, default=standard.seed, help="of the order of the images in the shards")
-    parser.add_argument("--threads", type=int, default=standard.threads, help="for reading and scaling images")
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="root of the shards: OUT/NAME/SPLIT/ is written")
+    add("--name", default=name, help="NAME of the source in OUT and in the manifest")
+    add("--splits", nargs="+", help="which splits; without it those of train and val that the data set has")
+    add("--longest-side", type=int, help="scale larger images down to this many pixels; else all bytes are kept")
+    add("--quality", type=int, default=standard.quality, help="JPEG quality of scaled images, 1 to 100")
+    add("--samples-per-shard", type=int, default=standard.samples_per_shard, help="an image's samples stay together")
+    add("--limit", type=int, help="at most this many images of each split, chosen by the seed")
+    add("--seed", type=int, default=standard.seed, help="of the order of the images in the shards")
+    add("--workers", type=int, default=standard.workers, help="threads; the shards are the same with any number")
+    add("--force", action="store_true", help="convert even what is converted already from the same things")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Convert; what the user can mend ends with its message and code 2."""
-    classes = dataset_classes()
-    parser = build_parser(classes)
-    settings = parser.parse_args(arguments)
-    own = vars(settings[settings.name])
+    """Convert; what the user can mend ends with one line and code 2."""
+    classes = all_classes()
+    settings = build_parser(classes).parse_args(arguments)
+    own = vars(settings[settings.dataset])
     common = {field.name: own.pop(field.name) for field in fields(Options)}
-    out = own.pop("out")
+    out, name = own.pop("out"), own.pop("name")
     try:
-        options = Options(**{**common, "splits": tuple(common["splits"])})
-        convert_dataset(settings.name, classes[settings.name](**own), out, options)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if common["splits"] is not None:
+            common["splits"] = tuple(common["splits"])
+        dataset = classes[settings.dataset](**own)
+        convert_dataset(name, dataset, out, Options(**common), {key: own[key] for key in own if key != "src"})
+    except (OSError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -13,23 +13,29 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.raw import (
-    Item,
-    Order,
-    RawDataset,
+from datamodules.prepare.raw import Item, Order, RawDataset, clean_text, corners_of, tar_key, usable_box
+from datamodules.prepare.rows import (
+    ANY,
+    FILE_NAME,
+    ID,
+    Fields,
     Row,
     SkipDefect,
-    clean_text,
-    corners_of,
+    distinct,
+    existing_file,
     first_existing,
     group,
     read_rows,
-    usable_box,
+    sorted_ids,
 )
 from datamodules.prepare.synonyms import SYNONYMS
 from datamodules.records import Box, Record, Text
 
 YEARS = ("2017", "2014", "")  # of the annotation files' names; the first that is there
+IMAGE: Fields = {"id": ID, "file_name": FILE_NAME, "width": ANY, "height": ANY}
+CAPTION: Fields = {"id": ID, "image_id": ID, "caption": ANY}
+OBJECT: Fields = {"id": ID, "image_id": ID, "category_id": ID, "bbox": ANY}
+CLASS: Fields = {"id": ID, "name": ANY}
 
 
 class Dataset(RawDataset):
@@ -38,34 +44,30 @@ class Dataset(RawDataset):
     kind = "texts"
 
     def image_places(self, split: str) -> tuple[str, ...]:
-        """Return the folders and tars that may hold the images."""
-        return (
-            "images",
-            *(f"{split}{year}" for year in YEARS),
-            "images.tar",
-            *(f"{split}{year}.tar" for year in YEARS),
-        )
+        """Return the folders and archives that may hold the images."""
+        return ("images", *(f"{split}{year}" for year in YEARS))
+
+    def annotation_files(self, split: str) -> tuple[Path, ...]:
+        """Return the split's captions and instances."""
+        captions = first_existing(self.src / "annotations", [f"captions_{split}{year}.json" for year in YEARS])
+        return captions, existing_file(captions.with_name(captions.name.replace("captions_", "instances_")))
 
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield every image that has a caption."""
-        annotations = self.src / "annotations"
-        captions_file = first_existing(annotations, [f"captions_{split}{year}.json" for year in YEARS])
-        instances_file = captions_file.with_name(captions_file.name.replace("captions_", "instances_"))
+        captions_file, instances_file = self.annotation_files(split)
         images = {
-            row["id"]: row
-            for path in (instances_file, captions_file)
-            for row in read_rows(path, "images", ("id", "file_name", "width", "height"))
+            row["id"]: row for path in (instances_file, captions_file) for row in read_rows(path, "images", IMAGE, skip)
         }
-        captions = group(read_rows(captions_file, "annotations", ("id", "image_id", "caption")), "image_id")
-        boxes = group(read_rows(instances_file, "annotations", ("id", "image_id", "category_id", "bbox")), "image_id")
-        names = {row["id"]: str(row["name"]) for row in read_rows(instances_file, "categories", ("id", "name"))}
-        for image_id in sorted((captions.keys() | boxes.keys()) - images.keys(), key=str):
+        captions = annotations_by_image(captions_file, CAPTION, skip)
+        boxes = annotations_by_image(instances_file, OBJECT, skip)
+        names = {row["id"]: clean_text(row["name"]) for row in read_rows(instances_file, "categories", CLASS, skip)}
+        for image_id in sorted_ids((captions.keys() | boxes.keys()) - images.keys()):
             skip(
                 "unknown image id",
                 f"{captions_file.name} or {instances_file.name}: image {image_id} is not listed",
             )
         rule = MentionRule(names.values())
-        for image_id in order(sorted(images)):
+        for image_id in order(sorted_ids(images)):
             image, where = images[image_id], f"{split}, image {image_id}"
             objects = usable_objects(image, boxes.get(image_id, []), names, where, skip)
             texts = usable_captions(captions.get(image_id, []), objects, rule, where, skip)
@@ -78,7 +80,12 @@ class Dataset(RawDataset):
                 names=tuple(name for _, name, _ in objects),
                 texts=tuple(texts),
             )
-            yield Item(Path(image["file_name"]).stem, image["file_name"], record)
+            yield Item(tar_key(Path(image["file_name"]).name), image["file_name"], record)
+
+
+def annotations_by_image(path: Path, fields: Fields, skip: SkipDefect) -> dict[Any, list[Row]]:
+    """Return the annotations of a file by image id; those with an id that is there already are counted."""
+    return group(distinct(read_rows(path, "annotations", fields, skip), "id", path.name, skip), "image_id")
 
 
 def usable_objects(
@@ -115,7 +122,10 @@ def usable_captions(
             skip("empty caption", f"{where}, annotation {row['id']}")
             continue
         if "mentions" in row:
-            mentioned = [number for number, (id_, _, _) in enumerate(objects) if id_ in row["mentions"]]
+            given = row["mentions"] if isinstance(row["mentions"], list) else []
+            if given is not row["mentions"]:
+                skip("mentions that are no list", f"{where}, annotation {row['id']}")
+            mentioned = [number for number, (id_, _, _) in enumerate(objects) if id_ in given]
         else:
             classes = rule.classes_in(caption)
             mentioned = [number for number, (_, name, _) in enumerate(objects) if name in classes]

@@ -1,64 +1,37 @@
-"""The conversion itself: order, images, shards, progress. What a record is, the data set's module says."""
+"""The conversion itself: order, images, shards, resume. What a record is, the data set's module says.
+
+The same raw files and options give the same bytes, with any number of workers, in one go or in several. The
+manifest's ``made_from`` says what a split was made from: a second conversion from the same things does nothing,
+and an interrupted one goes on after its last finished shard.
+"""
 
 from __future__ import annotations
 
 import importlib
 import itertools
-import os
 import pkgutil
 import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.console import Console
 
+from datamodules.partial import PartialSplit, already_made
+from datamodules.prepare.foreign import CaptionTars, index_tars, told
 from datamodules.prepare.images import EncodedImage, Place, open_places, prepare_image, read_image
+from datamodules.prepare.origin import AnyDataset, Options, origin
+from datamodules.prepare.parallel import ordered_map, progress_line
 from datamodules.prepare.raw import Item, Order, RawDataset
-from datamodules.shards import SampleError, ShardFolderWriter
+from datamodules.shards import SampleError
+from datamodules.writer import ShardFolderWriter
 
 T = TypeVar("T")
-CHUNK = 64  # images a thread takes at a time: small pictures take less time than handing them over does
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to convert, whatever the data set.
-
-    Args:
-        splits: Which splits.
-        longest_side: Scale larger images down to this many pixels; without it all images keep their bytes.
-        quality: JPEG quality of scaled images.
-        samples_per_shard: Upper bound of the samples in a shard; an image's samples stay together.
-        limit: Convert only this many images of each split, chosen by the seed.
-        seed: Of the order of the images in the shards.
-        threads: For reading and scaling; the shards are the same with any number.
-    """
-
-    splits: tuple[str, ...] = ("train", "val")
-    longest_side: int | None = None
-    quality: int = 90
-    samples_per_shard: int = 5000
-    limit: int | None = None
-    seed: int = 0
-    threads: int = min(8, os.cpu_count() or 1)
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that make no sense."""
-        for name in ("longest_side", "quality", "samples_per_shard", "limit", "threads"):
-            value: int | None = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+SPLITS = ("train", "val")
+FOLDER_NAME = re.compile(r"\w[\w.-]*")
+CHUNK = 16  # images a thread takes at a time: small pictures take less time than handing them over does
 
 
 class Shuffled(Order):
@@ -69,13 +42,20 @@ class Shuffled(Order):
 
     def __call__(self, ids: Iterable[T]) -> Sequence[T]:
         """Return the ids in a random order."""
-        shuffled = list(ids)
+        shuffled: MutableSequence[Any] = (
+            array("q", ids) if isinstance(ids, range) else list(ids)
+        )  # a list takes five times the memory
         random.Random(self.key).shuffle(shuffled)
         return shuffled
 
 
 def dataset_classes() -> dict[str, type[RawDataset]]:
-    """Return the data sets by name: the modules of this package that have a class ``Dataset``."""
+    """Return the data sets with records of ours by name: the modules of this package with a class ``Dataset``."""
+    return {name: found for name, found in all_classes().items() if issubclass(found, RawDataset)}
+
+
+def all_classes() -> dict[str, type[AnyDataset]]:
+    """Return all data sets by name, those of foreign tars too."""
     package = importlib.import_module("datamodules.prepare")
     names = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
     modules = {name: importlib.import_module(f"datamodules.prepare.{name}") for name in names}
@@ -89,62 +69,125 @@ def convert(name: str, src: Path, out: Path, options: Options | None = None) -> 
         ValueError: No data set of this name, or the raw files are not in the official layout.
         FileNotFoundError: A raw file is missing.
     """
-    classes = dataset_classes()
+    classes = all_classes()
     if name not in classes:
         raise ValueError(f"no data set {name!r}; known are {', '.join(sorted(classes))}")
     convert_dataset(name, classes[name](src), out, options or Options())
 
 
-def convert_dataset(name: str, dataset: RawDataset, out: Path, options: Options) -> None:
-    """Convert a data set to ``out/name/SPLIT/``, and print what was written and left out."""
-    for split in options.splits:
-        with ShardFolderWriter(out / name / split, name, split, dataset.kind, options.samples_per_shard) as writer:
-            write_split(dataset, split, writer, options)
-    dataset.finish(out)
+def convert_dataset(
+    name: str, dataset: AnyDataset, out: Path, options: Options, arguments: Mapping[str, Any] | None = None
+) -> None:
+    """Convert a data set to ``out/name/SPLIT/``, and print what was written and left out.
+
+    Args:
+        name: Of the source; usually the data set's.
+        dataset: What to convert.
+        out: Root of the shards.
+        options: How.
+        arguments: What the data set was built from beside ``src``; they are part of ``made_from``.
+    """
+    console = Console(soft_wrap=True)
+    wanted = options.splits or (dataset.standard_splits() if isinstance(dataset, CaptionTars) else SPLITS)
+    for part in (name, *wanted):
+        if not FOLDER_NAME.fullmatch(part):
+            raise ValueError(f"{part!r} cannot be a folder in {out}: --name and --splits are letters, digits and _.-")
+    # of all splits before the first conversion: a missing file is found at once
+    made_from = {split: origin(dataset, split, options, arguments or {}) for split in wanted}
+    for split in wanted:
+        folder = out / name / split
+        if not options.force and already_made(folder, made_from[split]):
+            PartialSplit(folder).remove()
+            console.print(f"already converted: {folder}, nothing to do (--force converts it anyhow)")
+        elif isinstance(dataset, CaptionTars):
+            index_split(dataset, PartialSplit(folder, made_from[split]), name, split, options, console)
+        else:
+            convert_split(dataset, folder, name, split, made_from[split], options, console)
 
 
-def write_split(dataset: RawDataset, split: str, writer: ShardFolderWriter, options: Options) -> None:
-    """Convert one split into an open shard folder, with a line of progress."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task(f"{writer.source} {split}", total=options.limit)
+def convert_split(
+    dataset: RawDataset,
+    folder: Path,
+    name: str,
+    split: str,
+    made_from: dict[str, Any],
+    options: Options,
+    console: Console,
+) -> None:
+    """Convert one split; what belongs beside the shards is written before the split takes its place."""
+    with ShardFolderWriter(
+        folder, name, split, dataset.kind, options.samples_per_shard, made_from, not options.force
+    ) as writer:
+        tell_start(writer.partial, console)
+        write_items(dataset, split, writer, options)
+        dataset.finish(folder.parent.parent)
+    console.print(f"{folder}: {writer.images:,} images; left out: {told(writer.skipped)}")
+
+
+def index_split(
+    dataset: CaptionTars, partial: PartialSplit, name: str, split: str, options: Options, console: Console
+) -> None:
+    """Index the foreign tars of one split."""
+    try:
+        partial.open(not options.force)
+        tell_start(partial, console)
+        manifest = index_tars(dataset.tars(split), partial, name, split, options.workers)
+        partial.finish(manifest)
+    finally:
+        partial.close()
+    console.print(f"{partial.folder}: {manifest.images:,} images; left out: {told(manifest.skipped)}")
+
+
+def tell_start(partial: PartialSplit, console: Console) -> None:
+    """Say where an interrupted conversion is taken up, or why it is not."""
+    if partial.finished:
+        console.print(f"{partial.folder}: going on after {len(partial.finished):,} finished shards")
+    elif partial.discarded:
+        console.print(f"{partial.folder}: what an interrupted conversion left was made from something else; anew")
+
+
+class Encoded(NamedTuple):
+    """An item's images as they go into the shard."""
+
+    image: EncodedImage
+    right: EncodedImage | None
+
+
+def write_items(dataset: RawDataset, split: str, writer: ShardFolderWriter, options: Options) -> None:
+    """Write a split's items but those that are in finished shards, with a line of progress."""
+    with progress_line() as progress:
+        task = progress.add_task(f"{writer.source} {split}", total=options.limit, completed=writer.items)
         places = open_places(dataset.src, dataset.image_places(split))
         items = dataset.items(split, Shuffled(options.seed, split), writer.skip)
-        written = 0
-        for item, image in encoded_images(itertools.islice(items, options.limit), places, options):
-            if isinstance(image, SampleError):
-                writer.skip(image.kind, image.where)
+        rest = itertools.islice(items, writer.items, options.limit)
+        for item, encoded in encoded_images(rest, places, options):
+            if isinstance(encoded, SampleError):
+                writer.leave_out(encoded.kind, encoded.where)
             else:
-                writer.write(item.key, image.data, image.extension, item.record)
-                written += 1
+                writer.write(item.key, encoded.image.data, encoded.image.extension, item.record, encoded.right)
             progress.advance(task)
-        progress.update(task, total=written, completed=written)
-        left_out = ", ".join(f"{count:,} x {kind}" for kind, count in sorted(writer.skipped.items())) or "nothing"
-        progress.console.print(f"{writer.folder}: {written:,} images; left out: {left_out}")
+        progress.update(task, total=writer.items, completed=writer.items)
 
 
 def encoded_images(
     items: Iterable[Item], places: Sequence[Place], options: Options
-) -> Iterator[tuple[Item, EncodedImage | SampleError]]:
+) -> Iterator[tuple[Item, Encoded | SampleError]]:
     """Read, check and scale the items' images in threads; yields in the order of the items."""
 
-    def work(chunk: list[Item]) -> list[tuple[Item, EncodedImage | SampleError]]:
-        return [(item, encoded_image(item, places, options)) for item in chunk]
+    def work(chunk: list[Item]) -> list[tuple[Item, Encoded | SampleError]]:
+        return [(item, encoded_item(item, places, options)) for item in chunk]
 
-    yield from itertools.chain.from_iterable(ordered_map(work, chunks(items), options.threads))
+    yield from itertools.chain.from_iterable(ordered_map(work, chunks(items), options.workers))
 
 
-def encoded_image(item: Item, places: Sequence[Place], options: Options) -> EncodedImage | SampleError:
-    """Return the item's image as it goes into the shard, or what is wrong with it."""
+def encoded_item(item: Item, places: Sequence[Place], options: Options) -> Encoded | SampleError:
+    """Return the item's images as they go into the shard, or what is wrong with the first that is wrong."""
+
+    def encoded(name: str) -> EncodedImage:
+        return prepare_image(read_image(places, name), name, options.longest_side, options.quality)
+
     try:
-        data = read_image(places, item.image_name)
-        return prepare_image(data, item.image_name, options.longest_side, options.quality)
+        return Encoded(encoded(item.image_name), None if item.right_name is None else encoded(item.right_name))
     except SampleError as error:
         return error
 
@@ -154,18 +197,3 @@ def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, CHUNK)):
         yield chunk
-
-
-R = TypeVar("R")
-
-
-def ordered_map(function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
-    """Map in threads, in order, with few results in memory at a time (unlike `Executor.map`)."""
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for value in values:
-            waiting.append(pool.submit(function, value))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -6,9 +6,12 @@ import io
 import os
 import struct
 import tarfile
-from collections.abc import Sequence
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from PIL import Image
 
@@ -17,6 +20,9 @@ from datamodules.shards import SampleError
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png"}  # formats whose bytes may be kept
 # What Pillow raises for broken files; each decoder has its own way.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNZIPPING_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+ENCRYPTED = 1  # bit of a zip member's flags
+T = TypeVar("T")
 
 
 class EncodedImage(NamedTuple):
@@ -57,15 +63,10 @@ class Archive:
             ValueError: It is no tar, or a damaged one.
         """
         self.descriptor = -1
-        self.members: dict[str, tuple[int, int] | None] = {}
         try:
             with tarfile.open(path, "r:") as tar:
-                for member in filter(tarfile.TarInfo.isfile, tar):
-                    place = (member.offset_data, member.size)
-                    base = PurePosixPath(member.name).name
-                    # two files of one name in different folders: only the whole name tells them apart
-                    self.members[base] = None if base in self.members else place
-                    self.members[member.name] = place
+                files = ((member.name, (member.offset_data, member.size)) for member in tar if member.isfile())
+                self.members = by_both_names(files)
         except tarfile.TarError as error:
             raise ValueError(f"{path} is no readable, uncompressed tar ({error}); fetch or unpack it again") from error
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -81,16 +82,70 @@ class Archive:
             os.close(self.descriptor)
 
 
+class ZipArchive:
+    """Images as members of a zip, found by their whole name or by their file name alone."""
+
+    def __init__(self, path: Path) -> None:
+        """List the members.
+
+        Raises:
+            ValueError: It is no zip, a damaged or an encrypted one.
+        """
+        self.path = path
+        self.lock = threading.Lock()  # one file position for all threads
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{path} is no readable zip ({error}); fetch it again") from error
+        files = [member for member in self.zip.infolist() if not member.is_dir()]
+        if any(member.flag_bits & ENCRYPTED for member in files):
+            raise ValueError(f"{path} is encrypted; unpack it")
+        self.members = by_both_names((member.filename, member) for member in files)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the member's bytes; None if there is no such member.
+
+        Raises:
+            SampleError: "unreadable image": its bytes do not unpack, or not to what their checksum says.
+        """
+        member = self.members.get(name)
+        if member is None:
+            return None
+        try:
+            with self.lock:
+                return self.zip.read(member)
+        except UNZIPPING_ERRORS as error:
+            raise SampleError("unreadable image", f"{name} in {self.path.name}: {error}") from error
+
+
+def by_both_names(files: Iterable[tuple[str, T]]) -> dict[str, T | None]:
+    """Return archive members by whole name, and by file name; None under a file name that several have."""
+    members: dict[str, T | None] = {}
+    whole: dict[str, T | None] = {}
+    for name, member in files:
+        base = PurePosixPath(name).name
+        # two files of one name in different folders: only the whole name tells them apart
+        members[base] = None if base in members else member
+        whole[name] = member
+    return members | whole
+
+
 def open_places(src: Path, names: Sequence[str]) -> list[Place]:
-    """Open those of the folders and tars that exist.
+    """Open what exists of the folders and archives: each NAME may be a folder, NAME.tar or NAME.zip.
 
     Raises:
         FileNotFoundError: None of them does.
+        ValueError: An archive is damaged.
     """
-    places: list[Place] = [Folder(src / name) for name in names if (src / name).is_dir()]
-    places += [Archive(src / name) for name in names if (src / name).is_file()]
+    stems = dict.fromkeys(name.removesuffix(".tar") for name in names)
+    places: list[Place] = [Folder(src / stem) for stem in stems if (src / stem).is_dir()]
+    for ending, archive in ((".tar", Archive), (".zip", ZipArchive)):
+        paths = (src / f"{stem}{ending}" for stem in stems)
+        places += [archive(path) for path in paths if path.is_file()]
     if not places:
-        raise FileNotFoundError(f"no images: none of {', '.join(names)} in {src}; --src must name the raw folder")
+        raise FileNotFoundError(
+            f"no images: none of {', '.join(stems)} (a folder, .tar or .zip) in {src}; --src must name the raw folder"
+        )
     return places
 
 

@@ -6,19 +6,17 @@ place of the first hundred, and stands in the manifest.
 
 from __future__ import annotations
 
-import json
-import math
+import re
+import reprlib
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from datamodules.records import BOX_DECIMALS, Box, Kind, Record
+from datamodules.prepare.rows import SkipDefect, is_number
+from datamodules.records import BOX_DECIMALS, Box, Kind, Record, Statement
 
 T = TypeVar("T")
-Row = dict[str, Any]  # one entry of an annotation file
-SkipDefect = Callable[[str, str], None]  # kind, where
 MIN_SIDE = 2 * 10.0**-BOX_DECIMALS  # of the image's; a smaller box may be rounded away
 CLIP_TOLERANCE = 1.0  # px beyond the edge that annotators' rounding explains; more is reported
 
@@ -29,6 +27,15 @@ class Item(NamedTuple):
     key: str  # of the sample in its shard
     image_name: str  # file name, relative to one of `RawDataset.image_places`
     record: Record
+    right_name: str | None = None  # of the second image of a pair
+
+
+class Objects(NamedTuple):
+    """An image's usable objects, and for each object of the raw file its number among them (or None)."""
+
+    boxes: tuple[Box, ...]
+    names: tuple[str, ...]
+    numbers: tuple[int | None, ...]
 
 
 class Order(ABC):
@@ -50,7 +57,18 @@ class RawDataset(ABC):
 
     @abstractmethod
     def image_places(self, split: str) -> tuple[str, ...]:
-        """Return the folders and tars below ``src`` that may hold the images; those that exist are used."""
+        """Return the names below ``src`` of what may hold the images: folders, or archives NAME.tar, NAME.zip.
+
+        Those that exist are used.
+        """
+
+    @abstractmethod
+    def annotation_files(self, split: str) -> tuple[Path, ...]:
+        """Return the files that a split's records come from; their hashes stand in the manifest.
+
+        Raises:
+            FileNotFoundError: One is missing.
+        """
 
     @abstractmethod
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
@@ -60,78 +78,6 @@ class RawDataset(ABC):
         """Write what belongs beside the shards of all splits."""
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401
-    """Parse a JSON file.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is no JSON.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: --src must name a folder in the official layout")
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); fetch it again") from error
-
-
-def check_rows(rows: object, fields: Iterable[str], where: str) -> list[Row]:
-    """Return ``rows`` if it is a list of objects that all have the fields.
-
-    Raises:
-        ValueError: It is not; the message says where, which row and which key.
-    """
-    if not isinstance(rows, list):
-        raise ValueError(f"{where}: a list is needed here; is this the official file?")
-    needed = set(fields)
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not needed <= row.keys():
-            missing = sorted(needed - set(row)) if isinstance(row, dict) else sorted(needed)
-            raise ValueError(f"{where}, row {number}: keys {missing} are missing; is this the official file?")
-    return rows
-
-
-def read_rows(path: Path, key: str | None, fields: Iterable[str]) -> list[Row]:
-    """Return the list under ``key`` of a JSON file (None: the file is the list), each row checked."""
-    content = read_json(path)
-    if key is None:
-        return check_rows(content, fields, str(path))
-    if not isinstance(content, dict) or key not in content:
-        raise ValueError(f"{path}: key {key!r} is missing; is this the official file?")
-    return check_rows(content[key], fields, f"{path}, {key!r}")
-
-
-def read_lines(path: Path, fields: Iterable[str], skip: SkipDefect) -> Iterator[Row]:
-    """Yield the rows of a JSON-lines file; a line that is no JSON is counted, a missing field an error."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: --src must name a folder in the official layout")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                skip("bad json", f"{where}: {error}")
-                continue
-            yield from check_rows([row], fields, where)
-
-
-def group(rows: Iterable[Row], key: str) -> dict[Any, list[Row]]:
-    """Collect rows by the value of one key, in the order of first occurrence."""
-    groups: dict[Any, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row[key]].append(row)
-    return dict(groups)
-
-
-def first_existing(folder: Path, names: Sequence[str]) -> Path:
-    """Return the first of several possible files; raises FileNotFoundError naming them all."""
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"none of {', '.join(names)} in {folder}: --src must name a folder in the official layout")
-
-
 def clean_text(text: object) -> str:
     """Return a text on one line, single-spaced, without halves of surrogate pairs; "" for what is no text."""
     if not isinstance(text, str):
@@ -139,9 +85,27 @@ def clean_text(text: object) -> str:
     return " ".join(text.encode("utf-8", "ignore").decode().split())
 
 
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
+def tar_key(image_name: str) -> str:
+    """Return an image's name without its ending, as a key: dots would end a key in a tar."""
+    stem = str(PurePosixPath(image_name).with_suffix("")).lstrip("/")
+    return re.sub(r"[^\w/-]", "_", stem, flags=re.ASCII)
+
+
+def truth(label: object) -> str | None:
+    """Return "true" or "false" of a label in any case, None of none; what is neither stays as it is."""
+    return None if label is None else str(label).lower()
+
+
+def usable_statement(statement: Statement, labels: Collection[str], where: str, skip: SkipDefect) -> Statement | None:
+    """Return a statement if it has a text and one of the labels, or none; else None, counted."""
+    at = f"{where}, statement {statement.id}"
+    if not statement.text:
+        skip("empty statement", at)
+    elif statement.label is not None and statement.label not in labels:
+        skip("unknown label", f"{at}: {statement.label!r:.80}, not one of {', '.join(labels)}")
+    else:
+        return statement
+    return None
 
 
 def corners_of(box: object) -> tuple[float, ...]:
@@ -152,13 +116,13 @@ def corners_of(box: object) -> tuple[float, ...]:
     return x, y, x + width, y + height
 
 
-def usable_box(corners: Sequence[Any], size: tuple[Any, Any], where: str, skip: SkipDefect) -> Box | None:
+def usable_box(corners: Any, size: tuple[Any, Any], where: str, skip: SkipDefect) -> Box | None:  # noqa: ANN401
     """Normalise a box, or count why it cannot be used.
 
     A box that lies partly outside the image is clipped, and counted if it is more than a pixel.
 
     Args:
-        corners: x0, y0, x1, y1 in pixels.
+        corners: x0, y0, x1, y1 in pixels; what is no list of four numbers is counted.
         size: Width and height of the image in pixels, as the annotations say.
         where: For the report.
         skip: Counts the defects.
@@ -166,7 +130,7 @@ def usable_box(corners: Sequence[Any], size: tuple[Any, Any], where: str, skip: 
     Returns:
         xyxy in [0, 1], or None.
     """
-    at = f"{where}, box {list(corners)} in an image of {size[0]} x {size[1]}"
+    at = f"{where}, box {reprlib.repr(corners)} in an image of {reprlib.repr(size[0])} x {reprlib.repr(size[1])}"
     defect = box_defect(corners, size)
     if defect is not None:
         skip(defect, at)
@@ -182,11 +146,36 @@ def usable_box(corners: Sequence[Any], size: tuple[Any, Any], where: str, skip: 
     )
 
 
-def box_defect(corners: Sequence[Any], size: tuple[Any, Any]) -> str | None:
+def usable_objects(
+    boxes: Sequence[Any], names: Sequence[Any], size: tuple[Any, Any], where: str, skip: SkipDefect
+) -> Objects | None:
+    """Return the objects that have a usable box; the others are counted, and so is a list with other names than boxes.
+
+    Args:
+        boxes: x0, y0, x1, y1 in pixels of each object.
+        names: The class of each.
+        size: Width and height of the image in pixels.
+        where: For the report.
+        skip: Counts the defects.
+    """
+    if len(boxes) != len(names):
+        skip("boxes without names", f"{where}: {len(boxes)} boxes, {len(names)} names")
+        return None
+    found = [usable_box(box, size, f"{where}, box {number}", skip) for number, box in enumerate(boxes)]
+    kept = [number for number, box in enumerate(found) if box is not None]
+    numbers = {number: place for place, number in enumerate(kept)}
+    return Objects(
+        tuple(box for box in found if box is not None),
+        tuple(clean_text(names[number]) for number in kept),
+        tuple(map(numbers.get, range(len(found)))),
+    )
+
+
+def box_defect(corners: Any, size: tuple[Any, Any]) -> str | None:  # noqa: ANN401
     """Return why a box cannot be used, or None if it can."""
     if not all(is_number(side) and side > 0 for side in size):
         return "image without a size"
-    if len(corners) != 4 or not all(map(is_number, corners)):
+    if not isinstance(corners, list | tuple) or len(corners) != 4 or not all(map(is_number, corners)):
         return "box without numbers"
     (x0, y0, x1, y1), (width, height) = corners, size
     if x1 <= x0 or y1 <= y0:

@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
 
-from datamodules.prepare.raw import (
-    Item,
-    Order,
-    RawDataset,
+from datamodules.prepare.raw import Item, Objects, Order, RawDataset, clean_text, tar_key, usable_objects
+from datamodules.prepare.rows import (
+    ANY,
+    FILE_NAME,
+    ID,
+    LIST,
+    WHOLE,
+    Field,
+    Fields,
     Row,
     SkipDefect,
     check_rows,
-    clean_text,
+    distinct,
+    existing_file,
     group,
+    is_whole,
+    optional,
     read_json,
     read_lines,
-    usable_box,
 )
-from datamodules.records import Box, Record, TaggedText, VCRItem
+from datamodules.records import Record, TaggedText, VCRItem
 
 CHOICES = 4
-FIELDS = ("img_fn", "metadata_fn", "objects", "question", "answer_choices", "rationale_choices", "annot_id")
+CORNERS, SCORED = 4, 5  # numbers of a box; the fifth is the detector's score
+
+
+def is_tagged(value: object) -> bool:
+    """Return whether a value is a list of words and of non-empty lists of object numbers."""
+    return isinstance(value, list) and all(
+        isinstance(part, str) or (isinstance(part, list) and part and all(map(is_whole, part))) for part in value
+    )
+
+
+TAGGED = Field("a list of words and tags", is_tagged)
+TAGGED_LIST = Field("a list of lists of words and tags", lambda x: isinstance(x, list) and all(map(is_tagged, x)))
+FIELDS: Fields = {
+    "img_fn": FILE_NAME,
+    "metadata_fn": FILE_NAME,
+    "objects": LIST,
+    "question": TAGGED,
+    "answer_choices": TAGGED_LIST,
+    "rationale_choices": TAGGED_LIST,
+    "annot_id": ID,
+    "answer_label": optional(WHOLE),
+    "rationale_label": optional(WHOLE),
+}
+METADATA: Fields = {"boxes": LIST, "names": LIST, "width": ANY, "height": ANY}
 
 
 class TagError(Exception):
     """A tag names no usable object."""
-
-
-class Objects(NamedTuple):
-    """An image's usable objects, and for each object of the raw file its number among them (or None)."""
-
-    boxes: tuple[Box, ...]
-    names: tuple[str, ...]
-    numbers: tuple[int | None, ...]
 
 
 class Dataset(RawDataset):
@@ -47,9 +67,14 @@ class Dataset(RawDataset):
         """Return the one folder of the official layout."""
         return ("vcr1images",)
 
+    def annotation_files(self, split: str) -> tuple[Path, ...]:
+        """Return the split's one file; the images' metadata are too many files to hash, like the images."""
+        return (existing_file(self.src / f"{split}.jsonl"),)
+
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield every image that has a usable question."""
-        rows = group(read_lines(self.src / f"{split}.jsonl", FIELDS, skip), "img_fn")
+        path = self.src / f"{split}.jsonl"
+        rows = group(distinct(read_lines(path, FIELDS, skip), "annot_id", path.name, skip), "img_fn")
         for image_name in order(sorted(rows)):
             objects = self.objects(rows[image_name][0], skip)
             if objects is None:
@@ -57,34 +82,23 @@ class Dataset(RawDataset):
             items = tuple(item for row in rows[image_name] if (item := usable_item(row, objects, skip)) is not None)
             if items:
                 stem = str(PurePosixPath(image_name).with_suffix(""))
-                key = re.sub(r"[^\w/-]", "_", stem, flags=re.ASCII)  # VCR's names hold dots, which end a tar key
-                yield Item(key, image_name, Record(f"vcr/{stem}", objects.boxes, objects.names, vcr=items))
+                yield Item(
+                    tar_key(image_name), image_name, Record(f"vcr/{stem}", objects.boxes, objects.names, vcr=items)
+                )
 
     def objects(self, row: Row, skip: SkipDefect) -> Objects | None:
         """Read the objects of a row's image; None, counted, if its metadata are missing or broken."""
         path = self.src / "vcr1images" / row["metadata_fn"]
         try:
-            metadata = check_rows([read_json(path)], ("boxes", "names", "width", "height"), str(path))[0]
+            found = check_rows([read_json(path)], METADATA, str(path), skip)
         except (FileNotFoundError, ValueError) as error:
             skip("missing metadata" if isinstance(error, FileNotFoundError) else "bad json", str(error))
             return None
-        if len(metadata["boxes"]) != len(metadata["names"]):
-            skip(
-                "boxes without names",
-                f"{path}: {len(metadata['boxes'])} boxes, {len(metadata['names'])} names",
-            )
+        if not found:
             return None
-        size = (metadata["width"], metadata["height"])
-        boxes: list[Box] = []
-        names: list[str] = []
-        numbers: list[int | None] = []
-        for number, (corners, name) in enumerate(zip(metadata["boxes"], metadata["names"], strict=True)):
-            box = usable_box(corners[:4], size, f"{path}, box {number}", skip)
-            numbers.append(None if box is None else len(boxes))
-            if box is not None:
-                boxes.append(box)
-                names.append(str(name))
-        return Objects(tuple(boxes), tuple(names), tuple(numbers))
+        metadata = found[0]
+        boxes = [box[:CORNERS] if isinstance(box, list) and len(box) == SCORED else box for box in metadata["boxes"]]
+        return usable_objects(boxes, metadata["names"], (metadata["width"], metadata["height"]), str(path), skip)
 
 
 def usable_item(row: Row, objects: Objects, skip: SkipDefect) -> VCRItem | None:
@@ -100,9 +114,9 @@ def usable_item(row: Row, objects: Objects, skip: SkipDefect) -> VCRItem | None:
         skip("not four choices", where)
     elif not all(label is None or label in range(CHOICES) for label in (answer_label, rationale_label)):
         skip("label out of range", f"{where}: answer {answer_label}, rationale {rationale_label}")
-    elif not row["question"]:
+    elif is_empty(row["question"]):
         skip("empty question", where)
-    elif not all((*row["answer_choices"], *row["rationale_choices"])):
+    elif any(map(is_empty, (*row["answer_choices"], *row["rationale_choices"]))):
         skip("empty choice", where)
     else:
         try:
@@ -113,11 +127,16 @@ def usable_item(row: Row, objects: Objects, skip: SkipDefect) -> VCRItem | None:
                 answer_label=answer_label,
                 rationale_choices=tuple(renumbered(choice, objects) for choice in row["rationale_choices"]),
                 rationale_label=rationale_label,
-                family=str(row.get("family", "")),
+                family=clean_text(row.get("family")),
             )
         except TagError as error:
             skip("tag without a box", f"{where}: {error}")
     return None
+
+
+def is_empty(text: list[str | list[int]]) -> bool:
+    """Return whether a text has no word and no tag."""
+    return not any(clean_text(part) if isinstance(part, str) else part for part in text)
 
 
 def renumbered(text: list[str | list[int]], objects: Objects) -> TaggedText:

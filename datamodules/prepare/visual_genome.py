@@ -7,24 +7,34 @@ gives them; without it every hundredth image (id % 100 == 0) is for validation.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.raw import (
-    Item,
-    Order,
-    RawDataset,
+from datamodules.prepare.raw import Item, Order, RawDataset, clean_text, corners_of, usable_box
+from datamodules.prepare.rows import (
+    ANY,
+    ID,
+    LIST,
+    WHOLE,
+    Fields,
     Row,
     SkipDefect,
     check_rows,
-    clean_text,
-    corners_of,
+    distinct,
+    existing_file,
+    is_whole,
+    optional,
     read_json,
     read_rows,
-    usable_box,
 )
 from datamodules.records import Box, Record, Text
 
 VAL_EVERY = 100
+IMAGE: Fields = {"image_id": WHOLE, "width": ANY, "height": ANY, "coco_id": optional(WHOLE)}
+LISTS: dict[str, Fields] = {
+    "regions": {"region_id": ID, "phrase": ANY, "x": ANY, "y": ANY, "width": ANY, "height": ANY},
+    "objects": {"x": ANY, "y": ANY, "w": ANY, "h": ANY, "names": optional(LIST)},
+}
 
 
 class Dataset(RawDataset):
@@ -33,15 +43,24 @@ class Dataset(RawDataset):
     kind = "texts"
 
     def image_places(self, split: str) -> tuple[str, ...]:
-        """Return the folders that may hold the images: splits share them."""
-        return ("images", "VG_100K", "VG_100K_2", "images.tar")
+        """Return the folders and archives that may hold the images: splits share them."""
+        return ("images", "VG_100K", "VG_100K_2")
+
+    def annotation_files(self, split: str) -> tuple[Path, ...]:
+        """Return the files of all splits, and the one that says which is which if there is one."""
+        names = ("image_data.json", "region_descriptions.json", "objects.json")
+        splits = self.src / "splits.json"
+        return (*(existing_file(self.src / name) for name in names), *((splits,) if splits.is_file() else ()))
 
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield every image that has a region description."""
         images_file = self.src / "image_data.json"
-        images = {row["image_id"]: row for row in read_rows(images_file, None, ("image_id", "width", "height"))}
-        regions = self.by_image("region_descriptions.json", "regions")
-        objects = self.by_image("objects.json", "objects")
+        images = {
+            row["image_id"]: row
+            for row in distinct(read_rows(images_file, None, IMAGE, skip), "image_id", images_file.name, skip)
+        }
+        regions = self.by_image("region_descriptions.json", "regions", skip)
+        objects = self.by_image("objects.json", "objects", skip)
         for image_id in order(self.split_ids(split, sorted(images))):
             if image_id not in images:
                 skip("unknown image id", f"splits.json: image {image_id} is not in {images_file}")
@@ -52,29 +71,33 @@ class Dataset(RawDataset):
             else:
                 skip("no caption", f"{split}, image {image_id}")
 
-    def by_image(self, name: str, key: str) -> dict[Any, list[Row]]:
-        """Return the lists under ``key`` by image id, which some releases call "id"."""
+    def by_image(self, name: str, key: str, skip: SkipDefect) -> dict[Any, list[Row]]:
+        """Return the lists under ``key`` by image id, which some releases call "id".
+
+        Raises:
+            ValueError: A row has none of the two ids, or no such list.
+        """
         path = self.src / name
-        rows = read_rows(path, None, (key,))
-        fields = {
-            "regions": ("region_id", "phrase", "x", "y", "width", "height"),
-            "objects": ("x", "y", "w", "h"),
-        }[key]
-        lists = {}
-        for number, row in enumerate(rows):
-            image_id = row.get("image_id", row.get("id"))
+        fields: Fields = {key: LIST, "image_id": optional(WHOLE), "id": optional(WHOLE)}
+        lists: dict[Any, list[Row]] = {}
+        for number, row in enumerate(read_rows(path, None, fields, skip)):
+            image_id = row.get("image_id") if row.get("image_id") is not None else row.get("id")
             if image_id is None:
                 raise ValueError(
                     f"{path}, row {number}: keys 'image_id' and 'id' are missing; is this the official file?"
                 )
-            lists[image_id] = check_rows(row[key], fields, f"{path}, image {image_id}, {key!r}")
+            where = f"{path}, image {image_id}, {key!r}"
+            if image_id in lists:
+                skip("id given twice", where)
+            else:
+                lists[image_id] = check_rows(row[key], LISTS[key], where, skip)
         return lists
 
     def split_ids(self, split: str, image_ids: list[int]) -> list[int]:
         """Return the image ids of a split.
 
         Raises:
-            ValueError: There is no such split.
+            ValueError: There is no such split, or ``splits.json`` gives no lists of different image ids.
         """
         path = self.src / "splits.json"
         if path.is_file():
@@ -84,9 +107,14 @@ class Dataset(RawDataset):
                 "train": [image_id for image_id in image_ids if image_id % VAL_EVERY],
                 "val": [image_id for image_id in image_ids if not image_id % VAL_EVERY],
             }
+        if not isinstance(splits, dict):
+            raise ValueError(f'{path}: {{"train": [image ids], "val": [...]}} is needed')
         if split not in splits:
             raise ValueError(f"{path}: no split {split!r}, only {', '.join(splits)}; give others with --splits")
-        return list(splits[split])
+        ids = splits[split]
+        if not isinstance(ids, list) or not all(map(is_whole, ids)) or len(set(ids)) < len(ids):
+            raise ValueError(f"{path}, {split!r}: a list of different whole numbers is needed, the image ids")
+        return ids
 
 
 def usable_record(image: Row, objects: list[Row], regions: list[Row], skip: SkipDefect) -> Record:

@@ -1,35 +1,60 @@
 """VQAv2 (arXiv 1612.00837): open questions with ten annotators' answers.
 
-Beside the shards of all splits lies ``answers.json``, the list of answers that a classifier chooses from:
-every answer that occurs at least nine times among the training questions' most frequent ones (the usual rule,
-arXiv 1708.02711, which gives 3,129 on the whole set), or a given list.
+For the usual way of training on "train plus most of val", val is also had in two parts: ``val_rest`` holds the
+images whose id is divisible by 40, about 1,000 of 40,504, and ``val_train`` all others. ViLT, METER and VLMo
+keep back 1,000 images of an unseeded shuffle, so which ones they were cannot be redone; the number is theirs.
+
+Beside the shards of all splits lies ``answers.json``, the list of answers that a classifier chooses from: every
+answer that is the most frequent one of at least nine training questions (the usual rule, arXiv 1708.02711), or
+a given list. The published lists of 3,129 count the questions of train and val together.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from datamodules.prepare.raw import (
-    Item,
-    Order,
-    RawDataset,
+from datamodules.prepare import answers as answer_list
+from datamodules.prepare.raw import Item, Order, RawDataset, clean_text
+from datamodules.prepare.rows import (
+    ANY,
+    ID,
+    TEXT,
+    WHOLE,
+    Field,
+    Fields,
     Row,
     SkipDefect,
-    clean_text,
+    distinct,
+    existing_file,
     group,
-    read_json,
+    optional,
     read_rows,
+    uncounted,
 )
 from datamodules.records import Question, Record
 
 MIN_COUNT = 9
-YEARS = {"train": "2014", "val": "2014", "test": "2015", "test-dev": "2015"}
-IMAGE_SPLITS = {"test-dev": "test"}  # its images are some of test's
+REST_EVERY = 40  # 40,504 / 40 = 1,013 images
+FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test2015"}
+FILES = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
+PARTS = {"val_train": "val", "val_rest": "val"}  # splits that are parts of others
+SPLITS = (*FILES, *PARTS)
 HIDDEN = ("test", "test-dev")  # splits without published answers
+
+ANSWERS = Field(
+    "a list of objects with an 'answer'",
+    lambda rows: isinstance(rows, list) and all(isinstance(r, dict) and isinstance(r.get("answer"), str) for r in rows),
+)
+IMAGE_ID = Field("the number of a COCO image", lambda value: WHOLE.fits(value) and value >= 0)
+QUESTION: Fields = {"question_id": ID, "image_id": IMAGE_ID, "question": ANY}
+ANNOTATION: Fields = {
+    "question_id": ID,
+    "multiple_choice_answer": TEXT,
+    "answers": ANSWERS,
+    "answer_type": optional(TEXT),
+    "question_type": optional(TEXT),
+}
 
 
 class Dataset(RawDataset):
@@ -37,80 +62,116 @@ class Dataset(RawDataset):
 
     kind = "questions"
 
-    def __init__(self, src: Path, answers: Path | None = None) -> None:
-        """Take the raw folder and, if wanted, the answer list.
+    def __init__(self, src: Path, answers: Path | None = None, answers_with_val: bool = False) -> None:
+        """Take the raw folder and how to choose the answers.
 
         Args:
             src: Raw folder.
             answers: A JSON list of the answers to choose from; without it the frequent ones of training.
+            answers_with_val: Count val's answers too, as the published lists of 3,129 do.
+
+        Raises:
+            FileNotFoundError: The file ``answers`` is missing.
+            ValueError: It is no list of texts.
         """
         super().__init__(src)
-        self.answers = answers
-        self.counts: Counter[str] = Counter()  # of the training split's most frequent answers
+        self.answers = None if answers is None else answer_list.given(answers)
+        self.counted = ("train", "val") if answers_with_val else ("train",)
+        self.trained = False  # whether training questions were read since the answers were last listed
 
     def image_places(self, split: str) -> tuple[str, ...]:
-        """Return the folders and tars that may hold the images."""
-        folder = image_folder(split)
-        return (folder, "images", f"{folder}.tar", "images.tar")
+        """Return the folders and archives that may hold the images."""
+        folder = FOLDERS[whole_split(split)]
+        return (folder, "images")
+
+    def questions_file(self, split: str) -> Path:
+        """Return where a split's questions stand."""
+        return self.src / f"v2_OpenEnded_mscoco_{FILES[whole_split(split)]}_questions.json"
+
+    def answers_file(self, split: str) -> Path | None:
+        """Return where a split's answers stand; None where they are hidden."""
+        whole = whole_split(split)
+        return None if whole in HIDDEN else self.src / f"v2_mscoco_{FILES[whole]}_annotations.json"
+
+    def annotation_files(self, split: str) -> tuple[Path, ...]:
+        """Return the split's questions, and its answers where they are published."""
+        files = (self.questions_file(split), self.answers_file(split))
+        return tuple(existing_file(path) for path in files if path is not None)
 
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield every image that has a question with answers."""
-        name = f"mscoco_{split}{YEARS[split]}"
-        questions_file = self.src / f"v2_OpenEnded_{name}_questions.json"
-        questions = group(read_rows(questions_file, "questions", ("question_id", "image_id", "question")), "image_id")
-        answers = {} if split in HIDDEN else read_answers(self.src / f"v2_{name}_annotations.json")
-        if split == "train":
-            self.counts = Counter(str(row["multiple_choice_answer"]) for row in answers.values())
-        for image_id in order(sorted(questions)):
+        path, folder = self.questions_file(split), FOLDERS[whole_split(split)]
+        self.trained = self.trained or split == "train"
+        rows = distinct(read_rows(path, "questions", QUESTION, skip), "question_id", path.name, skip)
+        questions = group(rows, "image_id")
+        answers_file = self.answers_file(split)
+        answers = None if answers_file is None else read_answers(answers_file, skip)
+        for image_id in order(image_ids(questions, split)):
             found = usable_questions(questions[image_id], answers, split, skip)
             if found:
-                stem = f"COCO_{image_folder(split)}_{image_id:012d}"
+                stem = f"COCO_{folder}_{image_id:012d}"
                 yield Item(stem, f"{stem}.jpg", Record(image_id=f"coco/{image_id}", questions=tuple(found)))
 
     def finish(self, out: Path) -> None:
-        """Write ``answers.json``, the most frequent first; without a training split the old one stays."""
-        path = out / "answers.json"
+        """Write ``answers.json``.
+
+        A conversion without the training split leaves a list that is there as it is, and makes one where none
+        is and the training answers are at hand.
+        """
         if self.answers is not None:
-            chosen = read_json(self.answers)
-            if not isinstance(chosen, list) or not all(isinstance(answer, str) for answer in chosen):
-                raise ValueError(f"{self.answers}: a JSON list of answers is needed (--answers)")
-        elif self.counts:
-            ranked = sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0]))
-            chosen = [answer for answer, count in ranked if count >= MIN_COUNT]
-        else:
+            answer_list.write(out, self.answers)
             return
-        path.write_text(json.dumps(chosen, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        files = [path for split in self.counted if (path := self.answers_file(split)) is not None]
+        if not self.trained and ((out / answer_list.NAME).is_file() or not files[0].is_file()):
+            return
+        rows = (row for path in files for row in read_answers(path, uncounted).values())
+        answers = answer_list.frequent((row["multiple_choice_answer"] for row in rows), MIN_COUNT)
+        answer_list.write(out, answers)
+        self.trained = False
 
 
-def image_folder(split: str) -> str:
-    """Return the name of the folder with a split's images, which is also part of their names.
+def whole_split(split: str) -> str:
+    """Return the official split that a split is, or is a part of.
 
     Raises:
         ValueError: There is no such split.
     """
-    if split not in YEARS:
-        raise ValueError(f"VQAv2 has no split {split!r}, only {', '.join(YEARS)}; give others with --splits")
-    return f"{IMAGE_SPLITS.get(split, split)}{YEARS[split]}"
+    if split not in SPLITS:
+        raise ValueError(f"VQAv2 has no split {split!r}, only {', '.join(SPLITS)}; give others with --splits")
+    return PARTS.get(split, split)
 
 
-def read_answers(path: Path) -> dict[Any, Row]:
+def image_ids(ids: Iterable[int], split: str) -> list[int]:
+    """Return those of the images that are in the split, sorted."""
+    rest = split == "val_rest"
+    return [name for name in sorted(ids) if split not in PARTS or (name % REST_EVERY == 0) == rest]
+
+
+def read_answers(path: Path, skip: SkipDefect) -> dict[str, Row]:
     """Return the rows of an annotation file by question id."""
-    fields = ("question_id", "multiple_choice_answer", "answers")
-    return {row["question_id"]: row for row in read_rows(path, "annotations", fields)}
+    rows = read_rows(path, "annotations", ANNOTATION, skip)
+    return {str(row["question_id"]): row for row in distinct(rows, "question_id", path.name, skip)}
 
 
-def usable_questions(rows: list[Row], answers: dict[Any, Row], split: str, skip: SkipDefect) -> list[Question]:
-    """Return an image's questions with their answers; empty ones and those without answers are counted."""
+def usable_questions(rows: list[Row], answers: dict[str, Row] | None, split: str, skip: SkipDefect) -> list[Question]:
+    """Return an image's questions with their answers; empty ones and those without answers are counted.
+
+    Args:
+        rows: Of the questions.
+        answers: Rows by question id; None where they are hidden.
+        split: For the report.
+        skip: Counts the defects.
+    """
     questions = []
     for row in rows:
         where = f"{split}, question {row['question_id']}"
-        annotation = answers.get(row["question_id"], {})
+        annotation = (answers or {}).get(str(row["question_id"]), {})
         given = tuple(clean_text(answer["answer"]) for answer in annotation.get("answers", ()))
         if not clean_text(row["question"]):
             skip("empty question", where)
-        elif not given and split not in HIDDEN:
+        elif not given and answers is not None:
             skip("question without answers", where)
         else:
-            types = (str(annotation.get("answer_type", "")), str(annotation.get("question_type", "")))
+            types = (clean_text(annotation.get("answer_type")), clean_text(annotation.get("question_type")))
             questions.append(Question(str(row["question_id"]), clean_text(row["question"]), given, *types))
     return questions

@@ -106,13 +106,18 @@ def test_throughput_is_samples_over_seconds_and_knows_what_was_waited(
 ) -> None:
     now = iter([0.0, 1.0, 4.0, 5.0, 8.0, 8.0])  # start; data after 1 s, step ends at 4; data at 5, step ends at 8
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    watch, trainer = Throughput(), make_trainer(log_every_n_steps=2, accumulate_grad_batches=1, world_size=2)
+    watch = Throughput(lambda steps: {"coco": 8 * steps})
+    trainer = make_trainer(log_every_n_steps=2, accumulate_grad_batches=1, world_size=2)
     watch.on_train_start(trainer, TASK)
     for step in (1, 2):
         watch.on_train_batch_start(trainer, TASK, make_batch(8), step - 1)
         trainer.global_step = step
         watch.on_train_batch_end(trainer, TASK, None, make_batch(8), step - 1)
-    assert trainer.log.values == {"speed/samples_per_second": 4.0, "speed/data_wait_share": 0.25}
+    assert trainer.log.values == {
+        "speed/samples_per_second": 4.0,
+        "speed/data_wait_share": 0.25,
+        "samples/coco": 16.0,
+    }
 
 
 def test_the_gradient_norm_is_over_all_groups() -> None:
@@ -121,7 +126,7 @@ def test_the_gradient_norm_is_over_all_groups() -> None:
         parameter.grad = torch.tensor([gradient])
     optimizer = torch.optim.SGD([{"params": [parameter]} for parameter in parameters], lr=1.0)
     trainer = make_trainer()
-    Throughput().on_before_optimizer_step(trainer, TASK, optimizer)
+    Throughput(lambda steps: {}).on_before_optimizer_step(trainer, TASK, optimizer)
     assert trainer.log.values == {"speed/gradient_norm": 5.0}
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from datamodules.records import Kind, Question, Record, Text, VCRItem
-from datamodules.shards import ShardFolderWriter
 from datamodules.tokenizers import train_tokenizer
+from datamodules.writer import ShardFolderWriter
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "cross")

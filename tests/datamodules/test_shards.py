@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import webdataset
 
-from datamodules.index import index_path
+from datamodules.index import Column, index_path
 from datamodules.records import Question, Record, Text, VCRItem
-from datamodules.shards import SampleError, ShardFolder, ShardFolderWriter
+from datamodules.shards import SampleError, ShardFolder
+from datamodules.writer import ShardFolderWriter
 
 
 def record(number: int, texts: int = 2) -> Record:
@@ -174,9 +175,9 @@ def test_a_missing_file_is_named_when_the_folder_is_opened(tmp_path: Path, name:
 
 def test_an_index_of_another_shard_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "train")
-    index = index_path(folder.folder / "000000.tar")
+    index = index_path(Path(folder.name) / "000000.tar")
     np.save(index, np.load(index)[:3])
-    with pytest.raises(ValueError, match=r"000000.index.npy has shape \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"000000.index.npy has shape \(3, 8\)"):
         ShardFolder(tmp_path / "train")
     index.write_bytes(b"")
     with pytest.raises(ValueError, match=r"000000.index.npy is no index"):
@@ -197,7 +198,7 @@ def test_a_shard_truncated_while_in_use_is_a_sample_error(tmp_path: Path) -> Non
 def test_a_damaged_record_is_a_sample_error(tmp_path: Path, damage: bytes) -> None:
     folder = write_folder(tmp_path / "train")
     shard = tmp_path / "train" / "000000.tar"
-    offset = int(np.load(index_path(shard))[0, 2])
+    offset = int(np.load(index_path(shard))[0, Column.TEXT_OFFSET])
     content = bytearray(shard.read_bytes())
     content[offset : offset + 1] = damage
     shard.write_bytes(content)

@@ -36,7 +36,7 @@ class SkipReport(Callback):
             judged_after: samples seen before the share means anything.
         """
         self.file, self.limit, self.judged_after = folder / "skips.jsonl", limit, judged_after
-        self.counts: Counter[Kind] = Counter()  # over all ranks; of training as of the last validation
+        self.counts: Counter[Kind] = Counter()  # over all ranks, as of the last validation or checkpoint
         self._local: Counter[Kind] = Counter()
         self._carried: Counter[Kind] = Counter()  # from before a resume
         self._seen: Counter[str] = Counter()  # samples by split
@@ -112,7 +112,8 @@ class SkipReport(Callback):
         self._close("train")
 
     def state_dict(self) -> dict[str, list[tuple[str, bool, str, int]]]:
-        """Return the counts of training, for a resume."""
+        """Return the counts of training over all ranks, for a resume; every rank saves at the same time."""
+        self._add_up()
         return {"counts": [(*kind, count) for kind, count in self.counts.items() if kind.split == "train"]}
 
     def load_state_dict(self, state_dict: dict[str, list[tuple[str, bool, str, int]]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import lightning as L
 import torch
@@ -14,12 +14,14 @@ from vle_lightning.batch import Batch
 
 
 class Throughput(Callback):
-    """Logs samples/s of all devices, the share of time spent waiting for data, and the gradient norm.
+    """Logs samples/s of all devices, the share of time spent waiting for data, what was read, the gradient norm.
 
     Speeds are averages since they were logged last; the norm is that before clipping.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, samples_by_source: Callable[[int], Mapping[str, int]]) -> None:
+        """Take what tells the samples of each source in the first so many steps of the run."""
+        self._samples_by_source = samples_by_source
         self._began = self._idle_since = 0.0
         self._waited = 0.0  # seconds
         self._samples = 0
@@ -55,6 +57,8 @@ class Throughput(Callback):
             rate = self._samples * trainer.world_size / seconds
             task.log("samples/s", rate, prog_bar=True, logger=False)
             self._log(trainer, {"speed/samples_per_second": rate, "speed/data_wait_share": self._waited / seconds})
+            seen = self._samples_by_source(trainer.global_step)
+            self._log(trainer, {f"samples/{source}": float(count) for source, count in seen.items()})
             self._restart()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, task: L.LightningModule, optimizer: Optimizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from datamodules.prepare import Options, convert
 from datamodules.prepare.coco import MentionRule, plural
 from datamodules.prepare.synonyms import SYNONYMS
 from datamodules.shards import ShardFolder
-from tests.datamodules.prepare.raw_files import picture, records_of, write_images, write_json
+from tests.datamodules.prepare.raw_files import picture, real_folder, records_of, skipped, write_images, write_json
 
 TRAIN = Options(splits=("train",))
 CATEGORIES: list[dict[str, Any]] = [
@@ -113,13 +114,55 @@ def test_every_defect_is_counted_and_none_stops_the_rest(tmp_path: Path) -> None
     assert len(folder) == folder.manifest.images == 1
 
 
-def test_the_same_bytes_each_run_with_any_number_of_threads(tmp_path: Path) -> None:
+def test_rows_of_wrong_types_are_counted(tmp_path: Path) -> None:
+    captions: list[dict[str, Any]] = [
+        {"caption": "a dog", "mentions": None},
+        {"caption": "a dog", "image_id": [1]},
+        {"caption": "a dog", "id": 100},
+        {"caption": ["a dog"]},
+    ]
+    boxes: list[dict[str, Any]] = [{}, {"category_id": [1]}, {"id": 200}, {"bbox": None}, {"bbox": [0, 0, 1, True]}]
+    write_coco(tmp_path, captions, boxes)
+    convert("coco", tmp_path, tmp_path / "out", TRAIN)
+    folder = tmp_path / "out" / "coco" / "train"
+    (record,) = records_of(folder).values()
+    assert [(text.id, text.boxes) for text in record.texts] == [("100", None)]
+    assert len(record.boxes) == 1
+    assert skipped(folder) == {
+        "field of a wrong type": 2,
+        "id given twice": 2,
+        "mentions that are no list": 1,
+        "empty caption": 1,
+        "box without numbers": 2,
+    }
+    wheres = [skip["where"] for skip in ShardFolder(folder).manifest.skips if skip["kind"] == "field of a wrong type"]
+    assert any("captions_train2017.json, 'annotations', row 1: 'image_id' is [1], not an id" in at for at in wheres)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_real_photos_are_counted_exactly(tmp_path: Path, split: str) -> None:
+    src = real_folder("coco")
+    captions = json.loads((src / "annotations" / f"captions_{split}.json").read_text())
+    instances = json.loads((src / "annotations" / f"instances_{split}.json").read_text())
+    captioned = {row["image_id"] for row in captions["annotations"]}
+    listed = {row["id"] for row in captions["images"]} | {row["id"] for row in instances["images"]}
+    convert("coco", src, tmp_path, Options(splits=(split,), workers=1))
+    manifest = ShardFolder(tmp_path / "coco" / split).manifest
+    assert (manifest.images, manifest.samples) == (len(captioned), len(captions["annotations"]))
+    crowds = [row for row in instances["annotations"] if row["image_id"] in listed and row["iscrowd"]]
+    assert manifest.skipped.get("crowd box", 0) == len(crowds)
+    assert manifest.skipped.get("no caption", 0) == len(listed - captioned)
+    usable = [r for r in instances["annotations"] if r["image_id"] in captioned and not r["iscrowd"]]
+    assert manifest.boxes == len(usable)
+
+
+def test_the_same_bytes_each_run_with_any_number_of_workers(tmp_path: Path) -> None:
     images = 200
     captions = [{"caption": f"a dog {image}", "image_id": image} for image in range(1, images + 1)]
     write_coco(tmp_path, captions, [{}], images=images)
-    for threads in (1, 3):
-        options = Options(splits=("train",), threads=threads, samples_per_shard=50)
-        convert("coco", tmp_path, tmp_path / str(threads), options)
+    for workers in (1, 3):
+        options = Options(splits=("train",), workers=workers, samples_per_shard=50)
+        convert("coco", tmp_path, tmp_path / str(workers), options)
     first, second = (sorted((tmp_path / name / "coco" / "train").iterdir()) for name in ("1", "3"))
     assert len(first) == 9
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from datamodules.prepare.images import Archive, open_places, prepare_image, read_image
+from datamodules.prepare.images import Archive, ZipArchive, open_places, prepare_image, read_image
 from datamodules.shards import SampleError
 from tests.datamodules.prepare.raw_files import picture
 
@@ -75,8 +77,56 @@ def test_a_folder_comes_before_a_tar(tmp_path: Path) -> None:
 
 
 def test_no_place_and_a_damaged_tar_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none of images, images\.tar"):
-        open_places(tmp_path, ["images", "images.tar"])
+    with pytest.raises(FileNotFoundError, match=r"none of images, train \(a folder, \.tar or \.zip\)"):
+        open_places(tmp_path, ["images", "train", "images.tar"])
     (tmp_path / "images.tar").write_bytes(b"x" * 2000)
     with pytest.raises(ValueError, match=r"images\.tar is no readable"):
         open_places(tmp_path, ["images", "images.tar"])
+
+
+def write_zip(path: Path, *names: str, compression: int = zipfile.ZIP_DEFLATED) -> None:
+    """Write a zip whose members hold their own names, a hundred times over."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name in names:
+            archive.writestr(name, name * 100)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_members_of_a_zip_are_found_by_whole_and_by_file_name(tmp_path: Path, compression: int) -> None:
+    write_zip(tmp_path / "images.zip", "images/", "images/1.jpg", "a/2.jpg", "b/2.jpg", compression=compression)
+    archive = ZipArchive(tmp_path / "images.zip")
+    assert archive.read("1.jpg") == archive.read("images/1.jpg") == b"images/1.jpg" * 100
+    assert archive.read("a/2.jpg") == b"a/2.jpg" * 100
+    assert archive.read("2.jpg") is archive.read("3.jpg") is archive.read("images/") is None
+
+
+@pytest.mark.parametrize("listed", ["images", "images.tar"])
+@pytest.mark.parametrize("there", ["images.tar", "images.zip"])
+def test_a_listed_place_may_be_a_tar_or_a_zip(tmp_path: Path, listed: str, there: str) -> None:
+    (write_zip if there.endswith("zip") else write_tar)(tmp_path / there, "train2017/1.jpg")
+    assert read_image(open_places(tmp_path, ["train", listed]), "1.jpg").startswith(b"train2017/1.jpg")
+
+
+def test_threads_share_a_zip(tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(200)]
+    write_zip(tmp_path / "images.zip", *names)
+    archive = ZipArchive(tmp_path / "images.zip")
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(archive.read, names * 5)) == [name.encode() * 100 for name in names * 5]
+
+
+def test_a_damaged_member_is_counted_and_a_damaged_zip_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "images.zip"
+    write_zip(path, "1.jpg", "2.jpg", compression=zipfile.ZIP_STORED)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"1.jpg1.jpg", b"1.jpg7.jpg", 1))
+    places = open_places(tmp_path, ["images"])
+    assert read_image(places, "2.jpg") == b"2.jpg" * 100
+    with pytest.raises(SampleError, match=r"unreadable image: 1\.jpg in images\.zip: Bad CRC-32"):
+        read_image(places, "1.jpg")
+    path.write_bytes(whole[:-50])
+    with pytest.raises(ValueError, match=r"images\.zip is no readable zip"):
+        open_places(tmp_path, ["images"])
+    path.write_bytes(whole.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"))
+    with pytest.raises(ValueError, match=r"images\.zip is encrypted"):
+        open_places(tmp_path, ["images"])

@@ -34,7 +34,7 @@ def row(number: int, **changes: object) -> dict[str, Any]:
     }
 
 
-def write_vcr(src: Path, rows: list[dict[str, Any]], boxes: list[list[float]] | None = None) -> None:
+def write_vcr(src: Path, rows: list[dict[str, Any]], boxes: list[Any] | None = None) -> None:
     """Write the rows as training split, and one image of 40 x 20 with three objects."""
     (src / "train.jsonl").write_text("".join(json.dumps(content) + "\n" for content in rows))
     boxes = boxes or [[0, 0, 10, 10, 0.9], [10, 0, 20, 10, 0.8], [20, 10, 40, 20, 0.7]]
@@ -83,6 +83,13 @@ def test_tags_follow_the_boxes_that_are_left(tmp_path: Path) -> None:
         ({"rationale_label": -1}, "label out of range"),
         ({"answer_choices": [["a"]] * 3}, "not four choices"),
         ({"question": []}, "empty question"),
+        ({"question": [" "]}, "empty question"),
+        ({"question": "Why is he here?"}, "field of a wrong type"),
+        ({"answer_choices": None}, "field of a wrong type"),
+        ({"answer_choices": ["a", "b", "c", "d"]}, "field of a wrong type"),
+        ({"answer_label": "3"}, "field of a wrong type"),
+        ({"annot_id": [1]}, "field of a wrong type"),
+        ({"annot_id": "train-0"}, "id given twice"),
         ({"objects": ["person"]}, "objects differ from the metadata"),
         ({"img_fn": "other.jpg", "metadata_fn": "other.json"}, "missing metadata"),
         ({"img_fn": "other.jpg"}, "missing image"),
@@ -92,6 +99,19 @@ def test_a_bad_question_is_counted(tmp_path: Path, changes: dict[str, Any], kind
     write_vcr(tmp_path, [row(0), row(1, **changes)])
     convert("vcr", tmp_path, tmp_path / "out", TRAIN)
     assert skipped(tmp_path) == {kind: 1}
+
+
+def test_boxes_need_four_numbers_and_may_have_a_score(tmp_path: Path) -> None:
+    boxes: list[Any] = [[0, 0, 10, 10], [10, 0, 20], None]
+    write_vcr(
+        tmp_path,
+        [row(0, question=["Who", "is", [0], "?"], answer_choices=[["a"]] * 4, rationale_choices=[["a"]] * 4)],
+        boxes,
+    )
+    convert("vcr", tmp_path, tmp_path / "out", TRAIN)
+    (record,) = records_of(tmp_path / "out" / "vcr" / "train").values()
+    assert record.boxes == ((0.0, 0.0, 0.25, 0.5),)
+    assert skipped(tmp_path) == {"box without numbers": 2}
 
 
 def test_bad_lines_and_metadata_are_counted(tmp_path: Path) -> None:
@@ -111,5 +131,5 @@ def test_bad_lines_and_metadata_are_counted(tmp_path: Path) -> None:
 def test_a_line_in_another_layout_is_an_error(tmp_path: Path) -> None:
     write_vcr(tmp_path, [row(0)])
     (tmp_path / "train.jsonl").write_text('{"question": "what?"}\n')
-    with pytest.raises(ValueError, match=r"train.jsonl, line 1, row 0: keys \['annot_id'"):
+    with pytest.raises(ValueError, match=r"train.jsonl, line 1: keys \['annot_id'"):
         convert("vcr", tmp_path, tmp_path / "out", TRAIN)

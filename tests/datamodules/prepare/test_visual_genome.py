@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.prepare import Options, convert
 from datamodules.shards import ShardFolder
-from tests.datamodules.prepare.raw_files import records_of, write_images, write_json
+from tests.datamodules.prepare.raw_files import records_of, skipped, write_images, write_json
 
 TRAIN = Options(splits=("train",))
 
@@ -78,6 +78,28 @@ def test_a_region_with_a_bad_box_keeps_its_phrase(tmp_path: Path) -> None:
         "empty caption": 1,
         "no caption": 1,
     }
+
+
+def test_rows_of_wrong_types_are_counted(tmp_path: Path) -> None:
+    write_visual_genome(tmp_path, {1: [region(10, region_id=None), region(11, x="0"), region(12)], 3: [region(13)]})
+    objects = [{"x": 0, "y": 0, "w": 10, "h": 10, "names": names} for names in ("dog", None, [5])]
+    images = [{"image_id": 1, "width": 40, "height": 20}, {"image_id": [3], "width": 40, "height": 20}]
+    write_json(tmp_path / "objects.json", [{"image_id": 1, "objects": objects}, {"image_id": 1, "objects": []}])
+    write_json(tmp_path / "image_data.json", images)
+    convert("visual_genome", tmp_path, tmp_path / "out", TRAIN)
+    folder = tmp_path / "out" / "visual_genome" / "train"
+    (record,) = records_of(folder).values()
+    assert record.names == ("", "", "")
+    assert [(text.id, text.boxes) for text in record.texts] == [("11", None), ("12", (2,))]
+    assert skipped(folder) == {"field of a wrong type": 3, "box without numbers": 1, "id given twice": 1}
+
+
+@pytest.mark.parametrize("splits", [[1], {"train": 3}, {"train": [[1]]}, {"train": [1, 1]}])
+def test_splits_that_are_no_lists_of_ids_are_named(tmp_path: Path, splits: object) -> None:
+    write_visual_genome(tmp_path, {1: [region(10)]})
+    write_json(tmp_path / "splits.json", splits)
+    with pytest.raises(ValueError, match=r"splits\.json"):
+        convert("visual_genome", tmp_path, tmp_path / "out", TRAIN)
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

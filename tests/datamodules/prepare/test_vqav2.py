@@ -80,11 +80,59 @@ def test_questions_without_text_or_answers_are_counted(tmp_path: Path) -> None:
     assert (manifest.images, manifest.samples) == (1, 1)
 
 
+def test_val_falls_into_two_parts_by_image(tmp_path: Path) -> None:
+    write_vqa(tmp_path, "val", ["red"] * 200)  # two questions on each of the images 1 to 100
+    splits = ("val", "val_train", "val_rest")
+    convert("vqav2", tmp_path, tmp_path / "out", Options(splits=splits, workers=1))
+    whole, train, rest = (set(records_of(tmp_path / "out" / "vqav2" / split)) for split in splits)
+    assert rest == {"coco/40", "coco/80"}
+    assert train == whole - rest
+    assert len(whole) == 100
+    assert ShardFolder(tmp_path / "out" / "vqav2" / "val_rest").manifest.samples == 4
+
+
+def test_answers_of_val_count_where_wanted(tmp_path: Path) -> None:
+    write_vqa(tmp_path, "train", ["a"] * 9 + ["b"] * 5)
+    write_vqa(tmp_path, "val", ["b"] * 4)
+    arguments = ["vqav2", "--src", str(tmp_path), "--splits", "train", "--out"]
+    main([*arguments, str(tmp_path / "out")])
+    main([*arguments, str(tmp_path / "both"), "--answers_with_val", "true"])
+    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == ["a"]
+    assert json.loads((tmp_path / "both" / "answers.json").read_text()) == ["a", "b"]
+
+
+def test_a_conversion_that_goes_on_after_training_still_lists_the_answers(tmp_path: Path) -> None:
+    write_vqa(tmp_path, "train", ["b"] * 9)
+    write_vqa(tmp_path, "val", ["d"])
+    convert("vqav2", tmp_path, tmp_path / "out", Options(splits=("val",)))
+    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == ["b"]
+    write_json(tmp_path / "out" / "answers.json", ["given"])
+    convert("vqav2", tmp_path, tmp_path / "out", Options(splits=("val",)))
+    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == ["given"]
+
+
+def test_rows_of_wrong_types_are_counted(tmp_path: Path) -> None:
+    write_vqa(tmp_path, "train", ["red"] * 4)
+    path = tmp_path / "v2_OpenEnded_mscoco_train2014_questions.json"
+    questions = json.loads(path.read_text())["questions"]
+    questions[1]["image_id"] = "1"
+    questions[2]["question_id"] = 10
+    write_json(path, {"questions": questions})
+    path = tmp_path / "v2_mscoco_train2014_annotations.json"
+    annotations = json.loads(path.read_text())["annotations"]
+    annotations[3]["answers"] = ["red"]
+    write_json(path, {"annotations": annotations})
+    convert("vqav2", tmp_path, tmp_path / "out", TRAIN)
+    manifest = ShardFolder(tmp_path / "out" / "vqav2" / "train").manifest
+    assert manifest.skipped == {"field of a wrong type": 2, "id given twice": 1, "question without answers": 1}
+    assert manifest.samples == 1
+
+
 def test_the_answers_of_the_test_split_are_hidden(tmp_path: Path) -> None:
     write_vqa(tmp_path, "test", [None, None])
     convert("vqav2", tmp_path, tmp_path / "out", Options(splits=("test",)))
     records = records_of(tmp_path / "out" / "vqav2" / "test")
     assert [question.answers for question in records["coco/1"].questions] == [(), ()]
     assert not (tmp_path / "out" / "answers.json").exists()
-    with pytest.raises(ValueError, match="no split 'dev', only train, val, test"):
+    with pytest.raises(ValueError, match="no split 'dev', only train, val, test, test-dev, val_train, val_rest"):
         convert("vqav2", tmp_path, tmp_path / "out", Options(splits=("dev",)))

@@ -1,0 +1,98 @@
+"""NLVR (Suhr et al., ACL 2017): is a sentence true of a drawing of three boxes?
+
+Six drawings of each example are the orders of its boxes. A statement's group is its example, so that consistency
+asks for the same answer to all six; the examples of one sentence have the first number of their ids in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from datamodules.prepare.raw import Item, Order, RawDataset, clean_text, tar_key, truth, usable_statement
+from datamodules.prepare.rows import (
+    ANY,
+    FILE_NAME,
+    ID,
+    Fields,
+    Row,
+    SkipDefect,
+    distinct,
+    existing_file,
+    optional,
+    read_lines,
+)
+from datamodules.records import Record, Statement
+
+LABELS = ("true", "false")
+PERMUTATIONS = 6
+FIELDS: Fields = {
+    "identifier": ID,
+    "sentence": ANY,
+    "label": optional(ANY),
+    "directory": optional(ID),
+    "image_prefix": optional(FILE_NAME),
+}
+
+
+class Dataset(RawDataset):
+    """``SPLIT.json`` or ``SPLIT/SPLIT.json``, a row a line, and ``SPLIT/images/DIRECTORY/SPLIT-IDENTIFIER-K.png``.
+
+    A row with an ``image_prefix`` has its images as ``IMAGE_PREFIX-K.png`` in one folder or tar instead.
+    """
+
+    kind = "statements"
+
+    def __init__(self, src: Path, permutations: int = PERMUTATIONS) -> None:
+        """Take the raw folder and how much of it to use.
+
+        Args:
+            src: Raw folder.
+            permutations: How many of each example's six drawings.
+
+        Raises:
+            ValueError: ``permutations`` is not 1 to 6.
+        """
+        super().__init__(src)
+        if not 1 <= permutations <= PERMUTATIONS:
+            raise ValueError(f"--permutations is {permutations}; it must be 1 to {PERMUTATIONS}")
+        self.permutations = permutations
+
+    def image_places(self, split: str) -> tuple[str, ...]:
+        """Return the folders and archives that may hold the images."""
+        return (f"{split}/images", f"{split}_images", "images")
+
+    def annotation_files(self, split: str) -> tuple[Path, ...]:
+        """Return the split's one file."""
+        nested = self.src / split / f"{split}.json"  # as in the official release
+        return (nested if nested.is_file() else existing_file(self.src / f"{split}.json"),)
+
+    def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
+        """Yield the drawings, each with its one statement."""
+        (path,) = self.annotation_files(split)
+        rows = distinct(read_lines(path, FIELDS, skip), "identifier", path.name, skip)
+        examples = [(row, found) for row in rows if (found := usable_row(row, path.name, skip)) is not None]
+        for number in order(range(len(examples) * self.permutations)):
+            row, statement = examples[number // self.permutations]
+            permutation = number % self.permutations
+            name = image_name(row, split, permutation)
+            statement = replace(statement, id=f"{statement.group}-{permutation}")
+            key = tar_key(Path(name).name)
+            yield Item(key, name, Record(f"nlvr/{Path(name).stem}", statements=(statement,)))
+
+
+def usable_row(row: Row, where: str, skip: SkipDefect) -> Statement | None:
+    """Return a row's statement; None, counted, if it is empty or has another label."""
+    example = str(row["identifier"])
+    statement = Statement(example, clean_text(row["sentence"]), truth(row.get("label")), group=example)
+    return usable_statement(statement, LABELS, where, skip)
+
+
+def image_name(row: Row, split: str, permutation: int) -> str:
+    """Return the file name of one of the drawings of an example."""
+    prefix = row.get("image_prefix")
+    if prefix is not None:
+        return f"{prefix}-{permutation}.png"
+    name = f"{split}-{row['identifier']}-{permutation}.png"
+    return name if row.get("directory") is None else f"{row['directory']}/{name}"

@@ -1,0 +1,134 @@
+"""One's own questions: ``SPLIT.jsonl``, a question a line, and the images.
+
+A line is ``{"question_id": 7, "image": "images/a.jpg", "question": "What is this?", "answers": ["a dog", "dog"]}``;
+"answers" may be a single text, and stay away in splits whose names begin with "test". Optional: "answer_type" and
+"question_type", texts that scores are told apart by. Image names are paths below the raw folder, or members of
+``images.tar`` or ``images.zip``.
+
+Beside the shards of all splits lies ``answers.json``, the answers that a classifier chooses from: all that
+at least ``--min_count`` training questions have. Its default of 1 leaves no training question without an answer.
+Answers are compared as they stand ("Yes" is not "yes"): write each in one way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from datamodules.prepare import answers as answer_list
+from datamodules.prepare.raw import Item, Order, RawDataset, clean_text
+from datamodules.prepare.rows import (
+    ANY,
+    FILE_NAME,
+    ID,
+    TEXT,
+    Field,
+    Fields,
+    Row,
+    SkipDefect,
+    distinct,
+    existing_file,
+    group,
+    optional,
+    read_lines,
+    uncounted,
+)
+from datamodules.records import Question, Record
+
+TEXTS = Field(
+    "a text or a list of texts",
+    lambda value: isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value)),
+)
+FIELDS: Fields = {
+    "question_id": ID,
+    "image": FILE_NAME,
+    "question": ANY,
+    "answers": optional(TEXTS),
+    "answer_type": optional(TEXT),
+    "question_type": optional(TEXT),
+}
+TRAIN = "train"
+HIDDEN = "test"  # splits of this name, or that begin with it, may hide their answers
+
+
+class Dataset(RawDataset):
+    """``SPLIT.jsonl``, and the images below the raw folder or in an archive."""
+
+    kind = "questions"
+
+    def __init__(self, src: Path, min_count: int = 1, answers: Path | None = None) -> None:
+        """Take the raw folder and how to choose the answers.
+
+        Args:
+            src: Raw folder.
+            min_count: How many training questions must have an answer for it to be listed.
+            answers: A JSON list of the answers to choose from; without it those of training.
+
+        Raises:
+            FileNotFoundError: The file ``answers`` is missing.
+            ValueError: ``min_count`` is below 1, or ``answers`` is no list of texts.
+        """
+        super().__init__(src)
+        if min_count < 1:
+            raise ValueError(f"--min_count is {min_count}; it must be at least 1")
+        self.min_count = min_count
+        self.answers = None if answers is None else answer_list.given(answers)
+        self.trained = False  # whether training questions were read since the answers were last listed
+
+    def image_places(self, split: str) -> tuple[str, ...]:
+        """Return the raw folder itself and what may lie in it."""
+        return (".", "images")
+
+    def annotation_files(self, split: str) -> tuple[Path, ...]:
+        """Return the split's one file."""
+        return (existing_file(self.src / f"{split}.jsonl"),)
+
+    def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
+        """Yield every image that has a usable question."""
+        (path,) = self.annotation_files(split)
+        self.trained = self.trained or split == TRAIN
+        images = group(distinct(read_lines(path, FIELDS, skip), "question_id", path.name, skip), "image")
+        keys = {image: f"{number:08d}" for number, image in enumerate(sorted(images))}  # a.jpg and a.png both get one
+        for image in order(sorted(images)):
+            found = (usable_question(row, split, path.name, skip) for row in images[image])
+            questions = tuple(question for question in found if question is not None)
+            if questions:
+                yield Item(keys[image], image, Record(f"questions/{image}", questions=questions))
+
+    def finish(self, out: Path) -> None:
+        """Write ``answers.json``.
+
+        A conversion without the training split leaves a list that is there as it is, and makes one where none
+        is and the training questions are at hand.
+        """
+        path = self.src / f"{TRAIN}.jsonl"
+        if self.answers is not None:
+            answer_list.write(out, self.answers)
+        elif self.trained or (path.is_file() and not (out / answer_list.NAME).is_file()):
+            answer_list.write(out, answer_list.frequent(training_answers(path), self.min_count))
+            self.trained = False
+
+
+def training_answers(path: Path) -> Iterator[str]:
+    """Yield the different answers of each training question."""
+    for row in distinct(read_lines(path, FIELDS, uncounted), "question_id", path.name, uncounted):
+        question = usable_question(row, TRAIN, path.name, uncounted)
+        if question is not None:
+            yield from dict.fromkeys(question.answers)
+
+
+def usable_question(row: Row, split: str, where: str, skip: SkipDefect) -> Question | None:
+    """Return a row's question; None, counted, if it or its answers are missing."""
+    at = f"{where}, question {row['question_id']}"
+    raw = row.get("answers")
+    given = [raw] if isinstance(raw, str) else raw or []
+    answers = tuple(answer for text in given if (answer := clean_text(text)))
+    question = clean_text(row["question"])
+    if not question:
+        skip("empty question", at)
+    elif not answers and (raw is not None or not split.startswith(HIDDEN)):
+        skip("question without answers", at)
+    else:
+        types = clean_text(row.get("answer_type")), clean_text(row.get("question_type"))
+        return Question(str(row["question_id"]), question, answers, *types)
+    return None

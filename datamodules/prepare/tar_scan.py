@@ -1,0 +1,169 @@
+"""One reading of a foreign tar: its SHA-256, where its samples lie, and which of them cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.index import Column, image_number
+from datamodules.partial import Skip, make_skip
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # what torchvision decodes
+BLOCK = 1 << 20  # bytes read at a time
+
+
+class Scan(NamedTuple):
+    """What one reading of a tar gave."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    rows: NDArray[np.int64]  # (samples, 8), see `Column`
+    skips: list[Skip]
+
+
+class HashingReader(io.RawIOBase):
+    """A file that is read once, from beginning to end, and hashed on the way; it seeks forward by reading."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read, hash and count."""
+        data = self.file.read(size)
+        self.digest.update(data)
+        self.bytes += len(data)
+        return data
+
+    def tell(self) -> int:
+        """Return how much was read."""
+        return self.bytes
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Read up to a later position, or to the end.
+
+        Raises:
+            ValueError: The position is behind.
+        """
+        if whence != os.SEEK_SET or position < self.bytes:
+            raise ValueError(f"the headers lead back from byte {self.bytes:,}")
+        while self.bytes < position and self.read(min(BLOCK, position - self.bytes)):
+            pass
+        return self.bytes
+
+
+class TarSample:
+    """What a tar holds under one key."""
+
+    def __init__(self) -> None:
+        self.image: tuple[int, int] | None = None  # offset and bytes
+        self.text: tuple[int, int] | None = None
+        self.defect: str | None = None  # the first that was found
+
+    def add(self, extension: str, place: tuple[int, int], caption: bytes) -> None:
+        """Enter a member; two of a kind make a sample that nobody can tell from another."""
+        is_text = extension == "txt"
+        if (self.text if is_text else self.image) is not None:
+            self.defect = self.defect or "key twice"
+        if is_text:
+            self.text = place
+            self.defect = self.defect or caption_defect(caption)
+        else:
+            self.image = place
+
+    def row(self, image_id: str) -> tuple[int, ...] | str:
+        """Return the row of the index, or what is wrong."""
+        if self.defect is not None:
+            return self.defect
+        if self.image is None or not self.image[1]:
+            return "no image"
+        if self.text is None:
+            return "no caption text"
+        return (*self.image, 0, 0, *self.text, 0, image_number(image_id))
+
+
+def caption_defect(caption: bytes) -> str | None:
+    """Return why a caption cannot be used, or None if it can."""
+    try:
+        return None if caption.decode().split() else "empty caption"
+    except UnicodeDecodeError:
+        return "caption without UTF-8"
+
+
+def scan_tar(path: Path, source: str) -> Scan:
+    """Read a tar once.
+
+    A sample without image, without text or with an empty one is counted and left out; so is a whole tar that is
+    damaged, since what follows the damage is not known.
+
+    Args:
+        path: The tar.
+        source: Name of the data set, the beginning of every image id.
+    """
+    with path.open("rb", buffering=BLOCK) as file:
+        reader = HashingReader(file)
+        try:
+            samples, end = read_members(reader)
+            while reader.read(BLOCK):  # to the end, for the hash
+                pass
+            check_end(file, end, reader.bytes)
+        except (tarfile.TarError, ValueError) as error:
+            skip = make_skip("truncated or damaged tar", f"{path.name}: {error}; fetch it again")
+            return Scan(path, reader.bytes, "", np.empty((0, len(Column)), np.int64), [skip])
+    rows, skips = [], []
+    for key, sample in samples.items():
+        row = sample.row(f"{source}/{key}") if is_key(key) else "bad key"
+        if isinstance(row, str):
+            skips.append(make_skip(row, f"{path.name}, {key}"))
+        else:
+            rows.append(row)
+    table = np.array(rows, dtype=np.int64).reshape(-1, len(Column))
+    return Scan(path, reader.bytes, reader.digest.hexdigest(), table, skips)
+
+
+def read_members(reader: HashingReader) -> tuple[dict[str, TarSample], int]:
+    """Return a tar's samples by key, in order, and where its last member ends."""
+    samples: dict[str, TarSample] = {}
+    # tarfile's own sequential mode ("r|") copies its whole buffer at every header
+    with tarfile.open(fileobj=reader, mode="r:") as tar:
+        for member in tar:
+            key, _, extension = member.name.partition(".")
+            if not member.isfile():
+                continue
+            sample = samples.setdefault(key, TarSample())
+            extension = extension.lower()
+            if extension == "txt" or extension in IMAGE_EXTENSIONS:
+                opened = tar.extractfile(member) if extension == "txt" else None
+                caption = opened.read() if opened else b""
+                sample.add(extension, (member.offset_data, member.size), caption)
+        return samples, tar.offset
+
+
+def check_end(file: io.BufferedReader, end: int, size: int) -> None:
+    """Make sure that nothing but zeros follows the last member, and at least one block of them.
+
+    tarfile takes a damaged header for the end, and a file cut between two members for a whole one.
+
+    Raises:
+        ValueError: The tar goes on, or ends without its mark.
+    """
+    file.seek(end)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        raise ValueError(f"it ends at byte {size:,} without an end mark")
+    if any(mark):
+        raise ValueError(f"there is no tar header at byte {end:,}")
+
+
+def is_key(key: str) -> bool:
+    """Return whether a key names its sample: "./1.jpg" has none before its first dot, nor has what is no UTF-8."""
+    return bool(key) and key.isprintable()
