@@ -55,6 +55,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         cache_gb: float = 100.0,
         crop_scale: tuple[float, float] = (1.0, 1.0),
         flip: bool = False,
+        augment_ops: int = 0,
+        augment_magnitude: int = 5,
     ) -> None:
         """Keep the options; nothing is read before `setup`.
 
@@ -79,6 +81,9 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             cache_gb: at most so many GB (1e9 bytes) of them are kept; those used longest ago go first.
             crop_scale: bounds of the share of a picture that a random training crop keeps; (1, 1) is no crop.
             flip: mirror half of the training pictures whose text says neither left nor right.
+            augment_ops: how many photometric operations (RandAugment without those that change colours) a training
+                picture goes through.
+            augment_magnitude: of the operations, 0 to 10.
         """
         super().__init__()
         self.root, self.sources, self.tokenizer_name = str(root), dict(sources), tokenizer
@@ -93,7 +98,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.predict_split = predict_split or val_split
         self.val_sources, self.limit_val = val_sources or list(self.sources), limit_val
-        self.shuffle_shards, self.crop_scale, self.flip = shuffle_shards, crop_scale, flip
+        self.shuffle_shards = shuffle_shards
+        self.training_view = (crop_scale, flip, augment_ops, augment_magnitude)
         self._folders: dict[str, list[ShardFolder]] = {}  # by split, in the order of the sources
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._train_loader: MicroBatchLoader[BatchT] | None = None
@@ -135,7 +141,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"data.{name} is {value}; it must be at least {bound}")
-        ImageTransform(self.image_size, self.crop_scale, self.flip)
+        ImageTransform(self.image_size, *self.training_view)
 
     def setup(self, stage: str) -> None:
         """Open the tokenizer and the splits of a stage (fit, validate, test or predict)."""
@@ -199,7 +205,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         """Return this rank's micro-batches, from where the run stopped."""
         folders = self._folders[self.train_split]
         sampler = MicroBatchSampler(self.order(), self.batch_size, *self._place())
-        dataset = self._dataset(folders, ImageTransform(self.image_size, self.crop_scale, self.flip))
+        dataset = self._dataset(folders, ImageTransform(self.image_size, *self.training_view))
         is_over = partial(epoch_is_over, self.trainer)
         self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over)
         self._train_loader.load_state_dict(self._start)
