@@ -77,3 +77,6 @@ tensorboard: $(READY) ## watch all runs in the browser
 
 bench: $(READY) ## time VLE-base beside plain alternatives: a pre-training step, a VCR question
 	$(RUN) -m vle_lightning.bench $(ARGS)
+
+bench-data: $(READY) ## time the way from shard to batch beside Pillow and bare decoding: ARGS="--photos FOLDER"
+	$(RUN) -m datamodules.bench $(ARGS)

@@ -126,9 +126,8 @@ def cut(image: Tensor, x0: int, y0: int, x1: int, y1: int) -> Tensor:
     A decoded picture lies pixel by pixel in memory. The resize wants it so and without gaps; its own copy of a part is
     several times slower than that of whole rows.
     """
-    pixels = image.permute(1, 2, 0)[y0:y1, x0:x1]
-    seen: Tensor = pixels.flatten(1).contiguous().unflatten(1, (x1 - x0, -1)).permute(2, 0, 1)
-    return seen
+    rows = image.permute(1, 2, 0).flatten(1)[y0:y1, 3 * x0 : 3 * x1].contiguous()
+    return rows.view(y1 - y0, x1 - x0, 3).permute(2, 0, 1)
 
 
 def decode(data: bytes) -> Tensor:
@@ -154,9 +153,10 @@ def normalise(images: Tensor | Sequence[Tensor]) -> Tensor:
     Returns:
         (B, 3, H, W) float32, contiguous.
     """
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    # NumPy asks for huge pages and its memory comes back; torch's is faulted in anew, 4 kB at a time, for each batch
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
+    scale, shift = (1 / (255 * std)).float(), (-mean / std).float()
+    # NumPy asks for huge pages and gets its memory back; torch's is faulted in anew for each batch, 4 kB at a time
     batch = torch.from_numpy(np.empty((len(images), *images[0].shape), dtype=np.float32))
     for row, image in zip(batch, images, strict=True):
-        row.copy_(image).div_(255).sub_(mean).div_(std)  # picture by picture: the four passes find it in the cache
+        row.copy_(image).mul_(scale).add_(shift)  # picture by picture: each pass finds it in the cache
     return batch

@@ -7,7 +7,7 @@ import io
 import os
 import tarfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Scan(NamedTuple):
 class HashingReader(io.RawIOBase):
     """A file that is read once, from beginning to end, and hashed on the way; it seeks forward by reading."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
         self.bytes = 0
@@ -148,7 +148,7 @@ def read_members(reader: HashingReader) -> tuple[dict[str, TarSample], int]:
         return samples, tar.offset
 
 
-def check_end(file: io.BufferedReader, end: int, size: int) -> None:
+def check_end(file: BinaryIO, end: int, size: int) -> None:
     """Make sure that nothing but zeros follows the last member, and at least one block of them.
 
     tarfile takes a damaged header for the end, and a file cut between two members for a whole one.

@@ -44,7 +44,7 @@ class Dataset(RawDataset):
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the folders and archives that may hold the images: splits share them."""
-        return ("images", "VG_100K", "VG_100K_2")
+        return ("images", "images2", "VG_100K", "VG_100K_2")
 
     def annotation_files(self, split: str) -> tuple[Path, ...]:
         """Return the files of all splits, and the one that says which is which if there is one."""

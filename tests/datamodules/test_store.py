@@ -9,7 +9,7 @@ import pickle
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.pool import Pool
@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import fsspec  # type: ignore[import-untyped]
 import pytest
 
-from datamodules.store import CacheOptions, LocalStore, RemoteStore, Store, StoreError, open_store
+from datamodules.store import CacheOptions, LocalStore, RemoteStore, Store, StoreError, is_remote, open_store
 
 SPAWN = multiprocessing.get_context("spawn")
 SHARD = bytes(range(256)) * 400
@@ -145,10 +145,11 @@ def test_what_may_pass_is_tried_again_after_growing_waits(
     assert server.requests["/shards/coco/0.tar"] == 4
 
 
-def test_a_silent_server_is_tried_again(server: Server, tmp_path: Path) -> None:
+def test_a_silent_server_is_tried_again(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     server.faults["/shards/coco/0.tar"] = ["silence"]
     store = coco(server, CacheOptions(tmp_path / "c", 10**6, retries=1, first_wait=0, timeout=0.2))
     assert store.local("0.tar").read_bytes() == SHARD
+    assert "0.tar: SocketTimeoutError: Timeout on reading" in caplog.text
 
 
 def test_after_the_last_try_the_failure_is_reported_and_remembered(
@@ -281,6 +282,14 @@ def test_the_file_just_fetched_is_kept_though_it_exceeds_the_limit(
     assert "/shards/b: its 100 bytes alone exceed the cache's limit, 99" in caplog.text
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds; a broken store must not hang the tests."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def waiting() -> int:
     """Return how many child processes hold the lock or wait for it."""
     count = 0
@@ -295,8 +304,7 @@ def fetch_in(pool: Pool, store: Store, server: Server) -> list[bytes | str]:
     """Fetch in three processes, all of which ask while the first request is under way."""
     results = [pool.apply_async(fetch, (store,)) for _ in range(3)]
     assert server.begun.wait(10)
-    while waiting() < 3:
-        time.sleep(0.01)
+    until(lambda: waiting() == 3)
     server.go_on.set()
     return [result.get(10) for result in results]
 
@@ -327,8 +335,7 @@ def test_a_killed_process_blocks_nobody(server: Server, cache: CacheOptions) -> 
         process = SPAWN.Process(target=fetch, args=(store,))
         process.start()
         assert server.begun.wait(10)
-        while not [path for path in cache.folder.glob("*.part") if path.stat().st_size]:
-            time.sleep(0.01)
+        until(lambda: any(path.stat().st_size for path in cache.folder.glob("*.part")))
         process.kill()
         process.join()
         assert len(list(cache.folder.glob("*0.tar.*"))) == 2  # .part and .lock
@@ -344,7 +351,15 @@ def test_a_store_works_on_both_sides_of_a_fork(server: Server, cache: CacheOptio
     child = os.fork()
     if not child:
         os._exit(store.local("b").read_bytes() != b"b" * 100)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    ended = (0, 0)
+
+    def has_ended() -> bool:
+        nonlocal ended
+        ended = os.waitpid(child, os.WNOHANG)
+        return ended[0] == child
+
+    until(has_ended)
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
     assert store.local("b").read_bytes() == b"b" * 100
     assert store.local("c").read_bytes() == b"c" * 100
     assert server.requests["/shards/b"] == 1
@@ -367,6 +382,8 @@ def test_addresses_are_quoted_and_secrets_kept(server: Server, cache: CacheOptio
 
 def test_an_address_given_as_a_path_is_an_address(cache: CacheOptions) -> None:
     assert open_store(Path("https://host/a"), "b", cache=cache).name == "https://host/a/b"
+    assert is_remote(Path("https://host/a"))
+    assert not any(is_remote(root) for root in ("/host/a", "a", "file:///host/a", Path("C:/a")))
 
 
 @pytest.mark.parametrize(("root", "package"), [("s3://bucket/x", "s3fs"), ("gs://bucket/x", "gcsfs")])

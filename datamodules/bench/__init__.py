@@ -1,0 +1,1 @@
+"""Speed of the stream beside the plain Pillow path and bare decoding; ``make bench-data`` prints it."""
