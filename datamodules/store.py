@@ -352,6 +352,8 @@ def _cause(error: Exception) -> str:
         return f"cannot write the cached copy ({error.strerror}): free some space or name another cache folder"
     if isinstance(error, aiohttp.ClientResponseError):
         return f"HTTP {status} {error.message}"
+    if isinstance(error, TimeoutError):
+        return "timed out: no connection or no data from the server"
     first_line = str(error).partition("\n")[0]  # a page of HTML may follow
     return f"{type(error).__name__}: {first_line}".rstrip(": ")
 
