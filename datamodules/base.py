@@ -13,12 +13,13 @@ import lightning as L
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.cache import CacheOptions
 from datamodules.dataset import BatchBuilder, MicroBatchDataset
 from datamodules.loader import BatchLoader, MicroBatchLoader, epoch_is_over
 from datamodules.records import Kind
 from datamodules.sampler import WINDOW, EvalSampler, MicroBatchSampler, TrainOrder, accumulation
 from datamodules.shards import ShardFolder, image_numbers
-from datamodules.store import CacheOptions, is_remote, open_store
+from datamodules.store import is_remote, open_store
 from datamodules.tokenizers import check_folder, load_tokenizer
 from datamodules.transforms import ImageTransform
 from vle_lightning.batch import Batch, DataFacts

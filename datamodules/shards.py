@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.cache import StoreError
 from datamodules.index import Column, check_shard, index_path, open_index
 from datamodules.manifest import NAME as MANIFEST
 from datamodules.manifest import Manifest, read_manifest
 from datamodules.records import Kind, Record, Text
-from datamodules.store import LocalStore, Store, StoreError
+from datamodules.store import LocalStore, Store
 
-OPEN_SHARDS = 64  # per folder and process, well below the usual limit of 1,024 open files
+OPEN_SHARDS = 32  # per folder and process: two windows of the order; open shards keep their space in a cache
 
 
 class SampleError(Exception):

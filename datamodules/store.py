@@ -1,14 +1,12 @@
 """Where a shard folder's files lie: in a folder, at an http(s) address, or on s3 or gs through fsspec.
 
-Remote files are copied into a cache folder that all processes of a machine share: each is downloaded once, under a
-lock, to a temporary name, and renamed when its size is right, so that nobody sees half of it. Locks are the
-kernel's (``flock``): they end with their process, however it ends.
+Remote files are copied into a cache folder (cache.py) that all processes of a machine share: each is downloaded once,
+under a lock, to a temporary name, and renamed when its size is right, so that nobody sees half of it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import hashlib
 import logging
@@ -17,15 +15,15 @@ import posixpath
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import aiohttp
 import fsspec  # type: ignore[import-untyped]
+
+from datamodules.cache import LOCK, PART, CacheOptions, StoreError, beside, exclusive, is_current, make_room
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -38,32 +36,6 @@ EVICTED_BEFORE_OPENED = 10  # times in a row, before we say that the cache is to
 FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 PASSING_STATUS = (408, 429)  # of the 4xx: the server timed out, too many requests
-LOCK, PART = ".lock", ".part"
-OURS = re.compile(r"[0-9a-f]{20}-.+")  # files of a cache folder that the cache made; it touches no others
-
-
-class StoreError(Exception):
-    """A file that cannot be had; the message says which, after how many tries, why, and what to do."""
-
-
-@dataclass(frozen=True)
-class CacheOptions:
-    """How remote files are fetched and kept.
-
-    The limit holds for the files in the folder. One that a process still has open when it is evicted takes its space
-    until it is closed, and files being fetched may exceed the limit by their size.
-    """
-
-    folder: Path
-    limit_bytes: int
-    retries: int = 5  # tries after the first
-    first_wait: float = 1.0  # seconds before the second try; doubled before each further one
-    timeout: float = 60.0  # seconds without a connection or a byte, not of the whole download
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
-        if self.limit_bytes <= 0 or self.retries < 0 or self.first_wait < 0 or self.timeout <= 0:
-            raise ValueError(f"{self}: limit_bytes and timeout must be positive, retries and first_wait not negative")
 
 
 class Store(ABC):
@@ -166,12 +138,12 @@ class RemoteStore(Store):
         """Return the path of the cached copy; see `Store.local`."""
         path = self.cache.folder / self._cache_name(name, version)
         try:
-            if not _is_current(path, expected_bytes):
+            if not is_current(path, expected_bytes):
                 self._recall(path.name)
                 self.cache.folder.mkdir(parents=True, exist_ok=True)
-                with _exclusive(_beside(path, LOCK)) as lock:
+                with exclusive(beside(path, LOCK)) as lock:
                     # another process may have fetched the file while this one waited
-                    if not _is_current(path, expected_bytes):
+                    if not is_current(path, expected_bytes):
                         self._fetch(name, path, expected_bytes, lock)
         except StoreError as error:
             self._failures.setdefault(path.name, (time.monotonic(), str(error)))
@@ -198,12 +170,12 @@ class RemoteStore(Store):
 
     def _fetch(self, name: str, path: Path, expected_bytes: int | None, lock: int) -> None:
         """Download a file under its lock; those who wait for the lock read of a failure in it."""
-        part = _beside(path, PART)
+        part = beside(path, PART)
         try:
-            _make_room(self.cache, expected_bytes or 0, path)
+            make_room(self.cache, expected_bytes or 0, path)
             self._retried(name, lambda: self._download(name, part, expected_bytes))
             part.rename(path)
-            _make_room(self.cache, 0, path)
+            make_room(self.cache, 0, path)
         except StoreError as error:
             os.write(lock, str(error).encode())
             raise
@@ -356,78 +328,3 @@ def _cause(error: Exception) -> str:
         return "timed out: no connection or no data from the server"
     first_line = str(error).partition("\n")[0]  # a page of HTML may follow
     return f"{type(error).__name__}: {first_line}".rstrip(": ")
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _is_current(path: Path, expected_bytes: int | None) -> bool:
-    """Return whether a cached copy is there and has its size; if so, it is now the one used last."""
-    try:
-        if expected_bytes not in (None, path.stat().st_size):
-            return False
-        os.utime(path)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-@contextmanager
-def _exclusive(path: Path, wait: bool = True) -> Iterator[int]:
-    """Hold a lock file, and remove it at the end; yields its descriptor.
-
-    What the holder writes there is the `StoreError` of those who wait meanwhile: else each of them would try as long.
-
-    Raises:
-        StoreError: The holder failed while this process waited.
-        BlockingIOError: Another process holds it, and ``wait`` is False.
-    """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_named(path, descriptor):
-                try:
-                    yield descriptor
-                finally:
-                    path.unlink(missing_ok=True)
-                    # a child forked meanwhile holds the descriptor too, so that closing it here would not unlock
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)
-                return
-            # its holder finished and removed the name; a new lock of that name may have other holders
-            if message := os.pread(descriptor, 1 << 16, 0):
-                raise StoreError(message.decode())
-        finally:
-            os.close(descriptor)
-
-
-def _is_named(path: Path, descriptor: int) -> bool:
-    """Return whether the path still names the open file."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _make_room(cache: CacheOptions, incoming: int, keep: Path) -> None:
-    """Evict the files used longest ago, but ``keep``, until the rest and ``incoming`` bytes are within the limit.
-
-    Evicting a file that another process has open is safe: on Linux its content stays until it is closed.
-    """
-    for lock in cache.folder.glob(f"*{LOCK}"):
-        # whose process was killed: its half download is of no use, and its lock is free
-        if OURS.fullmatch(lock.name):
-            with suppress(BlockingIOError, StoreError), _exclusive(lock, wait=False):
-                lock.with_suffix(PART).unlink(missing_ok=True)
-    files: list[tuple[int, int, Path]] = []
-    for path in cache.folder.iterdir():
-        with suppress(FileNotFoundError):  # another process evicts, too
-            if OURS.fullmatch(path.name):
-                status = path.stat()
-                files.append((status.st_mtime_ns, status.st_size, path))
-    total = incoming + sum(size for _, size, _ in files)
-    for _, size, path in sorted(files):
-        if total > cache.limit_bytes and path != keep and path.suffix not in (LOCK, PART):
-            path.unlink(missing_ok=True)
-            total -= size

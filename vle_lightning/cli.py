@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 import datamodules
 import vle_lightning.tasks
 from datamodules.base import VisionLanguageDataModule
-from datamodules.store import StoreError
+from datamodules.cache import StoreError
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
 from vle_lightning.commands import COMMANDS
 from vle_lightning.errors import UserError

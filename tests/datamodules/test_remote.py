@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from datamodules import base
+from datamodules.cache import CacheOptions, StoreError
 from datamodules.pretrain import PretrainDataModule
-from datamodules.store import CacheOptions, StoreError
 from tests.datamodules.shard_factory import make_record, write_shards
 from tests.datamodules.test_base import options
 from tests.datamodules.test_store import Server
@@ -29,7 +30,7 @@ def shards(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server of the shards; waits between tries are short."""
-    monkeypatch.setattr(base, "CacheOptions", lambda *given: CacheOptions(*given, retries=3, first_wait=0.001))
+    monkeypatch.setattr(base, "CacheOptions", lambda folder, limit: CacheOptions(folder, limit, 3, 0.001))
     with Server() as server:
         server.files = {f"/shards/{path.relative_to(shards)}": path.read_bytes() for path in shards.rglob("*.*")}
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -38,7 +39,13 @@ def server(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def opened(root: str, tokenizer_folder: Path, cache: Path, **changes: object) -> PretrainDataModule:
-    chosen = {"root": root, "sources": {"coco": 1.0}, "patch_size": 8, "cache_dir": str(cache), **changes}
+    chosen: dict[str, Any] = {
+        "root": root,
+        "sources": {"coco": 1.0},
+        "patch_size": 8,
+        "cache_dir": str(cache),
+        **changes,
+    }
     module = PretrainDataModule(**options(Path(), tokenizer_folder, **chosen))
     module.setup("fit")
     return module

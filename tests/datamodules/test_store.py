@@ -19,7 +19,8 @@ from types import SimpleNamespace
 import fsspec  # type: ignore[import-untyped]
 import pytest
 
-from datamodules.store import CacheOptions, LocalStore, RemoteStore, Store, StoreError, is_remote, open_store
+from datamodules.cache import CacheOptions, StoreError
+from datamodules.store import LocalStore, RemoteStore, Store, is_remote, open_store
 
 SPAWN = multiprocessing.get_context("spawn")
 SHARD = bytes(range(256)) * 400
