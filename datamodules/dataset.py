@@ -97,7 +97,7 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         if not samples:
             raw, image, sample = self._filler(which, skipped, rng)
             names, pixels, samples, valid = [raw.sample_id], [image], [sample], [False]
-        images = normalise(torch.stack(pixels))
+        images = normalise(pixels)
         head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images)
         return self.builder.collate(head, samples, rng)
 

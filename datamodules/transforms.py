@@ -132,8 +132,8 @@ def cut(image: Tensor, view: View) -> Tensor:
 def resize(image: Tensor, size: int) -> Tensor:
     """Resample (3, H, W) uint8 to (3, size, size), bicubic with antialiasing as Pillow's, off by one level at most.
 
-    This is torchvision's resize without its dispatch, which takes a tenth of the time of so small a picture. An
-    image that lies pixel by pixel stays so, since its batch dimension is not merged with the next.
+    What torchvision's resize does, without its dispatch: that is a tenth of the time of so small a picture. The batch
+    dimension gets the stride of a whole picture, by which interpolate recognises and keeps the order pixel by pixel.
     """
     pixels = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     return interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0]

@@ -62,13 +62,12 @@ def parse() -> argparse.Namespace:
 def bench_core(photos: Photos, folder: ShardFolder, tokenizer: str, size: int, repeats: int) -> dict[str, float]:
     """Time everything on one core, in turn: images/s, and the ratios that matter."""
     encoded = [photo for photo, _ in photos]
-    tensors = [torch.frombuffer(bytearray(photo), dtype=torch.uint8) for photo in encoded]
     rows = range(0, len(photos) * CAPTIONS, CAPTIONS)
     records, which, transform = whole_records(folder, tokenizer, size), micro_batch(rows), ImageTransform(size)
     best = best_of_alternating(
         {
             "pillow": lambda: pillow_batch(encoded, size),
-            "decoding": lambda: decode_batch(tensors),
+            "decoding": lambda: decode_batch(encoded),
             "image_path": lambda: stream_batch(folder, rows, transform),
             "record": lambda: records[which],
         },
@@ -121,7 +120,8 @@ def main() -> None:
                 results[name] = value
                 print(f"{name:<36} {value:9.2f}", flush=True)
         except (FileNotFoundError, ValueError, SampleError) as error:
-            sys.exit(f"datamodules.bench: {error}")
+            print(f"datamodules.bench: {error}", file=sys.stderr)
+            sys.exit(2)
     print(json.dumps(results))
 
 

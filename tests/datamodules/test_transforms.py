@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms.v2 import functional as F
 
-from datamodules.transforms import MEAN, STD, ImageTransform, View, decode, normalise
+from datamodules.transforms import MEAN, STD, ImageTransform, View, cut, decode, normalise, resize
 
 
 def encoded(pixels: np.ndarray, kind: str = "png", mode: str | None = None) -> bytes:
@@ -65,6 +66,41 @@ def test_resizing_is_antialiased_bicubic() -> None:
     seen = transform.apply(torch.from_numpy(smooth).permute(2, 0, 1), View(120, 90, 0, 0, 120, 90))
     expected = np.asarray(Image.fromarray(smooth).resize((24, 24), Image.Resampling.BICUBIC))
     assert np.abs(seen.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("by_pixel", [True, False])
+@pytest.mark.parametrize("shape", [(30, 40), (7, 90), (1, 1)])
+def test_resizing_is_torchvisions_in_any_layout(shape: tuple[int, int], by_pixel: bool) -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(256, size=(*shape, 3), dtype=np.uint8))
+    image = pixels.permute(2, 0, 1) if by_pixel else pixels.permute(2, 0, 1).contiguous()
+    expected = F.resize_image(image, [24, 24], F.InterpolationMode.BICUBIC, antialias=True)
+    assert torch.equal(resize(image, 24), expected)
+
+
+@pytest.mark.parametrize("by_pixel", [True, False])
+def test_a_cut_is_the_part_of_the_picture(by_pixel: bool) -> None:
+    image = torch.from_numpy(NOISE).permute(2, 0, 1)
+    image = image if by_pixel else image.contiguous()
+    assert torch.equal(cut(image, View(40, 30, 5, 3, 22, 29)), image[:, 3:29, 5:22])
+    assert torch.equal(cut(image, View(40, 30, 39, 29, 40, 30)), image[:, 29:, 39:])
+
+
+def test_without_options_nothing_is_drawn() -> None:
+    rng, other = np.random.default_rng(1), np.random.default_rng(1)
+    view = ImageTransform(24).draw(rng, 40, 30, may_flip=True)
+    assert view == View(40, 30, 0, 0, 40, 30)
+    assert rng.bit_generator.state == other.bit_generator.state
+
+
+def test_a_list_of_pictures_is_normalised_as_a_batch_is() -> None:
+    whole = torch.from_numpy(NOISE).permute(2, 0, 1)
+    pictures = [whole, whole.flip(-1), whole.contiguous()]
+    batch = normalise(pictures)
+    assert batch.is_contiguous()
+    assert torch.equal(batch, normalise(torch.stack(pictures)))
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
+    expected = (torch.stack(pictures).double() / 255 - mean) / std
+    torch.testing.assert_close(batch.double(), expected, rtol=0, atol=5e-7)
 
 
 def test_normalisation_is_clips() -> None:

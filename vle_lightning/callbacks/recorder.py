@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from vle_lightning.callbacks.gather import gather_objects
+from vle_lightning.distributed import gather_objects
 
 PACKAGES = (
     "torch",

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from vle_lightning.batch import Batch, Skip
-from vle_lightning.callbacks.gather import gather_objects
+from vle_lightning.distributed import gather_objects
 from vle_lightning.errors import UserError
 
 

@@ -1,8 +1,8 @@
-"""Plain Python objects from all ranks."""
+"""What ranks say to each other in plain Python."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import distributed
 
@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 def gather_objects(value: T) -> list[T]:
     """Return every rank's ``value``, in the order of the ranks; all ranks must call this together."""
-    if not distributed.is_initialized():
+    if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
     values: list[T | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
-    return [value for value in values if value is not None]
+    return cast("list[T]", values)  # each is filled now; a rank's own value may be None
