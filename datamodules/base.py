@@ -24,6 +24,7 @@ from datamodules.tokenizers import check_folder, load_tokenizer
 from datamodules.transforms import ImageTransform
 from vle_lightning.batch import Batch, DataFacts
 
+MOST_PASSES = 1000  # over a source in an epoch; more is a slip
 SampleT = TypeVar("SampleT")
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -128,6 +129,12 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             raise ValueError(f"data.sources is empty; name folders of {self.root}, such as {{coco: 1.0}}")
         if unknown := sorted(set(self.val_sources) - set(self.sources)):
             raise ValueError(f"data.val_sources: {', '.join(unknown)} not in data.sources ({', '.join(self.sources)})")
+        for name, weight in self.sources.items():
+            if not 0 < weight <= MOST_PASSES:
+                raise ValueError(
+                    f"data.sources.{name} is {weight}; give its passes per epoch, above 0 and at most {MOST_PASSES}, "
+                    "or leave it out"
+                )
         least = {
             "batch_size": 1,
             "global_batch_size": 1,
@@ -227,6 +234,9 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         return dict(zip(self.sources, self.order().samples_by_source(steps), strict=True))
 
     def _plan_order(self, folders: list[ShardFolder]) -> TrainOrder:
+        for (name, weight), folder in zip(self.sources.items(), folders, strict=True):
+            if int(weight * len(folder)) < 1:
+                raise ValueError(f"data.sources.{name} is {weight}: not one of its {len(folder)} samples in an epoch")
         return TrainOrder(
             [folder.shard_sizes for folder in folders],
             list(self.sources.values()),
@@ -309,7 +319,13 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def _eval_loader(self, split: str, limit: int | None = None) -> BatchLoader[BatchT]:
         folders = self._folders[split]
-        sampler = EvalSampler([folder.shard_sizes for folder in folders], self.batch_size, *self._place(), limit=limit)
+        sampler = EvalSampler(
+            [folder.shard_sizes for folder in folders],
+            self.batch_size,
+            *self._place(),
+            limit=limit,
+            images_of=partial(image_numbers, folders),
+        )
         return BatchLoader(self._dataset(folders, ImageTransform(self.image_size)), sampler, self.workers)
 
     def _dataset(self, folders: Sequence[ShardFolder], transform: ImageTransform) -> MicroBatchDataset[SampleT, BatchT]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Mapping
 from enum import IntEnum
@@ -65,7 +66,7 @@ def index_rows(shard: Path, records: Mapping[str, RecordEntry]) -> NDArray[np.in
     places: dict[str, list[int]] = {key: [0] * 6 for key in records}
     with tarfile.open(shard) as tar:
         for member in tar:
-            key, _, extensions = member.name.partition(".")
+            key, extensions = split_name(member.name)
             if key in places and member.isfile():
                 column = column_of(extensions)
                 places[key][column : column + 2] = member.offset_data, member.size
@@ -75,6 +76,23 @@ def index_rows(shard: Path, records: Mapping[str, RecordEntry]) -> NDArray[np.in
         for item in range(entry.samples)
     ]
     return np.array(rows, dtype=np.int64).reshape(-1, len(Column))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split a tar member's name into key and extensions as webdataset does: at the first dot of the file's name."""
+    folder, slash, file = name.removeprefix("./").rpartition("/")
+    key, _, extensions = file.partition(".")
+    return f"{folder}{slash}{key}", extensions
+
+
+def key_in_header(descriptor: int, offset: int) -> str:
+    """Return the key of the member whose content begins at ``offset``, from the header before it.
+
+    Raises:
+        tarfile.TarError: There is no header.
+    """
+    header = os.pread(descriptor, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
+    return split_name(tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name)[0]
 
 
 def column_of(extensions: str) -> Column:

@@ -167,7 +167,9 @@ class EvalSampler(Sampler[MicroBatch]):
         rank: int = 0,
         world_size: int = 1,
         limit: int | None = None,
+        images_of: ImagesOf | None = None,
     ) -> None:
+        self.images_of = images_of
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         size = sum(map(sum, sources))
         self.size = size if limit is None else min(limit, size)
@@ -186,14 +188,24 @@ class EvalSampler(Sampler[MicroBatch]):
         """Yield this rank's micro-batches; ``number`` runs over all ranks, ``step`` is 0."""
         number = self.rank
         for i, start in enumerate(range(0, self.batches, self.batches_per_stretch)):
-            stretch = self._mix.stretch(0, i)
+            stretch = self._stretch(i)
             while number < min(self.batches, start + self.batches_per_stretch):
                 first = (number - start) * self.batch_size
                 samples = places(stretch[first : first + self.batch_size])
                 yield MicroBatch(0, number, samples, len(samples))
                 number += self.world_size
         if number < len(self) * self.world_size:
-            yield MicroBatch(0, number, places(self._mix.stretch(0, 0)[: self.batch_size]), 0)
+            yield MicroBatch(0, number, places(self._stretch(0)[: self.batch_size]), 0)
+
+    def _stretch(self, number: int) -> Ints:
+        """Return a stretch of whole micro-batches without doubles of an image, and what is left behind them."""
+        samples = self._mix.stretch(0, number)
+        batches = len(samples) // self.batch_size
+        if self.images_of is None or not batches:
+            return samples
+        whole = samples[: batches * self.batch_size]
+        rng = np.random.default_rng((APART, EVAL, number))
+        return np.concatenate([whole[apart(self.images_of(whole), batches, rng)], samples[len(whole) :]])
 
 
 def places(samples: Ints) -> tuple[tuple[int, int, int], ...]:

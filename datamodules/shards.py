@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.cache import StoreError
-from datamodules.index import Column, check_shard, index_path, open_index
+from datamodules.index import Column, check_shard, index_path, key_in_header, open_index
 from datamodules.manifest import NAME as MANIFEST
 from datamodules.manifest import Manifest, read_manifest
 from datamodules.records import Kind, Record, Text
@@ -101,7 +101,7 @@ class ShardFolder:
             row: Number of the sample in the shard.
 
         Raises:
-            SampleError: "unreachable shard", "truncated shard" or "bad json".
+            SampleError: "unreachable shard", "truncated shard", "damaged shard" or "bad json".
         """
         where = f"{self.name}/{self.manifest.shards[shard].name}, sample {row}"
         try:
@@ -123,6 +123,8 @@ class ShardFolder:
             return RawSample(sample_id, image, record, item, where, right or None)
         except (ValueError, IndexError) as error:
             raise SampleError("bad json", f"{where}: {error}") from error
+        except tarfile.TarError as error:
+            raise SampleError("damaged shard", f"{where}: {error}") from error
 
     def images(self, shard: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return a number (K,) for the image of each sample; rows (K,) of one shard.
@@ -138,9 +140,7 @@ class ShardFolder:
 
     def _captioned(self, descriptor: int, image_offset: int, caption: bytes) -> Record:
         """Make the record of a foreign sample: its key is in the tar header before its image."""
-        header = os.pread(descriptor, tarfile.BLOCKSIZE, image_offset - tarfile.BLOCKSIZE)
-        name = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
-        key = name.partition(".")[0]
+        key = key_in_header(descriptor, image_offset)
         return Record(f"{self.manifest.source}/{key}", texts=(Text("0", " ".join(caption.decode().split()), None),))
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from datamodules.prepare.origin import AnyDataset, Options
 DESCRIPTION = """Convert a data set in its official raw layout to shards: OUT/NAME/SPLIT/ gets WebDataset tars, an
 index beside each and manifest.json. The same files and options give the same bytes; an interrupted conversion goes
 on where it was when the same command is given again, and a finished one is left alone."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTERRUPTED = 130  # as shells say it of Ctrl-C
 
 
@@ -58,7 +60,11 @@ def main(arguments: list[str] | None = None) -> None:
             common["splits"] = tuple(common["splits"])
         dataset = classes[settings.dataset](**own)
         convert_dataset(name, dataset, out, Options(**common), {key: own[key] for key in own if key != "src"})
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        told = "; free some space, then the same command goes on" if error.errno in FULL else ""
+        print(f"error: {out}: {' '.join(str(error).split())}{told}", file=sys.stderr)
+        sys.exit(2)
+    except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 
+from datamodules.manifest import NAME as MANIFEST
 from datamodules.partial import PartialSplit, already_made
 from datamodules.prepare.foreign import CaptionTars, index_tars, told
 from datamodules.prepare.images import EncodedImage, Place, open_places, prepare_image, read_image
@@ -31,6 +32,7 @@ from datamodules.writer import ShardFolderWriter
 T = TypeVar("T")
 SPLITS = ("train", "val")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")
+ENDINGS = ("", ".tar", ".zip")  # of a place with images
 CHUNK = 16  # images a thread takes at a time: small pictures take less time than handing them over does
 
 
@@ -92,6 +94,8 @@ def convert_dataset(
     for part in (name, *wanted):
         if not FOLDER_NAME.fullmatch(part):
             raise ValueError(f"{part!r} cannot be a folder in {out}: --name and --splits are letters, digits and _.-")
+    for split in wanted:
+        keep_what_is_not_ours(dataset, split, out / name / split)
     # of all splits before the first conversion: a missing file is found at once
     made_from = {split: origin(dataset, split, options, arguments or {}) for split in wanted}
     for split in wanted:
@@ -103,6 +107,27 @@ def convert_dataset(
             index_split(dataset, PartialSplit(folder, made_from[split]), name, split, options, console)
         else:
             convert_split(dataset, folder, name, split, made_from[split], options, console)
+
+
+def keep_what_is_not_ours(dataset: AnyDataset, split: str, folder: Path) -> None:
+    """Make sure that replacing a split's folder removes nothing but shards.
+
+    Raises:
+        ValueError: The folder holds something else, or what the conversion reads lies in it.
+    """
+    if not folder.exists():
+        return
+    if not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is in the way: it holds no shards of ours; name another --out or --name")
+    if isinstance(dataset, CaptionTars):
+        read = dataset.tars(split)
+    else:
+        places = [dataset.src / f"{name}{ending}" for name in dataset.image_places(split) for ending in ENDINGS]
+        read = [*dataset.annotation_files(split), *filter(Path.exists, places)]
+    if inside := [path for path in read if path.resolve().is_relative_to(folder.resolve())]:
+        raise ValueError(
+            f"{folder} would be replaced, but {inside[0]} in it is to be read; name another --out or --name"
+        )
 
 
 def convert_split(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol, TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from datamodules.shards import SampleError
 
@@ -184,6 +184,8 @@ def prepare_image(data: bytes, name: str, longest_side: int | None, quality: int
                 image.load()
                 return EncodedImage(data, EXTENSIONS[str(image.format)])
             return encode(image, longest_side, quality)
+    except UnidentifiedImageError as error:  # its own message has an address in memory
+        raise SampleError("unreadable image", f"{name}: no image format that Pillow knows") from error
     except DECODING_ERRORS as error:
         raise SampleError("unreadable image", f"{name}: {error}") from error
 

@@ -6,13 +6,14 @@ import hashlib
 import io
 import os
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.index import Column, image_number
+from datamodules.index import Column, image_number, key_in_header, split_name
 from datamodules.partial import Skip, make_skip
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # what torchvision decodes
@@ -116,18 +117,29 @@ def scan_tar(path: Path, source: str) -> Scan:
             while reader.read(BLOCK):  # to the end, for the hash
                 pass
             check_end(file, end, reader.bytes)
+            rows, skips = read_rows(file.fileno(), path.name, source, samples)
         except (tarfile.TarError, ValueError) as error:
             skip = make_skip("truncated or damaged tar", f"{path.name}: {error}; fetch it again")
             return Scan(path, reader.bytes, "", np.empty((0, len(Column)), np.int64), [skip])
-    rows, skips = [], []
+        table = np.array(rows, dtype=np.int64).reshape(-1, len(Column))
+    return Scan(path, reader.bytes, reader.digest.hexdigest(), table, skips)
+
+
+def read_rows(
+    descriptor: int, name: str, source: str, samples: Mapping[str, TarSample]
+) -> tuple[list[tuple[int, ...]], list[Skip]]:
+    """Return the index rows of a tar's usable samples, and the others."""
+    rows: list[tuple[int, ...]] = []
+    skips: list[Skip] = []
     for key, sample in samples.items():
         row = sample.row(f"{source}/{key}") if is_key(key) else "bad key"
+        if not isinstance(row, str) and not in_header(descriptor, key, row[Column.IMAGE_OFFSET]):
+            row = "name too long for its tar header"  # readers find the key there
         if isinstance(row, str):
-            skips.append(make_skip(row, f"{path.name}, {key}"))
+            skips.append(make_skip(row, f"{name}, {key}"))
         else:
             rows.append(row)
-    table = np.array(rows, dtype=np.int64).reshape(-1, len(Column))
-    return Scan(path, reader.bytes, reader.digest.hexdigest(), table, skips)
+    return rows, skips
 
 
 def read_members(reader: HashingReader) -> tuple[dict[str, TarSample], int]:
@@ -136,7 +148,7 @@ def read_members(reader: HashingReader) -> tuple[dict[str, TarSample], int]:
     # tarfile's own sequential mode ("r|") copies its whole buffer at every header
     with tarfile.open(fileobj=reader, mode="r:") as tar:
         for member in tar:
-            key, _, extension = member.name.partition(".")
+            key, extension = split_name(member.name)
             if not member.isfile():
                 continue
             sample = samples.setdefault(key, TarSample())
@@ -165,5 +177,13 @@ def check_end(file: BinaryIO, end: int, size: int) -> None:
 
 
 def is_key(key: str) -> bool:
-    """Return whether a key names its sample: "./1.jpg" has none before its first dot, nor has what is no UTF-8."""
-    return bool(key) and key.isprintable()
+    """Return whether a key names its sample: ".jpg" has none before its first dot, nor has what is no UTF-8."""
+    return bool(key) and not key.endswith("/") and key.isprintable()
+
+
+def in_header(descriptor: int, key: str, offset: int) -> bool:
+    """Return whether the header of the member at ``offset`` has the key; extended ones (GNU, pax) lie elsewhere."""
+    try:
+        return key_in_header(descriptor, offset) == key
+    except tarfile.TarError:
+        return False

@@ -189,6 +189,8 @@ def test_missing_data_says_what_to_run(shards: Path, tokenizer_folder: Path, tmp
         ({"workers": -1}, r"data\.workers is -1"),
         ({"limit_val": 0}, r"data\.limit_val is 0"),
         ({"crop_scale": (0.0, 1.0)}, r"data\.crop_scale"),
+        ({"sources": {"texts": float("nan")}}, r"data\.sources\.texts is nan"),
+        ({"sources": {"texts": 1e9}}, r"data\.sources\.texts is 1000000000\.0"),
         ({"augment_ops": 99}, r"data\.augment_ops is 99"),
         ({"augment_magnitude": 11}, r"data\.augment_magnitude is 11"),
         ({"cache_gb": 0}, r"data\.cache_gb is 0"),

@@ -269,3 +269,13 @@ def test_impossible_batch_sizes_name_the_nearest() -> None:
 def test_a_weight_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="leave the source out"):
         TrainOrder([[4], [4]], [1.0, 0.0], 0, 2)
+
+
+@given(st.integers(2, 20), st.integers(1, 5), st.integers(1, 3))
+def test_evaluation_keeps_an_image_out_of_its_micro_batch_where_it_can(images: int, size: int, world: int) -> None:
+    samplers = [EvalSampler([[2 * images]], size, rank, world, images_of=image_of) for rank in range(world)]
+    batches = [batch for sampler in samplers for batch in sampler if batch.valid]
+    assert sorted(samples_of(batches)) == sorted(every([[2 * images]]))
+    whole = [batch for batch in batches if batch.valid == size]
+    if len(whole) > 1:
+        assert all(len(set(image_of(np.array(batch.samples)).tolist())) == size for batch in whole)

@@ -117,7 +117,9 @@ class SkipReport(Callback):
         return {"counts": [(*kind, count) for kind, count in self.counts.items() if kind.split == "train"]}
 
     def load_state_dict(self, state_dict: dict[str, list[tuple[str, bool, str, int]]]) -> None:
-        """Continue counting."""
+        """Continue counting; a checkpoint that is loaded after training counts nothing anew."""
+        if self._seen["train"]:
+            return
         self._carried = Counter({Kind(name, lost, split): count for name, lost, split, count in state_dict["counts"]})
 
     def _count(self, batch: Batch, split: str) -> None:
@@ -145,8 +147,8 @@ class SkipReport(Callback):
 
     def _close(self, split: str) -> None:
         self._add_up()
-        for name in dict.fromkeys(kind.split for kind in self.counts):
-            rank_zero_info(f"skipped in {name}: {told(self.counts, name)}; {self.file} lists them")
+        if counts := told(self.counts, split):
+            rank_zero_info(f"skipped in {split}: {counts}; {self.file} lists them")
         if split == "test":
             self._judge(split, self.counts, sum(gather_objects(self._seen[split])))
 

@@ -18,7 +18,7 @@ from datamodules.index import Column
 from datamodules.prepare import Options, convert
 from datamodules.prepare.__main__ import main
 from datamodules.prepare.conceptual_captions import Dataset
-from datamodules.shards import ShardFolder, image_numbers
+from datamodules.shards import SampleError, ShardFolder, image_numbers
 from tests.datamodules.prepare.raw_files import picture
 
 TRAIN = Options(splits=("train",))
@@ -101,8 +101,12 @@ def test_samples_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
         ("twice.jpg", jpg),
         ("twice.txt", b"a dog"),
         ("twice.txt", b"a cat"),
-        ("./dot.jpg", jpg),
-        ("./dot.txt", b"a dog"),
+        (".hidden.jpg", jpg),
+        (".hidden.txt", b"a dog"),
+        (f"{'long' * 30}.jpg", jpg),
+        (f"{'long' * 30}.txt", b"a dog"),
+        ("./v1.0/dots.jpg", jpg),
+        ("./v1.0/dots.txt", b"a dog"),
         ("also_good.txt", b"a cat"),
         ("also_good.PNG", picture(file_format="PNG")),
     ]
@@ -110,9 +114,10 @@ def test_samples_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     write_members(tmp_path / "00001.tar", [("none.jpg", jpg)])
     convert("sbu", tmp_path, tmp_path / "out", TRAIN)
     folder = ShardFolder(tmp_path / "out" / "sbu" / "train")
-    assert [folder.read(0, row).record.image_id for row in range(2)] == ["sbu/good", "sbu/also_good"]
-    assert folder.read(0, 1).image == picture(file_format="PNG")
-    assert folder.shard_sizes == (2,)
+    ids = [folder.read(0, row).record.image_id for row in range(3)]
+    assert ids == ["sbu/good", "sbu/v1.0/dots", "sbu/also_good"]
+    assert folder.read(0, 2).image == picture(file_format="PNG")
+    assert folder.shard_sizes == (3,)
     assert folder.manifest.skipped == {
         "no caption text": 2,
         "no image": 2,
@@ -120,10 +125,39 @@ def test_samples_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
         "caption without UTF-8": 1,
         "key twice": 1,
         "bad key": 1,
+        "name too long for its tar header": 1,
     }
     listed = [json.loads(line) for line in (Path(folder.name) / "skips.jsonl").read_text().splitlines()]
     assert listed[0] == {"kind": "no caption text", "where": "00000.tar, only_json"}
-    assert len(listed) == 8
+    assert len(listed) == 9
+
+
+def test_a_damaged_header_is_a_counted_skip_of_the_stream(tmp_path: Path) -> None:
+    write_tar(tmp_path / "00000.tar", [(str(key), picture(key), "a dog") for key in range(3)])
+    convert("sbu", tmp_path, tmp_path / "out", TRAIN)
+    folder = ShardFolder(tmp_path / "out" / "sbu" / "train")
+    offset = int(np.load(Path(folder.name) / "00000.index.npy")[1, 0])
+    with (tmp_path / "00000.tar").open("r+b") as file:
+        file.seek(offset - 512)
+        file.write(bytes(range(100, 200)))
+    assert folder.read(0, 0).sample_id == "sbu/0/0"
+    with pytest.raises(SampleError, match="damaged shard"):
+        folder.read(0, 1)
+
+
+def test_raw_files_are_never_replaced_by_shards(tmp_path: Path) -> None:
+    """The tars lie where the split's folder would be."""
+    tar = tmp_path / "sbu" / "train" / "00000.tar"
+    tar.parent.mkdir(parents=True)
+    write_tar(tar, [("1", picture(1), "a dog")])
+    before = tar.read_bytes()
+    for force in (False, True):
+        with pytest.raises(ValueError, match="is in the way"):
+            convert("sbu", tmp_path / "sbu", tmp_path, Options(splits=("train",), force=force))
+    (tar.parent / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="00000.tar in it is to be read"):
+        convert("sbu", tmp_path / "sbu", tmp_path, Options(splits=("train",), force=True))
+    assert tar.read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["within a member", "between two members", "garbage within", "gzip", "empty"])

@@ -130,3 +130,12 @@ def test_a_damaged_member_is_counted_and_a_damaged_zip_is_named(tmp_path: Path) 
     path.write_bytes(whole.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"))
     with pytest.raises(ValueError, match=r"images\.zip is encrypted"):
         open_places(tmp_path, ["images"])
+
+
+def test_what_is_no_image_is_told_in_the_same_words_each_time() -> None:
+    told = []
+    for _ in range(2):
+        with pytest.raises(SampleError) as caught:
+            prepare_image(b"junk", "2.jpg", None, 90)
+        told.append(str(caught.value))
+    assert told == ["unreadable image: 2.jpg: no image format that Pillow knows"] * 2
