@@ -288,7 +288,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         Raises:
             ValueError: the order is another one, so that samples would be lost or repeated.
         """
-        before, now = state_dict.get("order", {}), self._order_options()
+        training = self.train_split in self._folders  # else nothing is read in that order
+        before, now = state_dict.get("order", {}) if training else {}, self._order_options()
         if changed := [f"{key} was {old}, is {now.get(key)}" for key, old in before.items() if now.get(key) != old]:
             raise ValueError(
                 f"--ckpt_path: {'; '.join(changed)}: samples would be lost or repeated. Keep these, or start a new "
