@@ -1,6 +1,7 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup data data-toy data-coco pretrain finetune-vcr finetune-vqa test test-all lint parity tensorboard bench bench-data
+.PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
+	finetune-nlvr finetune-retrieval results test test-all lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
@@ -39,9 +40,29 @@ data: $(READY) ## convert a raw data set: SET=coco SRC=path/to/raw OUT=data/shar
 	$(RUN) -m datamodules.prepare $(SET) --src "$(SRC)" --out "$(or $(OUT),data/shards)" $(ARGS)
 
 data-coco: $(READY) ## convert SRC=folder (COCO's official layout) to data/coco_mini, with a tokenizer of its captions
-	@test -n "$(SRC)" || { echo "Name the folder with annotations/ and images: make data-coco SRC=path/to/coco" >&2; exit 2; }
+	@$(NAMED)
 	$(RUN) -m datamodules.prepare coco --src "$(SRC)" --out data/coco_mini
 	$(RUN) -m datamodules.vocabulary data/coco_mini/coco/train --tokenizer data/coco_mini/tokenizer --classes data/coco_mini/classes.json
+
+data-easy-vqa: $(READY) ## convert easy-VQA (pip install easy-vqa, or WHEEL=file) to data/easy_vqa, with a tokenizer of its own
+	$(RUN) -m datamodules.easy_vqa --out data/easy_vqa/raw $(if $(WHEEL),--wheel "$(WHEEL)")
+	$(RUN) -m datamodules.prepare questions --src data/easy_vqa/raw --out data/easy_vqa/shards --name easy_vqa --splits train val test --hold_out val=0.1
+	$(RUN) -m datamodules.vocabulary data/easy_vqa/shards/easy_vqa/train --tokenizer data/easy_vqa/tokenizer
+
+data-vqa-rad: $(READY) ## convert SRC=folder (VQA-RAD as train.jsonl, val.jsonl, images) to data/vqa_rad, with a tokenizer of its own
+	@$(NAMED)
+	$(RUN) -m datamodules.prepare questions --src "$(SRC)" --out data/vqa_rad/shards --name vqa_rad --splits train dev val --hold_out dev=0.1 --longest-side 256 --lower_case true
+	$(RUN) -m datamodules.vocabulary data/vqa_rad/shards/vqa_rad/train --tokenizer data/vqa_rad/tokenizer
+
+data-nlvr: $(READY) ## convert SRC=folder (NLVR's official layout) to data/nlvr, with a tokenizer of its own
+	@$(NAMED)
+	$(RUN) -m datamodules.prepare nlvr --src "$(SRC)" --out data/nlvr --splits train dev
+	$(RUN) -m datamodules.vocabulary data/nlvr/nlvr/train --tokenizer data/nlvr/tokenizer
+
+data-flickr8k: $(READY) ## convert SRC=folder (Flickr8k, Karpathy's file) to data/flickr8k, with a tokenizer of its own
+	@$(NAMED)
+	$(RUN) -m datamodules.prepare flickr8k --src "$(SRC)" --out data/flickr8k --splits train val
+	$(RUN) -m datamodules.vocabulary data/flickr8k/flickr8k/train --tokenizer data/flickr8k/tokenizer
 
 pretrain: $(READY) ## pre-train (the toy world by default): EXPERIMENT= ARGS=
 	$(if $(EXPERIMENT),,$(MAKE) --no-print-directory data-toy)
@@ -52,6 +73,23 @@ finetune-vcr: $(READY) ## fine-tune on VCR: Q->A, QA->R, from scratch, blind (or
 
 finetune-vqa: $(READY) ## fine-tune on VQA, then blind (or the one EXPERIMENT=)
 	$(call finetune,study experiments/vqa/toy.yaml --out $(or $(OUT),checkpoints/vqa-toy) --blind)
+
+finetune-nlvr2: $(READY) ## fine-tune on NLVR2, then blind (or the one EXPERIMENT=)
+	$(call finetune,study experiments/nlvr2/toy.yaml --out $(or $(OUT),checkpoints/nlvr2-toy) --blind)
+
+finetune-snli-ve: $(READY) ## fine-tune on SNLI-VE, then blind (or the one EXPERIMENT=)
+	$(call finetune,study experiments/snli_ve/toy.yaml --out $(or $(OUT),checkpoints/snli_ve-toy) --blind)
+
+finetune-nlvr: $(READY) ## train on NLVR from scratch, then blind (make data-nlvr first; or the one EXPERIMENT=)
+	$(RUN) -m vle_lightning $(if $(EXPERIMENT),fit --config $(EXPERIMENT),study experiments/nlvr/nlvr.yaml --out $(or $(OUT),checkpoints/nlvr-nlvr-study) --blind) $(ARGS)
+
+finetune-retrieval: $(READY) ## fine-tune on retrieval, then blind (or the one EXPERIMENT=)
+	$(call finetune,study experiments/retrieval/toy.yaml --out $(or $(OUT),checkpoints/retrieval-toy) --blind)
+
+results: $(READY) ## gather the scores of all runs, beside the published ones, in experiments/README.md
+	$(RUN) -m vle_lightning results $(ARGS)
+
+NAMED = test -n "$(SRC)" || { echo "Name the folder of the raw data set: make $@ SRC=path" >&2; exit 2; }
 
 define finetune
 	@test -n "$(EXPERIMENT)" -o -f $(PRETRAINED) || { echo "There is no pre-trained checkpoint at $(PRETRAINED): run 'make pretrain' first" >&2; exit 2; }

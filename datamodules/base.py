@@ -112,6 +112,14 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def builder(self) -> BatchBuilder[SampleT, BatchT]:
         """Make what turns records into batches."""
 
+    def eval_builder(self) -> BatchBuilder[SampleT, BatchT]:
+        """Make what turns records into batches that are evaluated; the training one by default."""
+        return self.builder()
+
+    def eval_folders(self, split: str) -> Sequence[ShardFolder]:
+        """Return the opened folders of a split, with what evaluation counts as a sample."""
+        return self._folders[split]
+
     def check(self) -> None:
         """Check the options that need no data, before any is read.
 
@@ -213,7 +221,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         """Return this rank's micro-batches, from where the run stopped."""
         folders = self._folders[self.train_split]
         sampler = MicroBatchSampler(self.order(), self.batch_size, *self._place())
-        dataset = self._dataset(folders, ImageTransform(self.image_size, *self.training_view))
+        transform = ImageTransform(self.image_size, *self.training_view)
+        dataset = MicroBatchDataset(folders, transform, self.builder(), self.seed)
         is_over = partial(epoch_is_over, self.trainer)
         self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over)
         self._train_loader.load_state_dict(self._start)
@@ -319,7 +328,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         return folder
 
     def _eval_loader(self, split: str, limit: int | None = None) -> BatchLoader[BatchT]:
-        folders = self._folders[split]
+        folders = self.eval_folders(split)
         sampler = EvalSampler(
             [folder.shard_sizes for folder in folders],
             self.batch_size,
@@ -327,10 +336,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             limit=limit,
             images_of=partial(image_numbers, folders),
         )
-        return BatchLoader(self._dataset(folders, ImageTransform(self.image_size)), sampler, self.workers)
-
-    def _dataset(self, folders: Sequence[ShardFolder], transform: ImageTransform) -> MicroBatchDataset[SampleT, BatchT]:
-        return MicroBatchDataset(folders, transform, self.builder(), self.seed)
+        dataset = MicroBatchDataset(folders, ImageTransform(self.image_size), self.eval_builder(), self.seed)
+        return BatchLoader(dataset, sampler, self.workers)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

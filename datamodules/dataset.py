@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -33,13 +33,14 @@ class BatchHead:
     step: int
     number: int
     skipped: tuple[Skip, ...]
-    pixel_values: Tensor  # (B, 3, H, W) float
+    pixel_values: Tensor  # (B, 3, H, W) float; (B, 2, 3, H, W) where samples are about two images
 
 
 class BatchBuilder(ABC, Generic[SampleT, BatchT_co]):
     """What is particular to a task: its part of a record, and its batch."""
 
     kind: Kind  # of the shard folders that it reads
+    paired: ClassVar[bool] = False  # its samples are about two images
 
     @abstractmethod
     def words(self, raw: RawSample) -> Iterable[str]:
@@ -120,14 +121,25 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
     def _load(self, place: tuple[int, int, int], rng: np.random.Generator) -> tuple[RawSample, Tensor, SampleT]:
         source, shard, row = place
         raw = self.folders[source].read(shard, row)
-        try:
-            image = decode(raw.image)
-        except ValueError as error:
-            raise SampleError("unreadable image", f"{raw.where} ({raw.sample_id}): {error}") from error
+        image = _decoded(raw, raw.image)
         may_flip = self.transform.flip and not any(map(SIDES.search, self.builder.words(raw)))
         view = self.transform.draw(rng, image.shape[2], image.shape[1], may_flip=may_flip)
         sample = self.builder.parse(raw, view)
-        return raw, self.transform.apply(image, view), sample
+        seen = self.transform.apply(image, view)
+        if self.builder.paired:
+            if raw.right is None:
+                raise SampleError("pair with one picture", f"{raw.where} ({raw.sample_id})")
+            right = _decoded(raw, raw.right)
+            own = self.transform.draw(rng, right.shape[2], right.shape[1], may_flip=False)
+            seen = torch.stack([seen, self.transform.apply(right, replace(own, flipped=view.flipped))])
+        return raw, seen, sample
+
+
+def _decoded(raw: RawSample, data: bytes) -> Tensor:
+    try:
+        return decode(data)
+    except ValueError as error:
+        raise SampleError("unreadable image", f"{raw.where} ({raw.sample_id}): {error}") from error
 
 
 def record_boxes(record: Record, where: str) -> NDArray[np.float64]:

@@ -157,10 +157,10 @@ def decode(data: bytes) -> Tensor:
 
 
 def normalise(images: Tensor | Sequence[Tensor]) -> Tensor:
-    """Make a batch of B pictures (3, H, W) uint8 of one size, float with CLIP's mean and deviation.
+    """Make a batch of B pictures (3, H, W) or pairs (2, 3, H, W) uint8, float with CLIP's mean and deviation.
 
     Returns:
-        (B, 3, H, W) float32, contiguous.
+        (B, 3, H, W) or (B, 2, 3, H, W) float32, contiguous.
     """
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
     scale, shift = (1 / (255 * std)).float(), (-mean / std).float()

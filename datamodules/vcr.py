@@ -25,24 +25,26 @@ from datamodules.transforms import View
 from vle_lightning.batch import IGNORED, DataFacts, Skip, VCRBatch
 
 Mode = Literal["q2a", "qa2r"]
+Conditions = Literal["right", "all"]  # the answers that rationales are judged with
 
 CHOICES = 4
 
 
 @dataclass(frozen=True)
 class VCRSample:
-    """One question on one image, with four choices."""
+    """One question on one image, with K choices."""
 
     pairs: tuple[tuple[Rendered, Rendered], ...]  # what is given, and the choice
     boxes: NDArray[np.float32]  # (N, 4) of all objects, as seen in the view
     seen: NDArray[np.bool_]  # (N,); False on objects that the crop lost
     target: int
     family: str
+    question_id: str
     where: str
 
 
 class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
-    """Makes four-choice batches; draws nothing."""
+    """Makes batches of four choices, or of four rationales for each of four answers; draws nothing."""
 
     kind: Kind = "vcr"
 
@@ -53,6 +55,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         mode: Mode = "q2a",
         first_object_type: int = 2,
         max_objects: int = 10,
+        conditions: Conditions = "right",
     ) -> None:
         """Prepare the texts' form.
 
@@ -62,8 +65,10 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
             mode: q2a gives the question, qa2r question and right answer.
             first_object_type: token type of the first object that a pair mentions; others follow.
             max_objects: objects of a pair that have a token type and a region of their own.
+            conditions: of qa2r: "all" gives each of the four answers in turn, and needs no label: 16 choices, number
+                answer * 4 + rationale.
         """
-        self.tokenizer, self.max_length, self.mode = tokenizer, max_length, mode
+        self.tokenizer, self.max_length, self.mode, self.conditions = tokenizer, max_length, mode, conditions
         self.first_object_type, self.max_objects = first_object_type, max_objects
 
     def words(self, raw: RawSample) -> Iterable[str]:
@@ -98,34 +103,46 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         Raises:
             SampleError: it cannot be used.
         """
-        given, choices = item.question, item.answer_choices
-        label = _checked(choices, item.answer_label, told)
-        if self.mode == "qa2r":
-            if label is None:
-                raise SampleError("hidden answer", f"{told}: qa2r needs the right answer, this split hides it")
-            given, choices = (*given, str(self.tokenizer.sep_token), *choices[label]), item.rationale_choices
-            label = _checked(choices, item.rationale_label, told)
-        if not all((given, *choices)):
+        pairs, target = self._choices(item, told)
+        if not all(text for pair in pairs for text in pair):
             raise SampleError("empty text", told)
-        tags = {tag for text in (given, *choices) for part in text if not isinstance(part, str) for tag in part}
+        tags = {tag for pair in pairs for text in pair for part in text if not isinstance(part, str) for tag in part}
         if wrong := sorted(tag for tag in tags if not 0 <= tag < len(boxes)):
             raise SampleError("bad tag", f"{told}: objects {wrong} are tagged, but there are {len(boxes)}")
         called = nouns(names)
-        pairs = tuple((render(given, called), render(choice, called)) for choice in choices)
-        return VCRSample(pairs, boxes, seen, IGNORED if label is None else label, item.family, told)
+        rendered = tuple((render(given, called), render(choice, called)) for given, choice in pairs)
+        return VCRSample(rendered, boxes, seen, IGNORED if target is None else target, item.family, item.id, told)
+
+    def _choices(self, item: VCRItem, told: str) -> tuple[list[tuple[TaggedText, TaggedText]], int | None]:
+        """Return what is given and what is chosen, K pairs, and the right one's number if it is known."""
+        answers, rationales = item.answer_choices, item.rationale_choices
+        answer = _checked(answers, item.answer_label, told)
+        if self.mode == "q2a":
+            return [(item.question, choice) for choice in answers], answer
+        if self.conditions == "right" and answer is None:
+            raise SampleError("hidden answer", f"{told}: qa2r needs the right answer, this split hides it")
+        rationale = _checked(rationales, item.rationale_label, told)
+        if self.conditions == "right" and answer is not None:
+            return [(self._with(item.question, answers[answer]), choice) for choice in rationales], rationale
+        right = None if answer is None or rationale is None else answer * CHOICES + rationale
+        return [(self._with(item.question, given), choice) for given in answers for choice in rationales], right
+
+    def _with(self, question: TaggedText, answer: TaggedText) -> TaggedText:
+        return (*question, str(self.tokenizer.sep_token), *answer)
 
     def collate(self, head: BatchHead, samples: Sequence[VCRSample], rng: np.random.Generator) -> VCRBatch:
         """Make a batch of B samples; objects beyond a pair's ``max_objects`` are reported in ``skipped``."""
         del rng
+        count = len(samples[0].pairs)
         pairs = [pair for sample in samples for pair in sample.pairs]
         tags = [sorted(given.tags | choice.tags) for given, choice in pairs]
         types = [{tag: self.first_object_type + i for i, tag in enumerate(found[: self.max_objects])} for found in tags]
         tokens, token_types = self._texts(pairs, types)
-        regions, valid, region_types = map(_by_sample, self._regions(samples, types))
+        regions, valid, region_types = (_by_sample(part, count) for part in self._regions(samples, types))
         beyond = tuple(
             Skip(
                 "object beyond data.max_objects",
-                f"{samples[row // CHOICES].where}, choice {row % CHOICES}: object {tag}",
+                f"{samples[row // count].where}, choice {row % count}: object {tag}",
                 lost=False,
             )
             for row, found in enumerate(tags)
@@ -133,15 +150,16 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         )
         return VCRBatch(
             **{**vars(head), "skipped": head.skipped + beyond},
-            input_ids=_by_sample(tokens.input_ids),
-            attention_mask=_by_sample(tokens.attention_mask),
+            input_ids=_by_sample(tokens.input_ids, count),
+            attention_mask=_by_sample(tokens.attention_mask, count),
             texts=tuple(_told(sample) for sample in samples),
-            token_types=_by_sample(token_types),
+            token_types=_by_sample(token_types, count),
             regions=regions,
             region_valid=valid,
             region_types=region_types,
             targets=torch.tensor([sample.target for sample in samples]),
             families=tuple(sample.family for sample in samples),
+            question_ids=tuple(sample.question_id for sample in samples),
         )
 
     def _texts(
@@ -167,8 +185,8 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         return tokens, torch.from_numpy(np.where(tokens.second, second, first))
 
     def _regions(self, samples: Sequence[VCRSample], types: Sequence[dict[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes (4B, R, 4), validity (4B, R) and token types (4B, R) of each pair's objects."""
-        owners = [sample for sample in samples for _ in range(CHOICES)]
+        """Return boxes (KB, R, 4), validity (KB, R) and token types (KB, R) of each pair's objects."""
+        owners = [sample for sample in samples for _ in sample.pairs]
         numbers = [list(known) for known in types]
         return (
             pad([owner.boxes[found] for owner, found in zip(owners, numbers, strict=True)], 0, torch.float32),
@@ -183,12 +201,12 @@ def _checked(choices: tuple[TaggedText, ...], label: int | None, told: str) -> i
     return label
 
 
-def _by_sample(pairs: Tensor) -> Tensor:
-    return pairs.view(-1, CHOICES, *pairs.shape[1:])
+def _by_sample(pairs: Tensor, count: int) -> Tensor:
+    return pairs.view(-1, count, *pairs.shape[1:])
 
 
 def _told(sample: VCRSample) -> str:
-    return f"{sample.pairs[0][0].text} | " + " / ".join(choice.text for _, choice in sample.pairs)
+    return f"{sample.pairs[0][0].text} | " + " / ".join(choice.text for _, choice in sample.pairs[:CHOICES])
 
 
 class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
@@ -203,6 +221,7 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
         mode: Mode = "q2a",
         first_object_type: int = 2,
         max_objects: int = 10,
+        conditions: Conditions = "right",
         **common: Any,  # noqa: ANN401 (the options of the base class)
     ) -> None:
         """Keep the options; nothing is read before `setup`.
@@ -211,9 +230,13 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
             mode: q2a chooses the answer, qa2r the rationale of the right answer.
             first_object_type: token type of the first object that a pair mentions; others follow.
             max_objects: objects of a pair that have a token type of their own; the model has that many.
+            conditions: of qa2r; "all" judges, outside of training, the rationales given each of the four answers, 16
+                choices a question, as the leaderboard asks for where it hides the right one. Scores are of the right
+                answer's rationales all the same.
             common: options of VisionLanguageDataModule.
         """
         super().__init__(**common)
+        self.conditions = conditions
         self.mode, self.first_object_type, self.max_objects = mode, first_object_type, max_objects
 
     def check(self) -> None:
@@ -222,14 +245,24 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
         if self.first_object_type < 0 or self.max_objects < 0:
             told = f"{self.first_object_type} and {self.max_objects}"
             raise ValueError(f"data.first_object_type and data.max_objects are {told}; neither may be negative")
+        if self.conditions == "all" and self.mode != "qa2r":
+            raise ValueError(f"data.conditions is all, but data.mode {self.mode}: only qa2r judges rationales")
 
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
         return super().facts()._replace(mode=self.mode, token_types=self.first_object_type + self.max_objects)
 
     def builder(self) -> VCRBuilder:
-        """Make what turns records into batches."""
-        return VCRBuilder(self.tokenizer, self.max_text_length, self.mode, self.first_object_type, self.max_objects)
+        """Make what turns records into training batches."""
+        return self._builder("right")
+
+    def eval_builder(self) -> VCRBuilder:
+        """Make what turns records into batches that are evaluated, under the chosen conditions."""
+        return self._builder(self.conditions)
+
+    def _builder(self, conditions: Conditions) -> VCRBuilder:
+        objects = self.first_object_type, self.max_objects
+        return VCRBuilder(self.tokenizer, self.max_text_length, self.mode, *objects, conditions)
 
 
 DataModule = VCRDataModule

@@ -13,25 +13,28 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from datamodules.records import Question, Statement, Text
 from datamodules.shards import SampleError, ShardFolder
 from datamodules.tokenizers import train_tokenizer
 
 
 def texts_of(folder: ShardFolder) -> Iterator[str]:
-    """Yield the text of every sample of a folder of captions, in the order of the shards.
+    """Yield caption, question or statement of every sample of a folder, in the order of the shards.
 
     Raises:
-        ValueError: the folder holds other samples than captions, or a broken one.
+        ValueError: the folder holds other samples, or a broken one.
     """
-    if folder.kind != "texts":
-        raise ValueError(f"{folder.name} holds {folder.kind}, not texts: name another folder")
+    if folder.kind == "vcr":
+        raise ValueError(f"{folder.name} holds vcr, neither texts, questions nor statements: name another folder")
     for shard, samples in enumerate(folder.shard_sizes):
         for row in range(samples):
             try:
                 raw = folder.read(shard, row)
             except SampleError as error:
                 raise ValueError(f"{error}; convert the data set again") from error
-            yield raw.record.texts[raw.item].text
+            item = raw.record.items(folder.kind)[raw.item]
+            assert isinstance(item, Text | Question | Statement)
+            yield item.question if isinstance(item, Question) else item.text
 
 
 def most_frequent(folders: Sequence[ShardFolder], count: int) -> list[str]:

@@ -16,22 +16,23 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
 from datamodules.dataset import BatchBuilder, BatchHead
-from datamodules.records import Kind
+from datamodules.records import Kind, Question
 from datamodules.shards import RawSample, SampleError
 from datamodules.texts import tokenise
 from datamodules.transforms import View
-from vle_lightning.batch import DataFacts, VQABatch
+from vle_lightning.batch import DataFacts, Skip, VQABatch
 
 CREDIT = 0.3  # for each annotator who gave the answer, 1 at most (VQAv2's training targets, as in ViLT and METER)
+SURE = 1.0  # for the answer of a question's only annotator, which is all that the official accuracy asks for then
 
 
 @dataclass(frozen=True)
 class VQASample:
     """One question on one image."""
 
-    question: str
+    question: Question
     targets: NDArray[np.float32]  # (C,)
-    family: str
+    where: str
 
 
 class VQABuilder(BatchBuilder[VQASample, VQABatch]):
@@ -51,31 +52,45 @@ class VQABuilder(BatchBuilder[VQASample, VQABatch]):
     def parse(self, raw: RawSample, view: View) -> VQASample:
         """Take a question out of its record; an empty one raises SampleError."""
         del view
-        item = raw.record.questions[raw.item]
+        item, where = raw.record.questions[raw.item], f"{raw.where} ({raw.sample_id})"
         if not item.question.strip():
-            raise SampleError("empty text", f"{raw.where} ({raw.sample_id})")
-        return VQASample(item.question, self.credits(item.answers), item.answer_type)
+            raise SampleError("empty text", where)
+        return VQASample(item, self.credits(item.answers), where)
 
-    def credits(self, answers: Iterable[str]) -> NDArray[np.float32]:
+    def credits(self, answers: Sequence[str]) -> NDArray[np.float32]:
         """Return the credit (C,) of each known answer; an answer that is not in the list gives none."""
+        credit = SURE if len(answers) == 1 else CREDIT
         targets = np.zeros(len(self.numbers), dtype=np.float32)
         for answer, count in Counter(answers).items():
             if answer in self.numbers:
-                targets[self.numbers[answer]] = min(1.0, CREDIT * count)
+                targets[self.numbers[answer]] = min(1.0, credit * count)
         return targets
 
     def collate(self, head: BatchHead, samples: Sequence[VQASample], rng: np.random.Generator) -> VQABatch:
-        """Make a batch of B samples."""
+        """Make a batch of B samples.
+
+        A question whose answers are all outside the list stays, with targets of zero, as in METER: it teaches that
+        no listed answer is right, and the official score counts it. It is reported in ``skipped``.
+        """
         del rng
-        texts = tuple(sample.question for sample in samples)
+        questions = [sample.question for sample in samples]
+        texts = tuple(question.question for question in questions)
         tokens = tokenise(self.tokenizer, texts, self.max_length)
+        outside = tuple(
+            Skip("answer outside data.answers", f"{sample.where}: {sample.question.answers[0]!r}", lost=False)
+            for sample, valid in zip(samples, head.valid.tolist(), strict=True)
+            if valid and sample.question.answers and not sample.targets.any()
+        )
         return VQABatch(
-            **vars(head),
+            **{**vars(head), "skipped": head.skipped + outside},
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
             texts=texts,
             targets=torch.from_numpy(np.stack([sample.targets for sample in samples])),
-            families=tuple(sample.family for sample in samples),
+            question_ids=tuple(question.id for question in questions),
+            answers=tuple(question.answers for question in questions),
+            answer_types=tuple(question.answer_type for question in questions),
+            question_types=tuple(question.question_type for question in questions),
         )
 
 

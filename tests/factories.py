@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vle_lightning.batch import IGNORED, PretrainBatch, VCRBatch, VQABatch
+from vle_lightning.batch import IGNORED, PretrainBatch, StatementBatch, VCRBatch, VQABatch
 
 WORDS, CLASSES, ANSWERS = 200, 24, 7
+ANSWER_NAMES = [f"answer {number}" for number in range(ANSWERS)]
 SIZE = 48  # pixels
 
 
@@ -79,7 +80,10 @@ def vqa_batch(rows: int = 4, tokens: int = 7, seed: int = 0) -> VQABatch:
         attention_mask=mask,
         texts=tuple(f"question {row}" for row in range(rows)),
         targets=targets,
-        families=("other",) * rows,
+        question_ids=tuple(str(row) for row in range(rows)),
+        answers=tuple((ANSWER_NAMES[answer],) * 10 for answer in answers.tolist()),
+        answer_types=("other",) * rows,
+        question_types=tuple("what is" if row % 2 else "is" for row in range(rows)),
     )
 
 
@@ -106,4 +110,25 @@ def vcr_batch(rows: int = 4, tokens: int = 8, regions: int = 2, seed: int = 0) -
         region_types=torch.arange(2, 2 + regions).repeat(rows, 4, 1),
         targets=torch.arange(rows) % 4,
         families=tuple("colour" if row % 2 else "place" for row in range(rows)),
+        question_ids=tuple(f"val-{row}" for row in range(rows)),
+    )
+
+
+def statement_batch(rows: int = 4, tokens: int = 7, images: int = 1, classes: int = 2, seed: int = 0) -> StatementBatch:
+    """Make statements about one image or two, each in a group with its neighbour."""
+    random = generator(seed)
+    ids, mask = make_texts(rows, tokens, random)
+    shape = (rows, 3, SIZE, SIZE) if images == 1 else (rows, images, 3, SIZE, SIZE)
+    return StatementBatch(
+        sample_ids=tuple(f"image/{row}/s{row}" for row in range(rows)),
+        valid=torch.ones(rows, dtype=torch.bool),
+        step=0,
+        number=0,
+        pixel_values=torch.randn(shape, generator=random),
+        input_ids=ids,
+        attention_mask=mask,
+        texts=tuple(f"statement {row}" for row in range(rows)),
+        targets=torch.arange(rows) % classes,
+        statement_ids=tuple(f"s{row}" for row in range(rows)),
+        groups=tuple(f"g{row // 2}" for row in range(rows)),
     )

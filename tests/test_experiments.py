@@ -12,9 +12,25 @@ from vle_lightning.cli import ExperimentCLI, main
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
-QUICK = ("pretrain/toy.yaml", "vcr/toy_q2a.yaml", "vqa/toy.yaml")  # one a task
+QUICK = (  # one a task
+    "pretrain/toy.yaml",
+    "vcr/toy_q2a.yaml",
+    "vqa/toy.yaml",
+    "nlvr/nlvr.yaml",
+    "nlvr2/toy.yaml",
+    "retrieval/toy.yaml",
+    "snli_ve/toy.yaml",
+)
 TINY = ["--model.architecture", "tiny", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-SOURCES = {"pretrain": "coco", "vcr": "vcr", "vqa": "vqav2"}  # of each task, in the embedded world
+WORLD = {  # source, validation and test split of each task in the embedded world
+    "pretrain": ("coco", "val", None),
+    "vcr": ("vcr", "val", None),
+    "vqa": ("vqav2", "val", None),
+    "nlvr": ("nlvr2", "dev", "test1"),  # the left pictures alone
+    "nlvr2": ("nlvr2", "dev", "test1"),
+    "retrieval": ("flickr30k", "val", "test"),
+    "snli_ve": ("snli_ve", "dev", "test"),
+}
 
 
 class Parsed(ExperimentCLI):
@@ -37,10 +53,13 @@ def from_nowhere(file: Path) -> list[str]:
 def on_the_toy_world(file: Path, world: Path) -> list[str]:
     """Return the options that run an experiment for two steps on the embedded world."""
     task = file.parent.name
+    source, val_split, test_split = WORLD[task]
     options = {
         "data.root": world / "shards",
         "data.tokenizer": world / "tokenizer",
-        "data.sources": json.dumps({SOURCES[task]: 1.0}),
+        "data.sources": json.dumps({source: 1.0}),
+        "data.val_split": val_split,
+        "data.test_split": test_split or "null",
         "data.image_size": 48,
         "data.max_text_length": 32,
         "data.batch_size": 4,
@@ -83,13 +102,23 @@ def test_every_file_runs_two_steps(
     monkeypatch.chdir(tmp_path)
     overrides = [*TINY, *from_nowhere(file), *on_the_toy_world(file, toy_world)]
     assert main(["fit", "--config", str(file), *overrides]) == 0
-    record = json.loads((tmp_path / "checkpoints" / f"{file.parent.name}-{file.stem}" / "run.json").read_text())
+    folder = tmp_path / "checkpoints" / f"{file.parent.name}-{file.stem}"
+    record = json.loads((folder / "run.json").read_text())
     assert (record["steps"], record["samples_seen"]) == (2, 16)
+    is_tested = WORLD[file.parent.name][2] is not None
+    assert is_tested == any(name.startswith("test/") for name in json.loads((folder / "metrics.json").read_text()))
 
 
 def test_the_shipped_files_are_those_that_the_issue_names() -> None:
     sizes = ("vle_base", "vle_large")
     named = {f"pretrain/{name}.yaml" for name in ("toy", "coco_mini", *sizes)}
     named |= {f"vcr/{name}_{mode}.yaml" for name in ("toy", *sizes) for mode in ("q2a", "qa2r")}
-    named |= {f"vqa/{name}.yaml" for name in ("toy", *sizes)}
+    named |= {f"{task}/{name}.yaml" for task in ("vqa", "nlvr2", "snli_ve") for name in ("toy", *sizes)}
+    named |= {
+        "retrieval/toy.yaml",
+        "retrieval/flickr8k.yaml",
+        "nlvr/nlvr.yaml",
+        "vqa/easy_vqa.yaml",
+        "vqa/vqa_rad.yaml",
+    }
     assert named <= {name_of(file) for file in FILES}

@@ -17,7 +17,7 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("tasks",),
     ("inference", "callbacks"),
     ("run", "parsing"),
-    ("study", "export", "parity"),
+    ("study", "export", "parity", "results", "leaderboard"),
     ("commands",),
     ("cli", "bench"),
     ("__main__",),

@@ -35,6 +35,7 @@ class DataFacts(NamedTuple):
     answers: int | None = None
     mode: str | None = None
     token_types: int | None = None  # rows of the table that are used
+    labels: tuple[str, ...] | None = None  # names of the classes that statements have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +101,47 @@ class PretrainBatch(ImageTextBatch):
 class VQABatch(ImageTextBatch):
     """B questions on B images, with the soft answer scores of VQAv2."""
 
-    targets: Tensor  # (B, C) float in [0, 1]: min(1, 0.3 * annotators who gave answer c)
-    families: tuple[str, ...]  # the answer type of each question
+    targets: Tensor  # (B, C) float in [0, 1]: min(1, 0.3 * annotators who gave answer c); 1 for an only one's
+    question_ids: tuple[str, ...]  # of the annotations; sample_ids name the image, too
+    answers: tuple[tuple[str, ...], ...]  # what the annotators said, ten in VQAv2; none where it is hidden
+    answer_types: tuple[str, ...]  # "yes/no", "number", "other"; "" where not known
+    question_types: tuple[str, ...]  # such as "what color is the"; "" where not known
 
 
 @dataclass(frozen=True, kw_only=True)
 class VCRBatch(ImageTextBatch):
-    """B questions with four choices each; R is the largest number of objects that one choice tags."""
+    """B questions with K choices each; R is the largest number of objects that one choice tags.
 
-    token_types: Tensor  # (B, 4, T) int64: 0, or the type of the object that the token mentions
-    regions: Tensor  # (B, 4, R, 4) float: boxes of the tagged objects
-    region_valid: Tensor  # (B, 4, R) bool
-    region_types: Tensor  # (B, 4, R) int64: the token type that ties the region to its mentions
+    K is 4, or 16 where rationales are judged given each of the four answers (a choice is answer * 4 + rationale).
+    """
+
+    token_types: Tensor  # (B, K, T) int64: 0, or the type of the object that the token mentions
+    regions: Tensor  # (B, K, R, 4) float: boxes of the tagged objects
+    region_valid: Tensor  # (B, K, R) bool
+    region_types: Tensor  # (B, K, R) int64: the token type that ties the region to its mentions
     targets: Tensor  # (B,) int64: the right choice; IGNORED where it is not known
     families: tuple[str, ...]  # the kind of each question
+    question_ids: tuple[str, ...]  # VCR's annot_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatementBatch(ImageTextBatch):
+    """B statements about an image each, or about two (NLVR2): pixel_values is (B, 2, 3, H, W) then, left and right."""
+
+    targets: Tensor  # (B,) int64: the class; IGNORED where it is hidden
+    statement_ids: tuple[str, ...]  # of the annotations; sample_ids name the image, too
+    groups: tuple[str, ...]  # statements of one group are one sentence on several images; "" where there are none
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalBatch(Batch):
+    """B images and the T texts that describe them: one text an image in training, all of them in evaluation."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, CLIP-normalised
+    input_ids: Tensor  # (T, L) int64
+    attention_mask: Tensor  # (T, L) bool; False on padding
+    owners: Tensor  # (T,) int64: the row of the image that each text describes
+    image_ids: tuple[str, ...]  # of the B images: two rows may show one image
+    text_ids: tuple[str, ...]  # of the T texts
+    texts: tuple[str, ...]  # for pictures and reports
+    shifts: Tensor  # (N,) int64 in [1, B): image i is compared with the texts i + shift, modulo B; empty in evaluation

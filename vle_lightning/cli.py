@@ -61,7 +61,7 @@ NOISE = (  # Lightning's, about things that are meant to be so
     ".*infer the batch indices",
     ".*smaller than the logging interval",
 )
-LEAST = {"seed_everything": 0, "validate_every": 1, "save_every": 1, "max_skipped": 0}
+LEAST = {"seed_everything": 0, "validate_every": 1, "save_every": 1, "max_skipped": 0, "plots_count": 1}
 OUR_PACKAGES = ("vle_lightning.", "datamodules.")
 AnyDataModule = VisionLanguageDataModule[Any, Any]
 
@@ -123,6 +123,16 @@ class ExperimentCLI(LightningCLI):
         for target in SEEDED:
             parser.link_arguments("seed_everything", target)
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
+        """Add what one subcommand alone knows; Lightning has no public place for that."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--plots", type=str | None, default=None, help="Folder for pictures of samples with their predictions."
+            )
+            parser.add_argument("--plots_count", type=int, default=24, help="So many samples are drawn.")
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; whatever is wrong becomes one sentence."""
         refuse_misplaced(self.experiment, GROUPS, LINKED)
@@ -135,7 +145,7 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"{self.experiment.source(key)}: {key}: {str(error.msg).splitlines()[0]}") from error
         settings = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
         for key, least in LEAST.items():
-            if settings[key] is not None and settings[key] < least:
+            if settings.get(key) is not None and settings[key] < least:
                 raise UserError(f"{self.experiment.source(key)}: {key} is {settings[key]}; it must be at least {least}")
         given = settings.get("ckpt_path")
         if given and Path(given).is_file():
@@ -210,9 +220,14 @@ class ExperimentCLI(LightningCLI):
         if not self.settings.trainer.fast_dev_run:
             self.run.finish(self.trainer, self.model, self.datamodule)
 
+    def after_test(self) -> None:
+        """Keep the scores beside those of the fit."""
+        self.run.record_test(self.trainer, str(self.settings.ckpt_path))
+
     def _options(self) -> list[str]:
         commands: dict[str, LightningArgumentParser] = getattr(self, "_subcommand_parsers", {})
-        return [action.dest for action in next(iter(commands.values()), self.parser)._actions]
+        chosen = [parser for name, parser in commands.items() if name in self.experiment.arguments[:1]]
+        return [action.dest for parser in (*chosen, self.parser) for action in parser._actions]
 
 
 def find_module(package: ModuleType, task: str) -> ModuleType:

@@ -6,15 +6,16 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from transformers import PreTrainedTokenizerBase
 
-from vle_lightning.callbacks.pictures import Pictures
+from vle_lightning.callbacks.pictures import Pictures, Plots
 from vle_lightning.callbacks.position import EpochPosition
 from vle_lightning.callbacks.progress import Progress
 from vle_lightning.callbacks.recorder import (
@@ -122,7 +123,7 @@ class Run:
     def callbacks(self, task: VisionLanguageTask, datamodule: Recorded) -> list[Callback]:
         """Make all that watches a run; checkpoints come last, so that they hold what the others counted."""
         trainer = self.settings.trainer
-        pictures = Pictures(self.folder.path, lambda: names_of(datamodule))
+        names = partial(names_of, datamodule)
         callbacks = [
             Throughput(datamodule.samples_by_source),
             self.skips,
@@ -130,8 +131,10 @@ class Run:
             EpochPosition(),
             self.clock,
         ]
-        callbacks.append(pictures)
-        callbacks.append(PredictionWriter(self.folder.path))
+        callbacks.append(Pictures(self.folder.path, names))
+        if folder := self.settings.get("plots"):
+            callbacks.append(Plots(Path(folder), self.settings.plots_count, names))
+        callbacks.append(PredictionWriter(self.folder.path, task.official_files))
         if trainer.enable_progress_bar is not False:
             callbacks.append(Progress())
         if trainer.logger is not False:
@@ -141,7 +144,7 @@ class Run:
         return callbacks
 
     def finish(self, trainer: L.Trainer, task: VisionLanguageTask, datamodule: Recorded) -> None:
-        """Validate the selected checkpoint once more; write predictions.json, run.json and metrics.json.
+        """Validate the selected checkpoint once more, test it; write predictions.json, run.json and metrics.json.
 
         Args:
             trainer: after its fit.
@@ -153,14 +156,35 @@ class Run:
         rule, file = self._select(trainer)
         trainer.loggers = []  # the selected state was logged when it was young
         scores = trainer.validate(task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True)
+        if self.settings.data.get("test_split"):  # read once: by what validation has selected
+            scores += trainer.test(task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True)
+        if trainer.is_global_zero:
+            metrics = {name: float(value) for part in scores for name, value in part.items()}
+            chosen = {"checkpoint": file.name, "rule": rule, "data": datamodule.manifests()}
+            write_json(self.folder.record, {**record, **chosen})
+            write_json(self.folder.metrics, dict(sorted({**metrics, **datamodule.references()}.items())))
         if task.predicts:
             trainer.predict(task, None, datamodule, return_predictions=False, ckpt_path=file, weights_only=True)
         if trainer.is_global_zero:
-            metrics = {name: float(value) for part in scores for name, value in part.items()}
-            write_json(self.folder.record, {**record, "checkpoint": file.name, "rule": rule})
-            write_json(self.folder.metrics, dict(sorted({**metrics, **datamodule.references()}.items())))
             print(f"{self.folder.path / file.name} is the selected checkpoint ({rule})")
             print_scores(self.folder.metrics)
+
+    def record_test(self, trainer: L.Trainer, checkpoint: str) -> None:
+        """Add the test scores to metrics.json, and to run.json what they are of, where these files are there.
+
+        Args:
+            trainer: after its test.
+            checkpoint: that was tested.
+        """
+        if trainer.is_global_zero:
+            scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            write_json(self.folder.metrics, dict(sorted({**read_json(self.folder.metrics), **scores}.items())))
+            tested = {"checkpoint": Path(checkpoint).name, "command": self._command()}
+            write_json(self.folder.record, {**read_json(self.folder.record), "tested": tested})
+            print_scores(self.folder.metrics)
+
+    def _command(self) -> str:
+        return shlex.join(["python", "-m", "vle_lightning", *self.arguments])
 
     def _select(self, trainer: L.Trainer) -> tuple[str, Path]:
         for callback in trainer.checkpoint_callbacks:
@@ -174,7 +198,7 @@ class Run:
         return {
             "run_name": self.settings.run_name,
             "task": self.settings.task,
-            "command": shlex.join(["python", "-m", "vle_lightning", *self.arguments]),
+            "command": self._command(),
             **git_state(),
             "versions": versions(),
             "seed": self.settings.seed_everything,
@@ -186,7 +210,6 @@ class Run:
             "seconds": round(self.clock.seconds, 1),
             "devices": trainer.num_nodes * trainer.num_devices,
             "precision": str(self.settings.trainer.precision),
-            "data": datamodule.manifests(),
         }
 
 
@@ -240,6 +263,12 @@ def make_checkpoints(folder: RunFolder, task: VisionLanguageTask, save_every: in
 def names_of(datamodule: Recorded) -> Names:
     """Say how the data's numbers read."""
     return Names(datamodule.tokenizer.decode, datamodule.class_names if isinstance(datamodule, Classed) else ())
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a record of this code; {} where there is none yet."""
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return content
 
 
 def print_scores(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""A study: experiments, the same ones without the image and from scratch, and all their scores in one file.
+"""A study: experiments, the same ones without the image or the text and from scratch, and all their scores in one file.
 
 ``python -m vle_lightning study A.yaml B.yaml --out checkpoints/vcr-toy --blind --scratch``
 """
@@ -9,28 +9,31 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vle_lightning.callbacks.recorder import write_json
 from vle_lightning.errors import UserError
+from vle_lightning.metrics.columns import mean, mean_by
 from vle_lightning.parsing import read_experiment
 from vle_lightning.run import RunFolder, print_scores
 
 Metrics = Mapping[str, float]
+Row = Mapping[str, object]
 
 
 class Variant(NamedTuple):
     """One way to run an experiment."""
 
-    split: str  # what its validation scores are called in the study: val, blind or scratch
+    split: str  # what its validation scores are called in the study: val, blind, blind_text or scratch
     suffix: str  # of the run's name
     options: tuple[str, ...]
 
 
 PLAIN = Variant("val", "", ())
 BLIND = Variant("blind", "-blind", ("--model.blind", "image"))
+BLIND_TEXT = Variant("blind_text", "-blind-text", ("--model.blind", "text"))
 SCRATCH = Variant("scratch", "-scratch", ("--model.init", "null"))
 
 
@@ -44,17 +47,28 @@ class Joint(NamedTuple):
 JOINTS = (Joint("q2ar", ("q2a", "qa2r")),)  # VCR's third score (arXiv 1811.10830)
 
 
+class Joined(NamedTuple):
+    """What the parts of a joint score made of each question."""
+
+    split: str
+    joint: Joint
+    questions: Sequence[Row]
+
+
 class Run(NamedTuple):
     """A finished run of a study."""
 
     name: str
     split: str
     metrics: Metrics
-    predictions: tuple[Mapping[str, object], ...]
+    predictions: tuple[Row, ...]
 
 
 def run_study(arguments: Sequence[str]) -> int:
     """Run every experiment in every variant, gather their scores, and print them.
+
+    Beside ``metrics.json`` lies, for each joint score, what each part made of each question: ``q2ar.json``, and
+    ``blind_q2ar.json`` of the blind runs.
 
     Args:
         arguments: the command line behind ``study``; what is unknown here goes to each run.
@@ -71,7 +85,8 @@ def run_study(arguments: Sequence[str]) -> int:
     experiments = [read_experiment(["--config", str(file)]) for file in options.experiments]
     plan = [(experiment, PLAIN) for experiment in experiments]
     plan += [(experiments[0], SCRATCH)] if options.scratch else []
-    plan += [(experiment, BLIND) for experiment in experiments] if options.blind else []
+    for variant, wanted in ((BLIND, options.blind), (BLIND_TEXT, options.blind_text)):
+        plan += [(experiment, variant) for experiment in experiments] if wanted else []
     runs = []
     for number, (experiment, variant) in enumerate(plan, start=1):
         name = experiment.run_name + variant.suffix
@@ -82,17 +97,25 @@ def run_study(arguments: Sequence[str]) -> int:
         if code:
             return code
         runs.append(_read_run(RunFolder(options.run_root / name), variant.split))
+    joined = list(join_runs(runs))
+    for split, joint, questions in joined:
+        write_json(options.out / f"{joint.name if split == PLAIN.split else f'{split}_{joint.name}'}.json", questions)
     file = options.out / "metrics.json"
-    write_json(file, gather(runs))
+    write_json(file, gather(runs, joined))
     print_scores(file)
     return 0
 
 
-def gather(runs: Sequence[Run]) -> dict[str, float]:
+def gather(runs: Sequence[Run], joined: Iterable[Joined] = ()) -> dict[str, float]:
     """Lay the scores of all runs side by side.
 
-    ``val/x`` becomes ``blind/x`` or ``scratch/x`` by the run's variant; ceilings and floors stay as they are.
+    ``val/x`` becomes ``blind/x`` or ``scratch/x`` by the run's variant, ``test/x`` becomes ``blind_test/x`` or
+    ``scratch_test/x``; ceilings and floors stay as they are.
     A name that two runs of one variant give different values stands there once for each, as ``val/<run>/x``.
+
+    Args:
+        runs: in any order.
+        joined: as ``join_runs`` returns it, for the joint scores.
     """
     named = [(run, _renamed(name, run.split), value) for run in runs for name, value in run.metrics.items()]
     values: dict[str, set[float]] = {}
@@ -102,17 +125,20 @@ def gather(runs: Sequence[Run]) -> dict[str, float]:
     for run, name, value in named:
         split, score = name.split("/", 1)
         gathered[name if len(values[name]) == 1 else f"{split}/{run.name}/{score}"] = value
-    return dict(sorted((gathered | _joint_scores(runs)).items()))
+    for split, joint, questions in joined:
+        gathered |= {f"{split}/{name}": value for name, value in joint_scores(joint.name, questions).items()}
+    return dict(sorted(gathered.items()))
 
 
-def joint_scores(name: str, parts: Sequence[Iterable[Mapping[str, object]]]) -> dict[str, float]:
-    """Return the share of questions that every part gets right, overall and for each family.
-
-    Questions that one part could not use are left out of all, and told.
+def join(joint: Joint, parts: Sequence[Iterable[Row]]) -> list[dict[str, object]]:
+    """Lay what each part made of a question side by side; questions that one part could not use are left out, and told.
 
     Args:
-        name: of the score.
-        parts: rows with id, prediction, target and family; one list for each part.
+        joint: names the parts and their joint score.
+        parts: rows with id, question_id, prediction, target and family; one list for each part.
+
+    Returns:
+        For each question its ids and family, for each part whether it was right, and whether all were.
 
     Raises:
         UserError: the parts have no question in common.
@@ -120,30 +146,46 @@ def joint_scores(name: str, parts: Sequence[Iterable[Mapping[str, object]]]) -> 
     tables = [{str(row["id"]): row for row in part if row["target"] is not None} for part in parts]
     common = set(tables[0]).intersection(*tables)
     if not common and any(tables):
-        raise UserError(f"{name}: the runs predict different questions; give them the same data.root and split")
+        raise UserError(f"{joint.name}: the runs predict different questions; give them the same data.root and split")
     if left_out := set().union(*tables) - common:
-        print(f"{name}: {len(left_out)} questions that not all runs could use are left out: {sorted(left_out)[:5]}")
-    groups: dict[str, list[bool]] = {}
-    for question, row in ((key, row) for key, row in tables[0].items() if key in common):
-        right = all(table[question]["prediction"] == table[question]["target"] for table in tables)
-        for group in (name, f"{name}_{row['family']}") if row.get("family") else (name,):
-            groups.setdefault(group, []).append(right)
-    return {group: sum(rows) / len(rows) for group, rows in groups.items()}
+        ids = f"{sorted(left_out)[:5]}{', ...' if len(left_out) > 5 else ''}"
+        print(f"{joint.name}: {len(left_out)} questions that not all runs could use are left out: {ids}")
+    rows: list[dict[str, object]] = []
+    for question in sorted(common):
+        answers = [table[question] for table in tables]
+        right = [answer["prediction"] == answer["target"] for answer in answers]
+        known = {key: answers[0].get(key) for key in ("question_id", "family")}
+        rows.append({"id": question, **known, **dict(zip(joint.parts, right, strict=True)), joint.name: all(right)})
+    return rows
 
 
-def _joint_scores(runs: Sequence[Run]) -> dict[str, float]:
-    scores: dict[str, float] = {}
+def joint_scores(name: str, questions: Sequence[Row]) -> dict[str, float]:
+    """Return the share of questions that every part gets right, overall and for each family.
+
+    Args:
+        name: of the score.
+        questions: as ``join`` returns them.
+    """
+    if not questions:
+        return {}
+    right = [float(bool(row[name])) for row in questions]
+    families = [str(row["family"]) if row["family"] else None for row in questions]
+    return {name: mean(right), **{f"{name}_{family}": share for family, share in mean_by(families, right).items()}}
+
+
+def join_runs(runs: Sequence[Run]) -> Iterator[Joined]:
+    """Join the predictions of each variant's runs, for each joint score that has all its parts."""
     for split in dict.fromkeys(run.split for run in runs):
         for joint in JOINTS:
             holders = [[r for r in runs if r.split == split and f"val/{part}" in r.metrics] for part in joint.parts]
             if all(holders):
-                parts = [holder[0].predictions for holder in holders]
-                scores |= {f"{split}/{name}": value for name, value in joint_scores(joint.name, parts).items()}
-    return scores
+                yield Joined(split, joint, join(joint, [holder[0].predictions for holder in holders]))
 
 
 def _renamed(name: str, split: str) -> str:
-    return f"{split}/{name.removeprefix('val/')}" if name.startswith("val/") else name
+    stage, _, score = name.partition("/")
+    own_names = {"val": split, "test": "test" if split == PLAIN.split else f"{split}_test"}
+    return f"{own_names.get(stage, stage)}/{score}"
 
 
 def _read_run(folder: RunFolder, split: str) -> Run:
@@ -158,5 +200,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the gathered metrics.json")
     parser.add_argument("--run_root", type=Path, default=Path("checkpoints"), help="folder of the run folders")
     parser.add_argument("--blind", action="store_true", help="run each again without the image")
+    parser.add_argument("--blind-text", action="store_true", help="run each again without the text")
     parser.add_argument("--scratch", action="store_true", help="run the first again without a pre-trained checkpoint")
     return parser

@@ -1,7 +1,7 @@
 """NLVR (Suhr et al., ACL 2017): is a sentence true of a drawing of three boxes?
 
-Six drawings of each example are the orders of its boxes. A statement's group is its example, so that consistency
-asks for the same answer to all six; the examples of one sentence have the first number of their ids in common.
+Six drawings of each example are the orders of its boxes. A statement's group is its sentence, the first number of
+the identifier, as in the official scorer: consistency asks for all drawings of all examples of the sentence.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Dataset(RawDataset):
             row, statement = examples[number // self.permutations]
             permutation = number % self.permutations
             name = image_name(row, split, permutation)
-            statement = replace(statement, id=f"{statement.group}-{permutation}")
+            statement = replace(statement, id=f"{statement.id}-{permutation}")
             key = tar_key(Path(name).name)
             yield Item(key, name, Record(f"nlvr/{Path(name).stem}", statements=(statement,)))
 
@@ -85,7 +85,8 @@ class Dataset(RawDataset):
 def usable_row(row: Row, where: str, skip: SkipDefect) -> Statement | None:
     """Return a row's statement; None, counted, if it is empty or has another label."""
     example = str(row["identifier"])
-    statement = Statement(example, clean_text(row["sentence"]), truth(row.get("label")), group=example)
+    sentence = example.partition("-")[0]
+    statement = Statement(example, clean_text(row["sentence"]), truth(row.get("label")), group=sentence)
     return usable_statement(statement, LABELS, where, skip)
 
 

@@ -9,24 +9,32 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from datamodules.prepare import convert
+from datamodules.prepare import Options, convert
 from datamodules.shards import ShardFolder
 from datamodules.tokenizers import load_tokenizer, train_tokenizer
 from datamodules.toy.layouts import write_layouts
 from datamodules.toy.references import references
 from datamodules.toy.scenes import SPLITS, describe, draw_world
+from datamodules.toy.task_layouts import write_task_layouts
+from datamodules.toy.tasks import COVERED_SPLITS, GALLERY_SPLITS, PAIR_SPLITS, draw_tasks
 from datamodules.toy.workers import Workers
 from datamodules.toy.world import CLASSES
 
-FORMAT = 2  # raise it when equal options give another world
+FORMAT = 3  # raise it when equal options give another world
 FINISHED, UNFINISHED = "world.json", "world.unfinished.json"
-SOURCES = ("coco", "visual_genome", "vqav2", "vcr")
+SOURCES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("coco", "visual_genome", "vqav2", "vcr"), SPLITS),
+    "nlvr2": PAIR_SPLITS,
+    "snli_ve": COVERED_SPLITS,
+    "flickr30k": GALLERY_SPLITS,
+}
 VOCABULARY = 256  # upper bound; the toy presets' embedding table has as many rows
 SCENES_FOR_WORDS = 500  # enough for every word that the world has
 REPEATS = 10  # SentencePiece leaves out pieces that it sees once
@@ -88,12 +96,15 @@ def _fill(out: Path, options: WorldOptions, workers: Workers) -> None:
     drawn = draw_world(options.seed, {"train": options.train_scenes, "val": options.val_scenes})
     described = workers.map(describe, drawn, SCENES_PER_TASK)
     world = {split: [d for d in described if d.scene_id.split == split] for split in SPLITS}
+    tasks = draw_tasks(options.seed, {split: [d.scene for d in world[split]] for split in SPLITS})
     write_layouts(out / "raw", world, workers)
-    for lines in workers.map(functools.partial(_convert, out), SOURCES, 1):
+    write_task_layouts(out / "raw", tasks, workers)
+    for lines in workers.map(functools.partial(_convert, out), list(SOURCES), 1):
         print(*lines, sep="\n")
-    train_word_tokenizer((text for description in described for text in description.texts()), out / "tokenizer")
+    texts = itertools.chain(tasks.texts(), *(description.texts() for description in described))
+    train_word_tokenizer(texts, out / "tokenizer")
     _write_json(out / "classes.json", CLASSES)
-    _write_json(out / "references.json", references(world["val"], options.seed))
+    _write_json(out / "references.json", references(world["val"], options.seed, len(tasks.gallery["test"])))
 
 
 def train_word_tokenizer(texts: Iterable[str], folder: Path) -> None:
@@ -120,9 +131,9 @@ def words_of(texts: Iterable[str]) -> set[str]:
 def _convert(out: Path, name: str) -> list[str]:
     """Convert one layout, make sure that all of it was used, and say what it gave."""
     with contextlib.redirect_stdout(io.StringIO()):  # the progress bars of two processes would overwrite each other
-        convert(name, out / "raw" / name, out / "shards")
+        convert(name, out / "raw" / name, out / "shards", Options(splits=SOURCES[name]))
     lines = []
-    for split in SPLITS:
+    for split in SOURCES[name]:
         manifest = ShardFolder(out / "shards" / name / split).manifest
         if manifest.skipped:
             raise ValueError(f"{out / 'raw' / name}: layout and converter differ: {manifest.skipped} left out")

@@ -72,9 +72,9 @@ def _write_coco(folder: Path, split: Split, descriptions: Sequence[Description])
         {"id": number + 1, "name": name, "supercategory": SHAPES[number % len(SHAPES)]}
         for number, name in enumerate(CLASSES)
     ]
-    _write_json(folder / f"captions_{split}.json", {"images": images, "annotations": captions})
+    write_json(folder / f"captions_{split}.json", {"images": images, "annotations": captions})
     content = {"images": images, "annotations": instances, "categories": categories}
-    _write_json(folder / f"instances_{split}.json", content)
+    write_json(folder / f"instances_{split}.json", content)
 
 
 def _write_visual_genome(folder: Path, world: World) -> None:
@@ -85,10 +85,10 @@ def _write_visual_genome(folder: Path, world: World) -> None:
     ]
     objects = [{"image_id": d.image_id, "objects": _genome_objects(d)} for d in every]
     regions = [{"id": d.image_id, "regions": _genome_regions(d)} for d in every]
-    _write_json(folder / "splits.json", splits)
-    _write_json(folder / "image_data.json", images)
-    _write_json(folder / "objects.json", objects)
-    _write_json(folder / "region_descriptions.json", regions)
+    write_json(folder / "splits.json", splits)
+    write_json(folder / "image_data.json", images)
+    write_json(folder / "objects.json", objects)
+    write_json(folder / "region_descriptions.json", regions)
 
 
 def _genome_objects(description: Description) -> list[dict[str, Any]]:
@@ -129,11 +129,11 @@ def _write_vqav2(folder: Path, split: Split, descriptions: Sequence[Description]
             ids = {"image_id": description.image_id, "question_id": _id(description, number)}
             questions.append({**ids, "question": question.text})
             annotations.append({**ids, **_annotation(question)})
-    _write_json(
+    write_json(
         folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json",
         {**head, "task_type": "Open-Ended", "questions": questions},
     )
-    _write_json(folder / f"v2_mscoco_{split}2014_annotations.json", {**head, "annotations": annotations})
+    write_json(folder / f"v2_mscoco_{split}2014_annotations.json", {**head, "annotations": annotations})
 
 
 def _annotation(question: Question) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _write_vcr(raw: Path, split: Split, descriptions: Sequence[Description]) -> 
                     **vars(item),
                 }
             )
-    (raw / f"vcr/{split}.jsonl").write_text("".join(_dump(row) + "\n" for row in rows), encoding="utf-8")
+    (raw / f"vcr/{split}.jsonl").write_text("".join(dump(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _write_vcr_metadata(raw: Path, description: Description) -> None:
@@ -178,7 +178,7 @@ def _write_vcr_metadata(raw: Path, description: Description) -> None:
         "width": SCENE_PIXELS,
         "height": SCENE_PIXELS,
     }
-    picture_paths(raw, description)[-1].with_suffix(".json").write_text(_dump(content), encoding="utf-8")
+    picture_paths(raw, description)[-1].with_suffix(".json").write_text(dump(content), encoding="utf-8")
 
 
 def _names(description: Description) -> list[str]:
@@ -189,10 +189,12 @@ def _id(description: Description, number: int) -> int:
     return description.image_id * IDS_PER_IMAGE + number
 
 
-def _write_json(path: Path, content: Mapping[str, Any] | Iterable[Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any] | Iterable[Any]) -> None:
+    """Write JSON, with the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_dump(content), encoding="utf-8")
+    path.write_text(dump(content), encoding="utf-8")
 
 
-def _dump(content: Mapping[str, Any] | Iterable[Any]) -> str:
+def dump(content: Mapping[str, Any] | Iterable[Any]) -> str:
+    """Return JSON with sorted keys, compact: equal contents give equal bytes."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -7,14 +7,16 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
-from datamodules.toy.scenes import Description, Purpose
+from datamodules.toy.scenes import Description, Purpose, StreamId
 from datamodules.toy.workers import Workers
-from datamodules.toy.world import render
+from datamodules.toy.world import CELL_PIXELS, COLUMNS, Pixels, Scene, render
 
 JPEG_QUALITY = 95
+COVER_LEVEL = 16  # of 255; the darkest ground is about 70
 FILES_PER_TASK = 500
 
 
@@ -44,12 +46,35 @@ def write_pictures(raw: Path, descriptions: Sequence[Description], workers: Work
 def _write_picture(raw: Path, description: Description) -> None:
     pixels = render(description.scene, description.scene_id.stream(Purpose.PICTURE))
     original, *others = picture_paths(raw, description)
-    Image.fromarray(pixels).save(original, quality=JPEG_QUALITY, subsampling=0)  # 4:4:4: colour is content
+    _save(pixels, original)
     for path in others:
-        _link(original, path)
+        link(original, path)
 
 
-def _link(original: Path, path: Path) -> None:
+class Painting(NamedTuple):
+    """A picture to be painted for a task."""
+
+    path: Path
+    scene: Scene
+    stream: StreamId
+    cover: int | None = None  # the cell that cannot be seen
+
+
+def paint(painting: Painting) -> None:
+    """Paint a picture and save it, the covered cell as a dark square."""
+    pixels = render(painting.scene, painting.stream.start())
+    if painting.cover is not None:
+        y, x = (CELL_PIXELS * number for number in divmod(painting.cover, len(COLUMNS)))
+        pixels[y : y + CELL_PIXELS, x : x + CELL_PIXELS] = COVER_LEVEL
+    _save(pixels, painting.path)
+
+
+def _save(pixels: Pixels, path: Path) -> None:
+    # PNGs of NLVR2 are JPEGs in part, so here as well; 4:4:4: colour is content
+    Image.fromarray(pixels).save(path, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+
+
+def link(original: Path, path: Path) -> None:
     """Give a file a second name, or copy it where the file system has no hard links."""
     try:
         os.link(original, path)

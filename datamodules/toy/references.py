@@ -8,14 +8,22 @@ import numpy as np
 
 from datamodules.toy import arithmetic
 from datamodules.toy.commonsense import CHOICES
+from datamodules.toy.entailment import LABELS
+from datamodules.toy.pairs import PAIRS
 from datamodules.toy.questions import plausible
 from datamodules.toy.scenes import Description
 
 References = dict[str, dict[str, float]]
 
 
-def references(descriptions: Sequence[Description], seed: int) -> References:
-    """Return task -> name -> score for the captions, VQA questions and VCR items of these scenes."""
+def references(descriptions: Sequence[Description], seed: int, gallery: int) -> References:
+    """Return task -> name -> score.
+
+    Args:
+        descriptions: The scenes whose captions, VQA questions and VCR items are scored.
+        seed: Of the masks that are drawn.
+        gallery: Number of pictures that are searched.
+    """
     return {
         "pretrain": _pretrain(descriptions, np.random.default_rng(seed)),
         "vqa": _vqa(descriptions),
@@ -26,6 +34,19 @@ def references(descriptions: Sequence[Description], seed: int) -> References:
             "floor/q2a": 1 / CHOICES,
             "floor/qa2r": 1 / CHOICES,
             "floor/q2ar": 1 / CHOICES**2,
+        },
+        "nlvr2": {
+            "ceiling/accuracy": 1.0,
+            "ceiling/consistency": 1.0,
+            "floor/accuracy": 0.5,  # two of a statement's four pairs
+            "floor/consistency": 0.5**PAIRS,  # by guessing; a constant answer has none
+        },
+        "snli_ve": {"ceiling/accuracy": 1.0, "floor/accuracy": 1 / len(LABELS)},
+        "retrieval": {
+            "ceiling/tr@1": 1.0,
+            "ceiling/ir@1": 1.0,
+            "floor/tr@1": 1 / gallery,  # as many captions of each picture
+            "floor/ir@1": 1 / gallery,
         },
     }
 

@@ -7,7 +7,7 @@ changes, and any process can paint any scene.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, NamedTuple
@@ -35,6 +35,28 @@ class Purpose(IntEnum):
     REGIONS = 3
     QUESTIONS = 4
     COMMONSENSE = 5
+    PAIR_SCENES = 6
+    PAIR_PICTURES = 7
+    PAIRS = 8
+    COVERED_SCENES = 9
+    COVERED_PICTURES = 10
+    HYPOTHESES = 11
+    GALLERY_SCENES = 12
+    GALLERY_PICTURES = 13
+    GALLERY_CAPTIONS = 14
+
+
+class StreamId(NamedTuple):
+    """Names one random stream of a world."""
+
+    seed: int
+    split: int  # position among the splits of its data set
+    number: int  # from 0 in its split
+    purpose: Purpose
+
+    def start(self) -> np.random.Generator:
+        """Return the stream from its beginning."""
+        return np.random.default_rng(tuple(self))
 
 
 class SceneId(NamedTuple):
@@ -46,7 +68,7 @@ class SceneId(NamedTuple):
 
     def stream(self, purpose: Purpose) -> np.random.Generator:
         """Return the scene's random stream for one purpose."""
-        return np.random.default_rng((self.seed, SPLITS.index(self.split), self.number, purpose))
+        return StreamId(self.seed, SPLITS.index(self.split), self.number, purpose).start()
 
 
 class DrawnScene(NamedTuple):
@@ -101,6 +123,25 @@ def draw_world(seed: int, sizes: Mapping[Split, int]) -> list[DrawnScene]:
                 taken.add(scene.key)
             drawn.append(DrawnScene(len(drawn) + 1, scene_id, scene))
     return drawn
+
+
+class FreshScenes:
+    """Scenes that one split of a task has of its own; none of them shows what a taken one does."""
+
+    def __init__(self, streams: Iterable[np.random.Generator], taken: Container[SceneKey]) -> None:
+        """Draw a scene from each random stream."""
+        self._streams = tuple(streams)
+        self._taken = taken
+        self.scenes = [self._draw(stream) for stream in self._streams]
+
+    def redraw(self, number: int) -> None:
+        """Put another scene in the place of one."""
+        self.scenes[number] = self._draw(self._streams[number])
+
+    def _draw(self, stream: np.random.Generator) -> Scene:
+        while (scene := draw_scene(stream)).key in self._taken:
+            pass
+        return scene
 
 
 def describe(drawn: DrawnScene) -> Description:

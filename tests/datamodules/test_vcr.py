@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from datamodules.records import Record, TaggedText, VCRItem
 from datamodules.shards import RawSample, SampleError
 from datamodules.tagged import NEUTRAL_NAMES, Rendered, nouns, render
 from datamodules.transforms import View
-from datamodules.vcr import Mode, VCRBuilder
+from datamodules.vcr import Mode, VCRBuilder, VCRDataModule
 from tests.datamodules.shard_factory import ANSWERS, QUESTION, RATIONALES, make_record
 from vle_lightning.batch import IGNORED, VCRBatch
 
@@ -71,7 +73,7 @@ def test_question_and_answers_are_pairs_with_types(tokenizer: PreTrainedTokenize
     )
     assert batch.texts[0].startswith("what colour is red circle ? | red circle is red / red circle is green")
     assert batch.targets.tolist() == [0]
-    assert batch.families == ("colour",)
+    assert (batch.families, batch.question_ids) == (("colour",), ("0",))
     # only object 0 is tagged, in question and answer: type 2 on both mentions, 0 elsewhere
     for row in range(4):
         types, ids = batch.token_types[0, row], batch.input_ids[0, row]
@@ -140,6 +142,36 @@ def test_hidden_labels_are_ignored_or_named(tokenizer: PreTrainedTokenizerBase) 
     assert collate(VCRBuilder(tokenizer, 40), [record]).targets.tolist() == [IGNORED]
     with pytest.raises(SampleError, match="hidden answer"):
         VCRBuilder(tokenizer, 40, "qa2r").parse(raw(record), WHOLE)
+
+
+def test_rationales_given_each_answer_are_sixteen_choices(tokenizer: PreTrainedTokenizerBase) -> None:
+    record = make_record(1)  # answer 1 is right, rationale 2
+    right, hidden = collate(VCRBuilder(tokenizer, 60, "qa2r"), [record]), replace(record.vcr[0], answer_label=None)
+    builder = VCRBuilder(tokenizer, 60, "qa2r", conditions="all")
+    batch = collate(builder, [record, replace(record, vcr=(hidden,))])
+    assert batch.input_ids.shape[:2] == batch.regions.shape[:2] == batch.token_types.shape[:2] == (2, 16)
+    assert batch.targets.tolist() == [1 * 4 + 2, IGNORED]
+    assert torch.equal(batch.input_ids[0], batch.input_ids[1])
+    for name in ("input_ids", "token_types", "regions", "region_types", "region_valid"):
+        assert torch.equal(getattr(batch, name)[0, 4:8], getattr(right, name)[0]), name
+    assert words_of(tokenizer, batch.input_ids[0, 15]) == (
+        "[CLS] what colour is green square ?[SEP] green square is yellow[SEP] Casey and green square are yellow .[SEP]"
+    )
+
+
+def test_all_conditions_are_for_evaluation_and_rationales_alone(shards: Path, tokenizer_folder: Path) -> None:
+    options: dict[str, Any] = {
+        "root": str(shards),
+        "sources": {"vcr": 1.0},
+        "tokenizer": str(tokenizer_folder),
+        "conditions": "all",
+    }
+    module = VCRDataModule(mode="qa2r", image_size=32, workers=0, batch_size=2, global_batch_size=2, **options)
+    module.setup("predict")
+    assert next(iter(module.predict_dataloader())).input_ids.shape[:2] == (2, 16)
+    assert module.builder().conditions == "right"
+    with pytest.raises(ValueError, match=r"data\.conditions is all, but data\.mode q2a"):
+        VCRDataModule(mode="q2a", **options).check()
 
 
 @pytest.mark.parametrize(

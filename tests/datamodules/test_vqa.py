@@ -15,6 +15,7 @@ from datamodules.shards import RawSample, SampleError
 from datamodules.transforms import View
 from datamodules.vqa import VQABuilder, VQADataModule
 from tests.datamodules.shard_factory import make_record
+from vle_lightning.batch import Skip
 
 WHOLE = View(48, 48, 0, 0, 48, 48)
 
@@ -26,6 +27,12 @@ def test_credit_is_three_tenths_an_annotator_up_to_one(tokenizer: PreTrainedToke
     assert not builder.credits([]).any()
 
 
+def test_the_only_annotator_is_believed(tokenizer: PreTrainedTokenizerBase) -> None:
+    builder = VQABuilder(tokenizer, 30, ["yes", "no"])
+    assert builder.credits(["no"]).tolist() == [0.0, 1.0]
+    assert not builder.credits(["maybe"]).any()
+
+
 def test_a_batch_holds_the_questions(tokenizer: PreTrainedTokenizerBase) -> None:
     builder = VQABuilder(tokenizer, 30, ["red", "green", "no"])
     raws = [RawSample("x", b"", make_record(i), 0, "") for i in range(3)]
@@ -35,8 +42,29 @@ def test_a_batch_holds_the_questions(tokenizer: PreTrainedTokenizerBase) -> None
     torch.testing.assert_close(batch.targets, torch.tensor([[0.9, 0, 0.3], [0, 0.9, 0.3], [0, 0, 0.3]]))
     assert batch.texts[0] == "what colour is the circle"
     assert tokenizer.decode(batch.input_ids[1], skip_special_tokens=True) == "what colour is the square"
-    assert batch.families == ("other",) * 3
+    assert batch.question_ids == ("0", "1", "2")
+    assert batch.answers[2] == ("blue", "blue", "blue", "no")
+    assert batch.answer_types == ("other",) * 3
+    assert batch.question_types == ("what",) * 3
+    assert batch.skipped == ()
     assert "red" in list(builder.words(raws[0]))
+
+
+def test_questions_whose_answers_are_all_outside_the_list_stay_and_are_counted(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    builder = VQABuilder(tokenizer, 30, ["red"])
+    hidden = replace(make_record(0), questions=(replace(make_record(0).questions[0], answers=()),))
+    records = [make_record(0), make_record(1), hidden, make_record(2)]  # red, green, nothing, blue
+    raws = [RawSample(f"x/{i}", b"", record, 0, "000000.tar") for i, record in enumerate(records)]
+    valid = torch.tensor([True, True, True, False])
+    head = BatchHead(("x",) * 4, valid, 0, 0, (Skip("unreadable image", "here"),), torch.zeros(4, 3, 8, 8))
+    batch = builder.collate(head, [builder.parse(raw, WHOLE) for raw in raws], np.random.default_rng(0))
+    assert batch.skipped == (
+        Skip("unreadable image", "here"),
+        Skip("answer outside data.answers", "000000.tar (x/1): 'green'", lost=False),  # fillers are not counted
+    )
+    assert batch.targets[:, 0].tolist() == pytest.approx([0.9, 0, 0, 0])
 
 
 def test_an_empty_question_is_named(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -6,9 +6,10 @@ import argparse
 import json
 
 from vle_lightning.bench.pretraining import bench_step
+from vle_lightning.bench.retrieval import bench_retrieval
 from vle_lightning.bench.vcr import bench_vcr
 
-BENCHES = {"pretraining": bench_step, "vcr": bench_vcr}
+BENCHES = {"pretraining": bench_step, "vcr": bench_vcr, "retrieval": bench_retrieval}
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     for name in options.benches:
         for key, value in BENCHES[name](options.architecture, options.repeats).items():
             results[key] = value
-            print(f"{key:<24} {value:8.2f}", flush=True)
+            print(f"{key:<32} {value:10.4g}", flush=True)
     print(json.dumps(results))
 
 

@@ -42,6 +42,7 @@ def make_question(image_size: int, vocabulary: int) -> VCRBatch:
         region_types=types,
         targets=torch.zeros(1, dtype=torch.long),
         families=("",),
+        question_ids=("0",),
     )
 
 

@@ -1,22 +1,39 @@
-"""What the model makes of a few validation samples, drawn at each validation."""
+"""What the model makes of a few samples and of a whole split, drawn at validation, after a test and in predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
-from vle_lightning.batch import Batch
-from vle_lightning.tasks.base import VisionLanguageTask
+from vle_lightning.batch import Batch, ImageTextBatch, PretrainBatch
+from vle_lightning.tasks.base import Stage, VisionLanguageTask
 from vle_lightning.tasks.pictures import Names, Picture
+
+BatchT = TypeVar("BatchT", bound=Batch)
+UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in a file's name
+DPI = 100
+
+
+@runtime_checkable
+class DrawsSplits(Protocol):
+    """A task with something to draw of a whole split."""
+
+    def split_pictures(self, stage: Stage) -> Iterable[Picture]:
+        """Draw what the scores of a split say; called once they are logged."""
 
 
 class Pictures(Callback):
-    """Asks the task for drawings of the first validation batch; they go to TensorBoard and to PNG files.
+    """Asks the task for drawings of the first validation batch and of whole splits; TensorBoard and PNG files get them.
 
     Every rank draws and rank zero writes, so that a model that is spread over the ranks draws as well.
     """
@@ -25,7 +42,7 @@ class Pictures(Callback):
         """Draw into a run folder.
 
         Args:
-            folder: gets ``pictures/<title>.png``, of the latest validation.
+            folder: gets ``pictures/<title>.png``, of the latest validation, and ``pictures/<split>_<title>.png``.
             names: how tokens and classes read; asked for once the data is set up.
         """
         self.folder, self.names = folder / "pictures", names
@@ -42,15 +59,100 @@ class Pictures(Callback):
         """Draw the first batch."""
         if batch_idx or trainer.sanity_checking or not isinstance(task, VisionLanguageTask):
             return
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            pictures = list(task.pictures(batch, self.names()))
-        if trainer.is_global_zero:
-            self._write(trainer, pictures)
+        self._write(trainer, draw(trainer, partial(task.pictures, batch, self.names())))
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Draw what the scores of the validation split say."""
+        self._draw_split(trainer, task, Stage.VAL)
+
+    def on_test_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Draw what the scores of the test split say."""
+        self._draw_split(trainer, task, Stage.TEST)
+
+    def _draw_split(self, trainer: L.Trainer, task: L.LightningModule, stage: Stage) -> None:
+        if trainer.sanity_checking or not isinstance(task, DrawsSplits):
+            return
+        drawn = draw(trainer, partial(task.split_pictures, stage))
+        self._write(trainer, [Picture(f"{stage.value}_{title}", figure) for title, figure in drawn])
 
     def _write(self, trainer: L.Trainer, pictures: list[Picture]) -> None:
+        if not trainer.is_global_zero:
+            return
         for picture in pictures:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            picture.figure.savefig(self.folder / f"{picture.title}.png", dpi=100)
+            save(picture, self.folder / f"{picture.title}.png")
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_figure(picture.title, picture.figure, trainer.global_step)
+
+
+class Plots(Callback):
+    """``predict --plots FOLDER``: a PNG for each of the first samples that are predicted.
+
+    Over several ranks these are the samples of the first one; the others draw along, as above.
+    """
+
+    def __init__(self, folder: Path, count: int, names: Callable[[], Names]) -> None:
+        """Draw into a folder.
+
+        Args:
+            folder: gets ``<title>_<number>_<id of the sample>.png``.
+            count: how many samples to draw.
+            names: how tokens and classes read; asked for once the data is set up.
+        """
+        self.folder, self.count, self.names = folder, count, names
+        self._drawn = self._written = 0
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        task: L.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the batch's samples, as far as there are fewer than asked for."""
+        assert isinstance(task, VisionLanguageTask)
+        for part in samples(batch):
+            if self._drawn == self.count:
+                return
+            self._drawn += 1
+            pictures = draw(trainer, partial(task.pictures, part, self.names()))
+            if trainer.is_global_zero and bool(part.valid.any()):
+                self._written += bool(pictures)
+                name = f"{self._drawn:04}_{UNSAFE.sub('-', part.sample_ids[0])}"
+                for picture in pictures:
+                    save(picture, self.folder / f"{picture.title}_{name}.png")
+
+    def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Say what was drawn."""
+        if trainer.is_global_zero:
+            print(f"{self.folder} has the pictures of {self._written} samples")
+
+
+def draw(trainer: L.Trainer, make: Callable[[], Iterable[Picture]]) -> list[Picture]:
+    """Draw without gradients, at the precision of the run."""
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        return list(make())
+
+
+def save(picture: Picture, file: Path) -> None:
+    """Write a PNG file; its folder is made if need be."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.figure.savefig(file, dpi=DPI, bbox_inches="tight")
+
+
+def samples(batch: BatchT) -> Iterator[BatchT]:
+    """Take a batch apart into its rows; one whose images and texts are searched for each other stays whole."""
+    if not isinstance(batch, ImageTextBatch):
+        yield batch
+        return
+    for row in range(len(batch)):
+        parts: dict[str, Any] = {
+            field.name: value[row : row + 1]
+            for field in dataclasses.fields(batch)
+            if isinstance(value := getattr(batch, field.name), Tensor | tuple) and field.name != "skipped"
+        }
+        if isinstance(batch, PretrainBatch):
+            parts["partner"] = torch.zeros_like(parts["partner"])  # its own text: another row's is not there
+        yield dataclasses.replace(batch, **parts)

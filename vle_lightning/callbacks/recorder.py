@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,24 @@ class RunClock(Callback):
         self._carried = state_dict["seconds"]
 
 
-class PredictionWriter(BasePredictionWriter):
-    """Writes the rows of ``predict_step`` of all ranks to ``predictions.json``, ordered by id."""
+Rows = Sequence[Mapping[str, object]]
 
-    def __init__(self, folder: Path) -> None:
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes the rows of ``predict_step`` of all ranks to ``predictions.json``, ordered by id, each sample once.
+
+    Beside it lie the files that the task's leaderboard asks for.
+    """
+
+    def __init__(self, folder: Path, official_files: Callable[[Rows], Mapping[str, str]] = lambda _: {}) -> None:
+        """Write into a run folder.
+
+        Args:
+            folder: of the run.
+            official_files: makes name and content of further files from all rows.
+        """
         super().__init__(write_interval="epoch")
-        self.file = folder / "predictions.json"
+        self.file, self.official_files = folder / "predictions.json", official_files
 
     def write_on_epoch_end(
         self,
@@ -122,13 +134,20 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             gathered.sort(key=lambda row: str(row["id"]))
             write_json(self.file, gathered)
+            for name, content in self.official_files(gathered).items():
+                write_text(self.file.with_name(name), content)
 
 
 def write_json(file: Path, content: Mapping[str, object] | Sequence[object]) -> None:
     """Write a file that a person can read, all or nothing."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(file: Path, content: str) -> None:
+    """Write a file, all or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(content, encoding="utf-8")
     unfinished.replace(file)
 
 

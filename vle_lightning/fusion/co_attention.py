@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,7 +46,7 @@ class Attention(nn.Module):
     def forward(self, states: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         """Let states (B, N, D) read context (B, M, D) where mask, (B, 1, 1, M) bool, is True."""
         query, key, value = (
-            layer(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            self._by_head(layer(source))
             for layer, source in ((self.query, states), (self.key, context), (self.value, context))
         )
         dropout = self.attention_dropout if self.training else 0.0
@@ -51,6 +54,21 @@ class Attention(nn.Module):
         output = self.output(read.transpose(1, 2).flatten(2))
         normed: Tensor = self.norm(states + F.dropout(output, self.dropout, self.training))
         return normed
+
+    def weights(self, states: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """Say how much each state reads of each part of the context: (B, H, N, M) float, rows that sum to one.
+
+        `forward` leaves these to a fused kernel that does not hand them out; the arguments are the same.
+        """
+        query, key = self._by_head(self.query(states)).float(), self._by_head(self.key(context)).float()
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        weights: Tensor = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+        return weights
+
+    def _by_head(self, states: Tensor) -> Tensor:
+        """Split (B, N, D) into (B, H, N, D / H)."""
+        split: Tensor = states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split
 
 
 class FeedForward(nn.Module):
@@ -112,3 +130,27 @@ class CoAttentionFusion(nn.Module):
                 image_layer(image_states, image_mask, text_states, text_mask),
             )
         return text_states, image_states
+
+
+@contextmanager
+def watch(fusion: CoAttentionFusion) -> Iterator[list[Tensor]]:
+    """Collect where the text looks: its cross-attention in the last layer, one entry a pass, while the context lasts.
+
+    Outside of it nothing is computed or kept.
+
+    Yields:
+        Weights (B, H, T, N) of each pass: of B texts' tokens over CLS, patches and regions of their images.
+    """
+    seen: list[Tensor] = []
+    last = fusion.text[-1]
+    assert isinstance(last, CoAttentionLayer)
+
+    def collect(cross: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        assert isinstance(cross, Attention)
+        seen.append(cross.weights(*inputs).detach())
+
+    handle = last.cross.register_forward_pre_hook(collect)
+    try:
+        yield seen
+    finally:
+        handle.remove()

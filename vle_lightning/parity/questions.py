@@ -32,8 +32,10 @@ def run_vqa(case: Case) -> Iterator[Check]:
     inputs, arguments = case.group("input"), case.arguments
     rows = len(inputs["input_ids"])
 
+    answers = int(task.options["answers"])
+    task.labels = [str(number) for number in range(answers)]  # the cases give numbers, and ask for no names
+
     def answer() -> Answer:
-        answers = int(task.options["answers"])
         batch = VQABatch(
             sample_ids=("",) * rows,
             valid=torch.ones(rows, dtype=torch.bool),
@@ -44,7 +46,10 @@ def run_vqa(case: Case) -> Iterator[Check]:
             attention_mask=text_mask(case),
             texts=("",) * rows,
             targets=soft_targets(arguments.get("vqa_labels", []), arguments.get("vqa_scores", []), (rows, answers)),
-            families=("",) * rows,
+            question_ids=("",) * rows,
+            answers=(("",),) * rows,  # not hidden: the loss is taken over all questions
+            answer_types=("",) * rows,
+            question_types=("",) * rows,
         )
         logits = task(batch)
         return Answer({"logits": logits}, partial(task.step, batch, Stage.VAL) if case.has_loss else None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -30,11 +31,22 @@ class Stage(StrEnum):
     TEST = "test"
 
 
+EVALUATED = (Stage.VAL, Stage.TEST)
+MetricT = TypeVar("MetricT")
+Rows = Sequence[Mapping[str, object]]  # what predict_step returned, of all samples
+
+
+def per_split(make: Callable[[], MetricT]) -> dict[Stage, MetricT]:
+    """Make a metric for each split that is scored as a whole."""
+    return {stage: make() for stage in EVALUATED}
+
+
 class VisionLanguageTask(PortableTask):
     """Wiring of an encoder, a head and metrics. A subclass says what a step computes.
 
     A subclass lists the names of its scores, all shares, and calls ``score`` with hits and totals;
     in training they are logged as they come, in validation and test they are summed over the whole split first.
+    What a sum cannot say (see metrics) it keeps in a metric for each split and tells in ``split_scores``.
     """
 
     monitor: str  # the validation score that selects the checkpoint
@@ -88,9 +100,19 @@ class VisionLanguageTask(PortableTask):
         del batch, names
         return ()
 
+    def split_scores(self, stage: Stage) -> dict[str, float]:
+        """Score the split by what its metrics hold, and reset them; all ranks call this together at its end."""
+        del stage
+        return {}
+
+    def official_files(self, rows: Rows) -> dict[str, str]:
+        """Return the files that a leaderboard asks for, name and content; ``rows`` are all predictions by id."""
+        del rows
+        return {}
+
     def add_scores(self, names: Iterable[str]) -> None:
         """Make a summed score for each name, for validation and test apart."""
-        for stage in (Stage.VAL, Stage.TEST):
+        for stage in EVALUATED:
             self._scores[stage.value] = nn.ModuleDict({name: Ratio() for name in names})
 
     def score(self, stage: Stage, name: str, hits: Tensor, total: Tensor) -> None:
@@ -140,8 +162,13 @@ class VisionLanguageTask(PortableTask):
             assert isinstance(ratio, Ratio)
             value = ratio.compute()
             ratio.reset()
-            if not torch.isnan(value):  # nothing to judge in this split
-                self.log(f"{stage.value}/{name}", value.float(), prog_bar=stage is Stage.VAL)
+            self._log_score(stage, name, float(value), shown=stage is Stage.VAL)
+        for name, share in self.split_scores(stage).items():
+            self._log_score(stage, name, share, shown=f"{stage.value}/{name}" == self.monitor)
+
+    def _log_score(self, stage: Stage, name: str, value: float, shown: bool) -> None:
+        if not math.isnan(value):  # nothing to judge in this split
+            self.log(f"{stage.value}/{name}", value, prog_bar=shown)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make AdamW with a linear schedule over the optimiser steps of the whole run."""

@@ -1,7 +1,8 @@
-"""Drawings of what a model makes of its samples."""
+"""Drawings of what a model makes of its samples: what all of them share, and those of pre-training."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -22,10 +23,12 @@ from vle_lightning.objectives.mlm import MaskedLanguageModelling
 from vle_lightning.objectives.mpc import MaskedPatchClassification
 from vle_lightning.objectives.pbc import PatchBoxClassification
 from vle_lightning.streams import FusedView, ImageView, TextView
+from vle_lightning.tasks.looks import look
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SHOWN = 4  # samples in a drawing
+RIGHT, WRONG, OTHER = "#8fd19e", "#f4b183", "#d9d9d9"  # fillings of bars: the truth, a wrong prediction, the rest
 
 
 class Picture(NamedTuple):
@@ -63,19 +66,66 @@ def draw_boxes(axes: Axes, boxes: Iterable[Tensor], size: tuple[int, int], colou
         )
 
 
-def draw_heat(axes: Axes, picture: np.ndarray, heat: Tensor, grid: tuple[int, int]) -> None:
-    """Lay patch probabilities (P,) in [0, 1] over a picture."""
+def draw_heat(axes: Axes, picture: np.ndarray, heat: Tensor) -> None:
+    """Lay patch probabilities (rows, columns) in [0, 1] over a picture."""
     axes.imshow(picture)
     height, width = picture.shape[:2]
     shape = (-0.5, width - 0.5, height - 0.5, -0.5)
-    axes.imshow(heat.reshape(grid).cpu().numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.65, extent=shape)
+    axes.imshow(heat.float().cpu().numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.65, extent=shape)
+
+
+def draw_attention(axes: Axes, picture: np.ndarray, heat: Tensor | None) -> None:
+    """Lay shares of attention (rows, columns) over a picture, the strongest in full, and say how strong that is."""
+    if heat is None:
+        axes.imshow(np.ones_like(picture))
+        axes.set_title("the model sees no picture", fontsize=8)
+        return
+    most = float(heat.max())
+    draw_heat(axes, picture, heat / max(most, torch.finfo(heat.dtype).tiny))
+    axes.set_title(f"attention: {float(heat.sum()):.0%} on patches, at most {most:.1%}", fontsize=8)
+
+
+class Bar(NamedTuple):
+    """A candidate and how probable it is."""
+
+    text: str
+    probability: float
+    colour: str = OTHER
+
+
+def draw_bars(axes: Axes, bars: Sequence[Bar], width: int = 38) -> None:
+    """Draw candidates from top to bottom, each text in its bar, wrapped to ``width`` characters."""
+    axes.barh(range(len(bars)), [bar.probability for bar in bars], color=[bar.colour for bar in bars], height=0.85)
+    for row, bar in enumerate(bars):
+        axes.text(0.01, row, wrapped(bar.text, width), fontsize=7.5, va="center")
+        axes.text(1.02, row, f"{bar.probability:.0%}", fontsize=7.5, va="center")
+    axes.set_xlim(0, 1.12)
+    axes.set_ylim(max(len(bars), 2) - 0.5, -0.5)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def make_sheet(rows: int, widths: Sequence[float], height: float = 2.6) -> tuple[Figure, np.ndarray]:
+    """Make a figure of ``rows`` x ``len(widths)`` axes without ticks, columns ``widths`` inches wide.
+
+    Rows that are higher than their square pictures are wide would cut off titles: matplotlib lays them out too tightly.
+    """
+    figure = Figure(figsize=(sum(widths), height * rows), layout="constrained")
+    axes = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
+    for axis in axes.flat:
+        axis.set_xticks([]), axis.set_yticks([])
+    return figure, axes
+
+
+def wrapped(text: str, width: int = 42, lines: int = 4) -> str:
+    """Break a text into at most so many lines; what does not fit becomes dots."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" ..."))
 
 
 @torch.no_grad()
 def draw_pretraining(
     model: DualStream, objectives: Sequence[Objective], batch: PretrainBatch, names: Names
 ) -> list[Picture]:
-    """Draw a few pairs: boxes and caption, PBC's heat map, MPC's and MLM's guesses.
+    """Draw a few pairs: boxes and caption, PBC's heat map (or else the attention), MPC's and MLM's guesses.
 
     Args:
         model: the encoder, in eval mode.
@@ -92,21 +142,22 @@ def draw_pretraining(
     clean, hidden, masked = model.fuse_views(batch, chosen, mpc.mask_vector if mpc else None)
     grid = patch_grid(batch.pixel_values, model.config.image.patch_size)
     rows = min(SHOWN, len(batch))
-    figure = Figure(figsize=(10, 3.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, 3, squeeze=False)
+    figure, axes = make_sheet(rows, (3.6, 3.6, 3.6), 3.5)
     heats = pbc.logits(clean, batch).softmax(-1)[..., 1] if isinstance(pbc, PatchBoxClassification) else None
+    looks = look(model, lambda pairs: model.fuse_views(pairs, [views[0]])[0].pooled, batch) if heats is None else None
     guesses = mpc.logits(hidden, batch).argmax(-1) if isinstance(mpc, MaskedPatchClassification) else None
     for row in range(rows):
+        picture = to_picture(batch.pixel_values[row])
         _draw_sample(axes[row, 0], batch, row)
         if heats is not None:
-            draw_heat(axes[row, 1], to_picture(batch.pixel_values[row]), heats[row], grid)
+            draw_heat(axes[row, 1], picture, heats[row].unflatten(-1, grid))
             axes[row, 1].set_title("PBC: patches that the text mentions", fontsize=8)
+        elif looks is not None:
+            draw_attention(axes[row, 1], picture, None if looks.heat is None else looks.heat[row, 0])
         if guesses is not None:
             _draw_hidden(axes[row, 2], batch, row, guesses[row], names, grid)
         if isinstance(mlm, MaskedLanguageModelling):
-            axes[row, 1].set_xlabel(_restored(mlm, masked.text[row], batch, row, names), fontsize=8)
-    for axis in axes.flat:
-        axis.set_xticks([]), axis.set_yticks([])
+            axes[row, 1].set_xlabel(wrapped(_restored(mlm, masked.text[row], batch, row, names)), fontsize=8)
     return [Picture("pretraining", figure)]
 
 
@@ -116,7 +167,7 @@ def _draw_sample(axes: Axes, batch: PretrainBatch, row: int) -> None:
     valid, mentioned = batch.box_valid[row], batch.box_mentioned[row]
     draw_boxes(axes, batch.boxes[row][valid & ~mentioned], picture.shape[:2], "white")
     draw_boxes(axes, batch.boxes[row][valid & mentioned], picture.shape[:2], "lime")
-    axes.set_title(_wrapped(batch.texts[row]), fontsize=8)
+    axes.set_title(wrapped(batch.texts[row]), fontsize=8)
 
 
 def _draw_hidden(
@@ -132,7 +183,7 @@ def _draw_hidden(
         f"{names.of_class(guess)} ({'right' if guess == truth else 'is ' + names.of_class(truth)})"
         for guess, truth in zip(guesses[drawn].tolist(), batch.box_classes[row][drawn].tolist(), strict=True)
     ]
-    axes.set_title("MPC: " + ("; ".join(told) or "no box drawn"), fontsize=8)
+    axes.set_title(wrapped("MPC: " + ("; ".join(told) or "no box drawn")), fontsize=8)
 
 
 def _restored(mlm: MaskedLanguageModelling, states: Tensor, batch: PretrainBatch, row: int, names: Names) -> str:
@@ -141,12 +192,3 @@ def _restored(mlm: MaskedLanguageModelling, states: Tensor, batch: PretrainBatch
     pairs = zip(guesses, batch.mlm_targets[row][where].tolist(), strict=True)
     told = [f"{names.decode([g])}{'' if g == t else f' (was {names.decode([t])})'}" for g, t in pairs]
     return "MLM: " + (", ".join(told) or "nothing masked")
-
-
-def _wrapped(text: str, width: int = 48) -> str:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines[:4])

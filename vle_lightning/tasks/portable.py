@@ -39,7 +39,7 @@ class PortableTask(L.LightningModule):
         self.labels: list[str] | None = None  # what the numbers of the head mean, where the weights came with names
         self.published: Published | None = None
 
-    def start(self, init: str | None, heads: Mapping[str, nn.Module], new: tuple[str, ...] = ()) -> None:
+    def start(self, init: str | None, heads: Mapping[str, nn.Module], new: tuple[str, ...] = ()) -> Pretrained | None:
         """Fill the encoder, and those of ``heads`` (by published name) that the source holds.
 
         Args:
@@ -47,13 +47,19 @@ class PortableTask(L.LightningModule):
             heads: those whose numbers mean the same in every data set.
             new: names of the others, which start at random whatever the source holds.
 
+        Returns:
+            What was read of the source.
+
         Raises:
             UserError: the source is missing or does not fit.
         """
-        if init:
-            self._fill(read_pretrained(init, "model.init"), heads, "model.init")
-            self.new_heads = (*self.new_heads, *new)
-            self.load_report = f"{self.load_report}; new for this data: {', '.join(new)}" if new else self.load_report
+        if not init:
+            return None
+        pretrained = read_pretrained(init, "model.init")
+        self._fill(pretrained, heads, "model.init")
+        self.new_heads = (*self.new_heads, *new)
+        self.load_report = f"{self.load_report}; new for this data: {', '.join(new)}" if new else self.load_report
+        return pretrained
 
     @classmethod
     def from_pretrained(cls, source: str | Path, image_size: int | None = None, **options: Any) -> Self:  # noqa: ANN401

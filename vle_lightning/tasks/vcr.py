@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,18 +18,27 @@ from vle_lightning.models.regions import box_patches
 from vle_lightning.optim import OptimConfig
 from vle_lightning.streams import Stream
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
+from vle_lightning.tasks.drawings import draw_choices
+from vle_lightning.tasks.looks import look
+from vle_lightning.tasks.pictures import Names, Picture
+
+CHOICES = 4  # of an answer, and of a rationale
 
 
 class Regions(NamedTuple):
-    """The objects that each of four choices tags, as sets of patches."""
+    """The objects that each of K choices tags, as sets of patches."""
 
-    patches: Tensor  # (B, 4, R, P) bool
-    valid: Tensor  # (B, 4, R) bool; False on padding
-    types: Tensor  # (B, 4, R) int64: the token type that ties the region to its mentions
+    patches: Tensor  # (B, K, R, P) bool
+    valid: Tensor  # (B, K, R) bool; False on padding
+    types: Tensor  # (B, K, R) int64: the token type that ties the region to its mentions
 
 
 class VCRTask(VisionLanguageTask):
-    """Q->A or QA->R: the image is encoded once, its tagged objects join it for each choice, the best pair wins."""
+    """Q->A or QA->R: the image is encoded once, its tagged objects join it for each choice, the best pair wins.
+
+    Where rationales are judged given each of the four answers, K is 16 instead of 4: four decisions between four. The
+    scores are of the decision given the right answer, as the metric asks for.
+    """
 
     def __init__(
         self,
@@ -83,23 +93,23 @@ class VCRTask(VisionLanguageTask):
         return found
 
     def forward(self, batch: VCRBatch) -> Tensor:
-        """Score the choices: logits (B, 4); a region that covers no patch is left out."""
+        """Score the choices: logits (B, K); a region that covers no patch is left out."""
         patches = box_patches(batch.regions, patch_grid(batch.pixel_values, self.model.config.image.patch_size))
         regions = Regions(patches, batch.region_valid & patches.any(-1), batch.region_types)
         text = self.model.encode_text(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
         return self.score_choices(text, self.model.encode_image(batch.pixel_values), regions, batch.token_types)
 
     def score_choices(self, text: Stream, image: Stream, regions: Regions, text_types: Tensor) -> Tensor:
-        """Score encoded choices; each image joins its four texts with the regions that they tag.
+        """Score encoded choices; each image joins its K texts with the regions that they tag.
 
         Args:
-            text: 4B texts, the four choices of a question together: states (4B, T, D), mask (4B, T).
+            text: KB texts, the K choices of a question together: states (KB, T, D), mask (KB, T).
             image: B images: states (B, 1 + P, D), mask (B, 1 + P).
             regions: R for each choice; a valid one without patches makes the choice's logit NaN.
-            text_types: (B, 4, T) int64 token types.
+            text_types: (B, K, T) int64 token types.
 
         Returns:
-            Logits (B, 4).
+            Logits (B, K).
         """
         choices = text_types.shape[1]
         pooled = self.model.pool_regions(image, regions.patches.flatten(1, 2), regions.valid.flatten(1, 2))
@@ -115,36 +125,55 @@ class VCRTask(VisionLanguageTask):
         return logits
 
     def step(self, batch: VCRBatch, stage: Stage) -> Tensor:  # type: ignore[override]
-        """Average cross entropy over the four choices."""
-        logits = self(batch)
+        """Average cross entropy over the four choices, given the right answer."""
         known = batch.valid & (batch.targets != IGNORED)
-        losses = F.cross_entropy(logits[known].float(), batch.targets[known], reduction="none")
-        right = (logits.argmax(1) == batch.targets) & known
+        targets = batch.targets % CHOICES
+        logits = decided(self(batch), torch.where(known, batch.targets, 0))
+        losses = F.cross_entropy(logits[known].float(), targets[known], reduction="none")
+        right = (logits.argmax(1) == targets) & known
         for name, rows in self._counted(batch, known):
             self.score(stage, name, (right & rows).sum(), rows.sum())
         if stage is not Stage.TRAIN:
             self.score(stage, "loss", losses.detach().sum(), known.sum())
         return losses.sum() / known.sum().clamp(min=1)
 
+    def pictures(self, batch: VCRBatch, names: Names) -> Iterable[Picture]:  # type: ignore[override]
+        """Draw questions with their objects and choices, and where the model looked for its own."""
+        seen = look(self.model, self, batch)
+        shares = seen.logits.unflatten(1, (-1, CHOICES)).softmax(2).flatten(1)
+        return [draw_choices(batch, shares, seen.heat, names)]
+
     def predict_step(self, batch: VCRBatch) -> list[dict[str, object]]:
-        """Return the best choice of each valid question, the right one if known, and the four probabilities."""
-        probabilities = self(batch).float().softmax(1)
+        """Return the best choice of each valid question, the right one if known, and the probabilities.
+
+        These are four; of rationales given each answer four times four, and the best and the right one, which are
+        those given the right answer, are None where that is hidden.
+        """
+        logits = self(batch).float()
+        known, each = batch.targets != IGNORED, logits.shape[1] > CHOICES
+        best = decided(logits, torch.where(known, batch.targets, 0)).argmax(1)
+        shares = logits.unflatten(1, (-1, CHOICES)).softmax(2)
         columns = (
             batch.sample_ids,
+            batch.question_ids,
             batch.families,
-            probabilities.tolist(),
-            batch.targets.tolist(),
-            batch.valid.tolist(),
+            best.tolist(),
+            (batch.targets % CHOICES).tolist(),
+            (shares if each else shares.squeeze(1)).tolist(),
+            known.tolist(),
         )
         return [
             {
                 "id": name,
+                "question_id": question,
                 "family": family,
-                "prediction": shares.index(max(shares)),
-                "target": None if target == IGNORED else target,
-                "probabilities": shares,
+                "prediction": None if each and not is_known else choice,
+                "target": target if is_known else None,
+                "probabilities": probabilities,
             }
-            for name, family, shares, target, valid in zip(*columns, strict=True)
+            for (name, question, family, choice, target, probabilities, is_known), valid in zip(
+                zip(*columns, strict=True), batch.valid.tolist(), strict=True
+            )
             if valid
         ]
 
@@ -154,6 +183,18 @@ class VCRTask(VisionLanguageTask):
             members = torch.tensor([name == family for name in batch.families], device=known.device)
             counted.append((f"{self.mode}_{family}", known & members))
         return counted
+
+
+def decided(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the logits (B, 4) of the decision that each target belongs to: of K = 4 the only one.
+
+    Args:
+        logits: (B, K).
+        targets: (B,) int64, the right one of K choices, answer * 4 + rationale for K = 16.
+    """
+    rows = torch.arange(len(targets), device=targets.device)
+    chosen: Tensor = logits.unflatten(1, (-1, CHOICES))[rows, targets // CHOICES]
+    return chosen
 
 
 def append(stream: Stream, more: Stream) -> Stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -128,3 +129,41 @@ def test_a_min_count_without_sense_is_refused(tmp_path: Path, count: str, capsys
     with pytest.raises(SystemExit):
         main(["questions", "--src", str(tmp_path), "--out", str(tmp_path), "--min_count", count])
     assert "min_count" in capsys.readouterr().err
+
+
+def test_held_out_images_are_in_no_other_split_and_give_no_answers(tmp_path: Path) -> None:
+    images = [f"images/{number}.jpg" for number in range(10)]
+    rows = [row(10 * n + k, f"answer {n}", image) for n, image in enumerate(images) for k in range(2)]
+    write_lines(tmp_path / "train.jsonl", rows)
+    write_lines(tmp_path / "val.jsonl", [row(200)])
+    write_images(tmp_path / "images", "a.jpg", *(f"{number}.jpg" for number in range(10)))
+    command = f"questions --src {tmp_path} --out {tmp_path}/out --splits train dev val --hold_out dev=0.2"
+    main(command.split())
+    held_out = sorted(images, key=lambda image: hashlib.sha256(image.encode()).hexdigest())[:2]
+    train, dev = (records_of(tmp_path / "out" / "questions" / split) for split in ("train", "dev"))
+    assert set(dev) == {f"questions/{image}" for image in held_out}
+    assert set(train) == {f"questions/{image}" for image in images} - set(dev)
+    assert all(len(record.questions) == 2 for record in (*train.values(), *dev.values()))
+    assert answers(tmp_path / "out") == [f"answer {n}" for n, image in enumerate(images) if image not in held_out]
+    write_lines(tmp_path / "train.jsonl", reversed(rows))  # the choice is by name
+    main([*command.split(), "--name", "again"])
+    assert set(records_of(tmp_path / "out" / "again" / "dev")) == set(dev)
+
+
+@pytest.mark.parametrize("given", ["dev", "dev=0", "dev=0.0", "dev=1.5", "train=0.1", "val=0.1", "=0.1"])
+def test_a_hold_out_without_sense_is_refused(tmp_path: Path, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        write_lines(tmp_path / f"{split}.jsonl", [row(0)])
+    with pytest.raises(SystemExit):
+        main(["questions", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--hold_out", given])
+    assert "--hold_out" in capsys.readouterr().err
+
+
+def test_answers_in_lower_case_are_one(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", [row(0, "Yes"), row(1, ["yes", "YES"]), row(2, "No")])
+    write_images(tmp_path / "images", "a.jpg")
+    command = f"questions --src {tmp_path} --out {tmp_path}/out --splits train --lower_case true"
+    main(command.split())
+    (record,) = records_of(tmp_path / "out" / "questions" / "train").values()
+    assert [question.answers for question in record.questions] == [("yes",), ("yes", "yes"), ("no",)]
+    assert answers(tmp_path / "out") == ["yes", "no"]

@@ -20,7 +20,9 @@ from datamodules.toy.build import (
     build_world,
     train_word_tokenizer,
 )
-from datamodules.toy.scenes import Description, Split, describe, draw_world
+from datamodules.toy.layouts import write_layouts
+from datamodules.toy.scenes import SPLITS, Description, Split, describe, draw_world
+from datamodules.toy.workers import Workers
 from datamodules.toy.world import CLASSES
 
 OPTIONS = WorldOptions(train_scenes=12, val_scenes=4, seed=3)
@@ -86,13 +88,47 @@ def test_options_without_scenes_are_refused() -> None:
 
 def test_every_sample_arrives_in_the_shards(folder: Path, described: dict[int, Description]) -> None:
     per_image = {"coco": 5, "vqav2": 3, "vcr": 2}
-    for name in SOURCES:
+    for name in ("coco", "visual_genome", "vqav2", "vcr"):
         for split, scenes in (("train", OPTIONS.train_scenes), ("val", OPTIONS.val_scenes)):
             shards = ShardFolder(folder / "shards" / name / split)
             objects = sum(len(d.scene.objects) for d in described.values() if d.scene_id.split == split)
             assert shards.manifest.images == scenes
             assert not shards.manifest.skipped
             assert len(shards) == (scenes * per_image[name] if name in per_image else objects)
+
+
+def test_every_sample_of_the_tasks_arrives_in_the_shards(folder: Path) -> None:
+    """Of 12 and 4 scenes all splits but SNLI-VE's and Flickr30k's train are the smallest that there are: 4."""
+    images = {"nlvr2": 4 * 4, "snli_ve": 4, "flickr30k": 4}  # a block has four pairs
+    for name, per_image in {"nlvr2": 2, "snli_ve": 3, "flickr30k": 5}.items():
+        for split in SOURCES[name]:
+            shards = ShardFolder(folder / "shards" / name / split)
+            assert not shards.manifest.skipped
+            assert shards.manifest.images == (6 if split == "train" and name != "nlvr2" else images[name])
+            assert len(shards) == per_image * shards.manifest.images
+
+
+def test_the_world_without_the_tasks_is_what_it_was(folder: Path, described: dict[int, Description]) -> None:
+    """The layouts of the world's own scenes do not depend on whether others are written beside them."""
+    alone = folder.parent / "alone"
+    world = {split: [d for d in described.values() if d.scene_id.split == split] for split in SPLITS}
+    write_layouts(alone, world, Workers(1))
+    train_word_tokenizer([], folder.parent / "tokenizer")
+    for name in ("coco", "visual_genome", "vqav2", "vcr"):
+        assert digests(alone / name) == digests(folder / "raw" / name)
+    assert digests(folder.parent / "tokenizer") == digests(folder / "tokenizer")
+
+
+def test_no_image_id_means_two_pictures(folder: Path) -> None:
+    shown: dict[str, set[bytes]] = {}
+    for name in ("snli_ve", "flickr30k"):
+        for split in SOURCES[name]:
+            shards = ShardFolder(folder / "shards" / name / split)
+            for shard, row in ((shard, row) for shard, size in enumerate(shards.shard_sizes) for row in range(size)):
+                sample = shards.read(shard, row)
+                shown.setdefault(sample.record.image_id, set()).add(sample.image)
+    assert len(shown) == 2 * (6 + 4 + 4)
+    assert {len(pictures) for pictures in shown.values()} == {1}
 
 
 def test_coco_records_keep_the_mentions_of_the_world(folder: Path, described: dict[int, Description]) -> None:
@@ -109,7 +145,7 @@ def test_the_folder_says_classes_answers_and_references(folder: Path) -> None:
     assert json.loads((folder / "classes.json").read_bytes()) == list(CLASSES)
     assert (folder / "shards/answers.json").is_file()
     found = json.loads((folder / "references.json").read_bytes())
-    assert set(found) == {"pretrain", "vqa", "vcr"}
+    assert set(found) == {"pretrain", "vqa", "vcr", "nlvr2", "snli_ve", "retrieval"}
     for scores in found.values():
         for name, score in scores.items():
             bound, metric = name.split("/")
@@ -118,6 +154,9 @@ def test_the_folder_says_classes_answers_and_references(folder: Path) -> None:
             assert score > 0
     assert found["pretrain"]["floor/itm_accuracy"] == 0.5
     assert found["vcr"]["floor/q2ar"] == 0.0625
+    assert found["nlvr2"]["floor/consistency"] == 0.0625
+    assert found["snli_ve"]["floor/accuracy"] == pytest.approx(1 / 3)
+    assert found["retrieval"]["floor/tr@1"] == found["retrieval"]["floor/ir@1"] == 1 / 4
 
 
 def test_every_word_is_one_piece_in_any_world(folder: Path, described: dict[int, Description]) -> None:

@@ -76,3 +76,28 @@ def holds(scene: Scene, statement: list[str | list[int]]) -> bool:
         relation = " ".join(str(word) for word in rest[:-1])
         return RELATED[relation](item, scene.objects[rest[-1][0]])
     return set(rest) <= words_of(item)
+
+
+def fits(scene: Scene, phrase: str) -> bool:
+    """Say whether some object is all that a phrase says; no two kinds of words share one."""
+    return any(set(phrase.split()) <= words_of(item) for item in scene.objects)
+
+
+def true_of_pair(left: Scene, right: Scene, sentence: str) -> bool:
+    """Say whether a statement about the left or the right scene is true."""
+    side, phrase = sentence.split(" ", 1)
+    return fits({"left": left, "right": right}[side], phrase)
+
+
+def true_of_whole(scene: Scene, caption: str) -> bool:
+    """Say whether each phrase of a caption, which ends with a row and a column, is true."""
+    phrases = re.findall(rf"\S.*?(?:{'|'.join(ROWS)}) (?:{'|'.join(COLUMNS)})", caption)
+    assert " ".join(phrases) == caption
+    return all(fits(scene, phrase) for phrase in phrases)
+
+
+def verdict(scene: Scene, cover: str, hypothesis: str) -> str:
+    """Say what a picture with a covered place tells of "small red circle top left"."""
+    if hypothesis.endswith(cover):
+        return "neutral"
+    return "entailment" if fits(scene, hypothesis) else "contradiction"

@@ -1,0 +1,1 @@
+"""The results of all runs that exist, gathered into one page."""

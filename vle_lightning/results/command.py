@@ -1,0 +1,36 @@
+"""All runs that exist beside the published numbers, on one page: ``python -m vle_lightning results``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from vle_lightning.callbacks.recorder import write_text
+from vle_lightning.results.page import render
+from vle_lightning.results.runs import read_published, read_runs
+
+
+def run_results(arguments: Sequence[str]) -> int:
+    """Gather all runs under the run roots and write the page.
+
+    Args:
+        arguments: the command line behind ``results``.
+
+    Raises:
+        UserError: there is no such folder of runs, or the published numbers cannot be read.
+    """
+    parser = argparse.ArgumentParser("python -m vle_lightning results", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--run_root", type=Path, nargs="+", default=[Path("checkpoints")], help="folders of run folders"
+    )
+    parser.add_argument("--out", type=Path, default=Path("experiments/README.md"), help="the page")
+    parser.add_argument("--published", type=Path, default=Path("experiments/published.json"), help="others' numbers")
+    options = parser.parse_args(arguments)
+    published = read_published(options.published)
+    runs, problems = read_runs(options.run_root)
+    write_text(options.out, render(runs, published, problems))
+    for problem in problems:
+        print(problem)
+    print(f"{options.out}: {len(runs)} runs, {len(published)} published results")
+    return 0

@@ -1,0 +1,39 @@
+"""NLVR2 (arXiv 1811.00491): is a sentence true of two photos?"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vle_lightning.batch import StatementBatch
+from vle_lightning.hub.pretrained import Pretrained
+from vle_lightning.models.dual_stream import IMAGE_TYPE
+from vle_lightning.tasks.statements import StatementTask
+
+RIGHT_TYPE = 2  # the token type of the second image
+
+
+class NLVR2Task(StatementTask):
+    """Two pairs of one text: each is fused by itself, and the head sees both (METER, arXiv 2111.02387)."""
+
+    IMAGES: ClassVar[int] = 2
+
+    def begin(self, source: Pretrained | None) -> None:
+        """Start the token type of the second image from that of the first, as METER does; keep a trained one."""
+        if source is None or source.description.task != self.task_name():
+            types = self.model.token_types.weight.data
+            types[RIGHT_TYPE] = types[IMAGE_TYPE]
+
+    def pool(self, batch: StatementBatch) -> Tensor:
+        """Encode B texts and 2B images once, fuse each text with both: the pooled pairs, left then right (B, 4D)."""
+        text = self.model.encode_text(batch.input_ids, batch.attention_mask)
+        images = self.model.encode_image(batch.pixel_values.flatten(0, 1))
+        types = torch.full_like(images.mask, IMAGE_TYPE, dtype=torch.long)
+        types[1::2] = RIGHT_TYPE
+        pooled: Tensor = self.model.fuse(text.repeat(2), images, image_types=types).pooled
+        return pooled.view(len(batch), -1)
+
+
+Task = NLVR2Task
