@@ -77,8 +77,13 @@ def schedule_factor(step: int, steps: int, warmup: float, end: float = 0.0) -> f
     return max(end, 1 - (1 - end) * (step - rising) / max(steps - rising, 1))
 
 
-def make_optimizer(task: nn.Module, config: OptimConfig, steps: int) -> tuple[Optimizer, LambdaLR]:
-    """Make AdamW and its schedule over ``steps`` optimiser steps."""
+def make_optimizer(
+    task: nn.Module, config: OptimConfig, steps: int, *, fused: bool = True
+) -> tuple[Optimizer, LambdaLR]:
+    """Make AdamW and its schedule over ``steps`` optimiser steps.
+
+    Under mixed precision it must not be ``fused``: Lightning refuses to clip the gradients of such a one.
+    """
     groups = parameter_groups(task, config)
-    optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=True)
+    optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=fused)
     return optimizer, LambdaLR(optimizer, lambda step: schedule_factor(step, steps, config.warmup, config.end))

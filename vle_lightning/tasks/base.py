@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import ClassVar, TypeVar
 
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -172,7 +173,9 @@ class VisionLanguageTask(PortableTask):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make AdamW with a linear schedule over the optimiser steps of the whole run."""
-        optimizer, schedule = make_optimizer(self, self.optim, int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        is_mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer, schedule = make_optimizer(self, self.optim, steps, fused=not is_mixed)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
