@@ -1,8 +1,9 @@
 """SNLI-VE-like hypotheses about a picture of which one cell is covered.
 
-Each picture has three: what an uncovered object is (entailment), what it is not (contradiction), and what may
-be under the cover (neutral). In each class size, colour, shape and place are uniform and independent: a
-wrong value is any other one equally likely, and the covered cell is any. So the text alone tells nothing.
+Each picture has three: what an uncovered object is (entailment), what it is not, as it has another colour
+(contradiction), and what may be under the cover (neutral). In each class size, colour, shape and place are uniform
+and independent: a wrong colour is any other one equally likely, and the covered cell is any. So the text alone
+tells nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from datamodules.toy.phrases import KINDS_OF_WORDS, Phrase, attributes_of
-from datamodules.toy.world import CELLS, Scene, SceneObject
+from datamodules.toy.world import CELLS, COLOURS, Scene, SceneObject
 
 Label: TypeAlias = Literal["entailment", "neutral", "contradiction"]
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -62,11 +63,8 @@ def _any_attributes(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _wrong(item: SceneObject, rng: np.random.Generator) -> Phrase:
-    """Change one, two or three of the object's attributes, equally likely."""
-    changed = rng.permutation(len(KINDS_OF_WORDS))[: 1 + rng.integers(len(KINDS_OF_WORDS))]
-    values = list(attributes_of(item))
-    for kind in changed:
-        count = len(KINDS_OF_WORDS[kind])
-        values[kind] = int((values[kind] + rng.integers(1, count)) % count)
-    size, colour, shape = values
+    """Draw another colour for the object, and any size and shape."""
+    size, colour, shape = _any_attributes(rng)
+    if colour == item.colour:
+        colour = int((colour + rng.integers(1, len(COLOURS))) % len(COLOURS))
     return Phrase((size, colour, shape), item.cell)
