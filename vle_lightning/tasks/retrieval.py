@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -27,8 +28,10 @@ from vle_lightning.models.ranking import (
 from vle_lightning.optim import OptimConfig
 from vle_lightning.streams import Stream
 from vle_lightning.tasks.base import Stage, VisionLanguageTask, per_split
+from vle_lightning.tasks.pictures import Names, Picture
 from vle_lightning.tasks.ranked import best_matches
 from vle_lightning.tasks.scoring import EncodedImages, EncodedSplit, EncodedTexts, ScoredSplit, score_split
+from vle_lightning.tasks.sheets import gallery, retrieval_sheet
 
 CONTRASTIVE = "contrastive"  # name of the head, which no published checkpoint has
 
@@ -174,6 +177,12 @@ class RetrievalTask(VisionLanguageTask):
             if folds == 1:
                 named[f"r@1{suffix}"] = (found.text[1] + found.image[1]) / 2
         return named
+
+    def pictures(self, batch: RetrievalBatch, names: Names) -> Iterable[Picture]:  # type: ignore[override]
+        """Draw a few images with their best texts, and texts with their best images."""
+        del names
+        part = gallery(batch)
+        return [retrieval_sheet(part.pixel_values, part.texts, self(part), part.owners)]
 
     def _candidates(self, batch: RetrievalBatch, groups: Tensor, similarities: Tensor | None) -> Candidates:
         if not self.hard:
