@@ -1,9 +1,8 @@
-"""SNLI-VE-like hypotheses about a picture of which one cell is covered.
+"""SNLI-VE-like hypotheses about pictures of which half have one cell covered.
 
-Each picture has three: what an uncovered object is (entailment), what it is not, as it has another colour
-(contradiction), and what may be under the cover (neutral). In each class size, colour, shape and place are uniform
-and independent: a wrong colour is any other one equally likely, and the covered cell is any. So the text alone
-tells nothing.
+A hypothesis names a kind of object. It is entailed where such an object is seen. Where none is, a picture without a
+cover contradicts it, and one with a cover leaves it open: it may be under there. In each class size, colour and
+shape are uniform and independent, so the text alone tells nothing; the cover alone tells one class out of three.
 """
 
 from __future__ import annotations
@@ -13,15 +12,16 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from datamodules.toy.phrases import KINDS_OF_WORDS, Phrase, attributes_of
-from datamodules.toy.world import CELLS, COLOURS, Scene, SceneObject
+from datamodules.toy.phrases import KINDS_OF_WORDS, Attributes, Phrase, attributes_of
+from datamodules.toy.world import CELLS, Scene
 
 Label: TypeAlias = Literal["entailment", "neutral", "contradiction"]
 LABELS: tuple[Label, ...] = get_args(Label)
+UNSEEN = 2  # hypotheses of a picture about what is not seen, beside one about what is
 
 
 class Hypothesis(NamedTuple):
-    """A full phrase with its place, and what the picture says of it."""
+    """The size, colour and shape of an object, and what the picture says of it."""
 
     text: str
     label: Label
@@ -29,42 +29,26 @@ class Hypothesis(NamedTuple):
 
 @dataclass(frozen=True)
 class CoveredScene:
-    """A scene of which one cell cannot be seen; there may be an object in it."""
+    """A scene of which perhaps one cell cannot be seen; there may be an object in it."""
 
     scene: Scene
-    cover: int  # the cell
-    hypotheses: tuple[Hypothesis, ...]  # one a class, in random order
+    cover: int | None  # the cell
+    hypotheses: tuple[Hypothesis, ...]  # in random order
 
 
 def cover_scene(scene: Scene, rng: np.random.Generator) -> CoveredScene:
-    """Draw the covered cell and the hypotheses."""
-    cover = int(rng.integers(CELLS))
-    seen = [item for item in scene.objects if item.cell != cover]
-    phrases: dict[Label, Phrase] = {
-        "entailment": _full(_one_of(seen, rng)),
-        "neutral": Phrase(_any_attributes(rng), cover),
-        "contradiction": _wrong(_one_of(seen, rng), rng),
-    }
-    order = [LABELS[i] for i in rng.permutation(len(LABELS))]
-    return CoveredScene(scene, cover, tuple(Hypothesis(phrases[label].text, label) for label in order))
+    """Draw the covered cell, if any, and the hypotheses."""
+    cover = int(rng.integers(CELLS)) if rng.random() < 0.5 else None
+    seen = [attributes_of(item) for item in scene.objects if item.cell != cover]
+    said: list[tuple[Attributes, Label]] = [(seen[rng.integers(len(seen))], "entailment")]
+    said += [(_unseen(seen, rng), "contradiction" if cover is None else "neutral") for _ in range(UNSEEN)]
+    hypotheses = [Hypothesis(Phrase(attributes, None).text, label) for attributes, label in said]
+    return CoveredScene(scene, cover, tuple(hypotheses[i] for i in rng.permutation(len(hypotheses))))
 
 
-def _one_of(seen: list[SceneObject], rng: np.random.Generator) -> SceneObject:
-    return seen[rng.integers(len(seen))]
-
-
-def _full(item: SceneObject) -> Phrase:
-    return Phrase(attributes_of(item), item.cell)
-
-
-def _any_attributes(rng: np.random.Generator) -> tuple[int, int, int]:
-    size, colour, shape = (int(rng.integers(len(words))) for words in KINDS_OF_WORDS)
-    return size, colour, shape
-
-
-def _wrong(item: SceneObject, rng: np.random.Generator) -> Phrase:
-    """Draw another colour for the object, and any size and shape."""
-    size, colour, shape = _any_attributes(rng)
-    if colour == item.colour:
-        colour = int((colour + rng.integers(1, len(COLOURS))) % len(COLOURS))
-    return Phrase((size, colour, shape), item.cell)
+def _unseen(seen: list[Attributes], rng: np.random.Generator) -> Attributes:
+    """Draw a kind of object that is none of those seen, each equally likely."""
+    while True:
+        size, colour, shape = (int(rng.integers(len(words))) for words in KINDS_OF_WORDS)
+        if (size, colour, shape) not in seen:
+            return size, colour, shape
