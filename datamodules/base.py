@@ -164,7 +164,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self.check()
         _ = self.tokenizer  # opened before any worker needs it
         splits: dict[str, list[str | None]] = {
-            "fit": [self.train_split, self.val_split],
+            "fit": [self.train_split, self.val_split, self.test_split],  # what is missing is told before, not after
             "validate": [self.val_split],
             "test": [self.test_split],
             "predict": [self.predict_split],

@@ -199,9 +199,14 @@ class RetrievalDataModule(VisionLanguageDataModule[RetrievalSample, RetrievalBat
             ValueError: an image comes twice; names it.
         """
         super().setup(stage)
-        split = {"test": self.test_split, "predict": self.predict_split}.get(stage, self.val_split)
-        if split is not None:
-            self.eval_folders(split)
+        evaluated = {
+            "test": [self.test_split],
+            "predict": [self.predict_split],
+            "fit": [self.val_split, self.test_split],
+        }
+        for split in evaluated.get(stage, [self.val_split]):
+            if split is not None:
+                self.eval_folders(split)
 
     def eval_folders(self, split: str) -> Sequence[ShardFolder]:
         """Return the folders of a split, image by image."""

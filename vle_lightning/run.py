@@ -170,18 +170,28 @@ class Run:
             print_scores(self.folder.metrics)
 
     def record_test(self, trainer: L.Trainer, checkpoint: str) -> None:
-        """Add the test scores to metrics.json, and to run.json what they are of, where these files are there.
+        """Add the test scores to metrics.json, and to run.json what they are of.
+
+        They are called ``test/...`` for the split that the fit names, or that is tested first, and
+        ``test_SPLIT/...`` for others: no split's scores take another's place.
 
         Args:
             trainer: after its test.
             checkpoint: that was tested.
         """
-        if trainer.is_global_zero:
-            scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            write_json(self.folder.metrics, dict(sorted({**read_json(self.folder.metrics), **scores}.items())))
-            tested = {"checkpoint": Path(checkpoint).name, "command": self._command()}
-            write_json(self.folder.record, {**read_json(self.folder.record), "tested": tested})
-            print_scores(self.folder.metrics)
+        if not trainer.is_global_zero:
+            return
+        metrics, record = read_json(self.folder.metrics), read_json(self.folder.record)
+        split = self.settings.data.test_split
+        prefix = "test" if record.setdefault("test_split", split) in (None, split) else f"test_{split}"
+        record["test_split"] = record["test_split"] or split
+        for name, value in trainer.callback_metrics.items():
+            metrics[f"{prefix}/{name.removeprefix('test/')}"] = float(value)
+        tested = {"checkpoint": Path(checkpoint).name, "command": self._command()}
+        record["tested"] = {**record.get("tested", {}), split: tested}
+        write_json(self.folder.metrics, dict(sorted(metrics.items())))
+        write_json(self.folder.record, record)
+        print_scores(self.folder.metrics)
 
     def _command(self) -> str:
         return shlex.join(["python", "-m", "vle_lightning", *self.arguments])
@@ -202,6 +212,7 @@ class Run:
             **git_state(),
             "versions": versions(),
             "seed": self.settings.seed_everything,
+            "test_split": self.settings.data.get("test_split"),
             "init": task.load_report,
             "steps": steps,
             "samples_seen": steps * self.settings.data.global_batch_size - lost_samples(skipped, "train"),

@@ -50,8 +50,12 @@ def draw_confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Pi
 
 
 def gallery(batch: RetrievalBatch, most: int = GALLERY) -> RetrievalBatch:
-    """Keep the first ``most`` valid images of a batch, and their texts: few enough to score every pair for a sheet."""
+    """Keep the first ``most`` valid images of a batch, and their texts: few enough to score every pair for a sheet.
+
+    Of fillers alone it keeps one: a rank that has nothing else draws along with the others.
+    """
     rows = batch.valid.nonzero().flatten()[:most]
+    rows = rows if len(rows) else torch.zeros(1, dtype=torch.long, device=batch.valid.device)
     places = torch.full_like(batch.valid, -1, dtype=torch.long)
     places[rows] = torch.arange(len(rows), device=rows.device)
     texts = (places[batch.owners] >= 0).nonzero().flatten()

@@ -1,0 +1,57 @@
+"""What `fit` and `test` write of the test split: once, by the selected checkpoint, under its own name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vle_lightning.cli import main
+
+EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "snli_ve" / "toy.yaml")
+TINY = ("--model.architecture", "tiny", "--model.init", "null", "--data.workers", "0", "--trainer.accelerator", "cpu")
+SHORT = ("--trainer.max_steps", "2", "--validate_every", "2", "--trainer.enable_progress_bar", "false")
+
+
+@pytest.fixture(autouse=True)
+def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+
+
+def test_scores_of_a_split_never_take_the_place_of_anothers(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", EXPERIMENT, *TINY, *SHORT, "--run_name", "tested"]) == 0
+    folder = workplace / "checkpoints" / "tested"
+    after_fit = json.loads((folder / "metrics.json").read_text())
+    record = json.loads((folder / "run.json").read_text())
+    assert after_fit["test/accuracy"] == pytest.approx(
+        sum(after_fit[f"test/accuracy_{name}"] * share for name, share in shares(workplace, "test").items())
+    )
+    assert record["test_split"] == "test"
+    assert any(entry["path"].endswith("snli_ve/test/manifest.json") for entry in record["data"])
+    command = ["test", "--config", EXPERIMENT, *TINY, "--run_name", "tested"]
+    assert main([*command, "--data.test_split", "dev"]) == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {name: metrics[name] for name in after_fit} == after_fit
+    assert metrics["test_dev/accuracy"] == pytest.approx(after_fit["val/accuracy"])
+    assert main(command) == 0
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    tested = json.loads((folder / "run.json").read_text())["tested"]
+    assert {split: of["checkpoint"] for split, of in tested.items()} == {"dev": "best.ckpt", "test": "best.ckpt"}
+    assert "test_dev/accuracy" in capsys.readouterr().out
+
+
+def test_a_missing_test_split_is_told_before_training(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--run_name", "untested", "--data.test_split", "nowhere"]
+    assert main(["fit", "--config", EXPERIMENT, *TINY, *SHORT, *options]) == 2
+    assert "snli_ve/nowhere" in capsys.readouterr().err
+    assert not (workplace / "checkpoints" / "untested" / "best.ckpt").exists()
+
+
+def shares(workplace: Path, split: str) -> dict[str, float]:
+    """Count the labels of the raw rows."""
+    rows = (workplace / "data/toy/raw/snli_ve" / f"snli_ve_{split}.jsonl").read_text().splitlines()
+    labels = [json.loads(row)["gold_label"] for row in rows]
+    return {label: labels.count(label) / len(labels) for label in set(labels)}
