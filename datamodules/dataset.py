@@ -112,7 +112,7 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
                 return self._load((source, shard, neighbour % size), rng)
             except SampleError:
                 continue
-        told = "; ".join(f"{skip.kind} ({skip.where})" for skip in skipped)
+        told = f"{skipped[0].kind} ({skipped[0].where}), and {len(skipped) - 1} more" if skipped else "nothing is there"
         raise ValueError(
             f"step {which.step}, micro-batch {which.number}: none of its samples can be used, nor any other of its "
             f"shard: {told}. Make the shards again, or leave their source out of data.sources"

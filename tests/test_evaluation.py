@@ -39,8 +39,21 @@ def test_scores_of_a_split_never_take_the_place_of_anothers(
     assert main(command) == 0
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     tested = json.loads((folder / "run.json").read_text())["tested"]
-    assert {split: of["checkpoint"] for split, of in tested.items()} == {"dev": "best.ckpt", "test": "best.ckpt"}
+    assert {name: (of["split"], of["checkpoint"]) for name, of in tested.items()} == {
+        "test_dev": ("dev", "best.ckpt"),
+        "test": ("test", "best.ckpt"),
+    }
     assert "test_dev/accuracy" in capsys.readouterr().out
+    assert main([*command, "--ckpt_path", "last"]) == 0
+    again = json.loads((folder / "metrics.json").read_text())
+    assert {name: again[name] for name in metrics} == metrics
+    assert "test_last.ckpt/accuracy" in again
+    assert main([*command, "--model.blind", "image"]) == 2
+    assert "was trained with model.blind none, not image" in capsys.readouterr().err
+    (workplace / "a_file").touch()
+    plots = str(workplace / "a_file")
+    assert main(["predict", "--config", EXPERIMENT, *TINY, "--run_name", "tested", "--plots", plots]) == 2
+    assert "a_file is a file; name a folder" in capsys.readouterr().err
 
 
 def test_a_missing_test_split_is_told_before_training(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,7 @@ NOISE = (  # Lightning's, about things that are meant to be so
     ".*treespec, LeafSpec.*",
     ".*infer the batch indices",
     ".*smaller than the logging interval",
+    ".*recommended to use `self.log.*sync_dist=True",  # what is logged at the end of a split is of all ranks
 )
 LEAST = {"seed_everything": 0, "validate_every": 1, "save_every": 1, "max_skipped": 0, "plots_count": 1}
 OUR_PACKAGES = ("vle_lightning.", "datamodules.")
@@ -147,6 +148,8 @@ class ExperimentCLI(LightningCLI):
         for key, least in LEAST.items():
             if settings.get(key) is not None and settings[key] < least:
                 raise UserError(f"{self.experiment.source(key)}: {key} is {settings[key]}; it must be at least {least}")
+        if settings.get("plots") and Path(settings.plots).exists() and not Path(settings.plots).is_dir():
+            raise UserError(f"--plots: {settings.plots} is a file; name a folder for the pictures")
         given = settings.get("ckpt_path")
         if given and Path(given).is_file():
             read_plain(Path(given), "--ckpt_path")  # Lightning opens it next, and says less of what is wrong

@@ -172,8 +172,8 @@ class Run:
     def record_test(self, trainer: L.Trainer, checkpoint: str) -> None:
         """Add the test scores to metrics.json, and to run.json what they are of.
 
-        They are called ``test/...`` for the split that the fit names, or that is tested first, and
-        ``test_SPLIT/...`` for others: no split's scores take another's place.
+        They are called ``test/...`` for the selected checkpoint on the split that the fit names, or that is tested
+        first; others have the split or the checkpoint in their names, so that no scores take another's place.
 
         Args:
             trainer: after its test.
@@ -183,12 +183,13 @@ class Run:
             return
         metrics, record = read_json(self.folder.metrics), read_json(self.folder.record)
         split = self.settings.data.test_split
-        prefix = "test" if record.setdefault("test_split", split) in (None, split) else f"test_{split}"
-        record["test_split"] = record["test_split"] or split
+        own = record.get("test_split") or split, record.get("checkpoint", Path(checkpoint).name)
+        others = [name for name, of in zip((split, Path(checkpoint).name), own, strict=True) if name != of]
+        prefix, record["test_split"] = "_".join(["test", *others]), own[0]
         for name, value in trainer.callback_metrics.items():
             metrics[f"{prefix}/{name.removeprefix('test/')}"] = float(value)
-        tested = {"checkpoint": Path(checkpoint).name, "command": self._command()}
-        record["tested"] = {**record.get("tested", {}), split: tested}
+        tested = {"split": split, "checkpoint": Path(checkpoint).name, "command": self._command()}
+        record["tested"] = {**record.get("tested", {}), prefix: tested}
         write_json(self.folder.metrics, dict(sorted(metrics.items())))
         write_json(self.folder.record, record)
         print_scores(self.folder.metrics)
@@ -230,10 +231,13 @@ def check_checkpoint(file: str, task: VisionLanguageTask) -> None:
     Raises:
         UserError: it cannot be read, holds more than plain data, or is of another model.
     """
-    weights = read_plain(Path(file), "--ckpt_path").get("state_dict")
+    content = read_plain(Path(file), "--ckpt_path")
+    weights = content.get("state_dict")
     if not isinstance(weights, dict):
         raise UserError(f"--ckpt_path: {file} is no checkpoint of a run: it has no 'state_dict'")
-    own = task.state_dict()
+    own, blind = task.state_dict(), content.get("options", {}).get("blind", task.model.blind)
+    if blind != task.model.blind:
+        raise UserError(f"--ckpt_path: {file} was trained with model.blind {blind}, not {task.model.blind}")
     faults = [f"{key} is missing" for key in own.keys() - weights.keys()]
     faults += [f"{key} is unknown here" for key in weights.keys() - own.keys()]
     faults += [

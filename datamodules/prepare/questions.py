@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -104,6 +104,18 @@ class Dataset(RawDataset):
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the raw folder itself and what may lie in it."""
         return (".", "images")
+
+    def check_splits(self, splits: Sequence[str]) -> None:
+        """Make sure that training and held-out images are told apart by one command.
+
+        Raises:
+            ValueError: One of the two splits is not among ``splits``.
+        """
+        if self.held_out is not None and not {TRAIN, self.held_out.split} <= set(splits):
+            raise ValueError(
+                f"--hold_out {self.held_out.split}={self.held_out.share} takes images out of {TRAIN}: name both in "
+                f"--splits (they are {', '.join(splits)}), so that no image is in both"
+            )
 
     def annotation_files(self, split: str) -> tuple[Path, ...]:
         """Return the split's one file."""

@@ -62,6 +62,9 @@ class RawDataset(ABC):
         Those that exist are used.
         """
 
+    def check_splits(self, splits: Sequence[str]) -> None:  # noqa: B027 (most have nothing to check)
+        """Raise ValueError where these splits cannot be converted by one command."""
+
     @abstractmethod
     def annotation_files(self, split: str) -> tuple[Path, ...]:
         """Return the files that a split's records come from; their hashes stand in the manifest.

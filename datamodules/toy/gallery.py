@@ -1,9 +1,9 @@
 """Flickr30k-like captions that describe whole scenes, so that a picture can be found by them.
 
-A caption speaks of every object, in random order: some of its words and its place ("red top left large circle
-middle right"). It is true of a scene if each named place holds such an object; the scene may hold more. In a
-set to search, no caption is true of another scene: those that would be are drawn again. Captions of few
-objects are redrawn more often, and so say more words an object than others.
+A caption speaks of every object, in random order, mostly with all of its words and always with its place ("small red
+circle top left large circle middle right"). It is true of a scene if each named place holds such an object; the scene
+may hold more. In a set to search, no caption is true of another scene: those that would be are drawn again. Captions
+of few objects are redrawn more often, and so say more words an object than others.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.toy.phrases import Phrase, Table, draw_phrase, scene_table
+from datamodules.toy.phrases import Phrase, Table, attributes_of, draw_phrase, scene_table
 from datamodules.toy.scenes import CAPTIONS_PER_SCENE, FreshScenes
-from datamodules.toy.world import Scene
+from datamodules.toy.world import Scene, SceneObject
 
+FULL = 0.75  # share of objects that are told with size, colour and shape
 TRIES = 100  # captions of a scene, before it is drawn again
 
 
@@ -48,7 +49,11 @@ class GalleryScene:
 
 def draw_caption(scene: Scene, rng: np.random.Generator) -> WholeCaption:
     """Describe all objects of a scene."""
-    return WholeCaption(tuple(draw_phrase(scene.objects[i], rng) for i in rng.permutation(len(scene.objects))))
+    return WholeCaption(tuple(_phrase(scene.objects[i], rng) for i in rng.permutation(len(scene.objects))))
+
+
+def _phrase(item: SceneObject, rng: np.random.Generator) -> Phrase:
+    return Phrase(attributes_of(item), item.cell) if rng.random() < FULL else draw_phrase(item, rng)
 
 
 def describe_freely(scenes: Sequence[Scene], streams: Sequence[np.random.Generator]) -> list[GalleryScene]:

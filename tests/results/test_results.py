@@ -178,6 +178,28 @@ def test_a_broken_run_is_named_in_the_output_and_on_the_page(
     assert [row["run or system"] for row in rows(text, VQA)] == ["vqa-good", "Them"]
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": None}, "run.json: data must list manifests"),
+        ({"data": 5}, "run.json: data must list manifests"),
+        ({"data": [{"path": "manifest.json"}]}, "run.json: data must list manifests"),
+        ({"commit": 5}, "run.json: commit must be a text"),
+    ],
+)
+def test_a_broken_record_is_named_and_stops_no_other_run(
+    tmp_path: Path, change: dict[str, object], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "runs", "vqa-good", {"val/vqa_accuracy": 0.5})
+    make_run(tmp_path / "runs", "vqa-broken", {"val/vqa_accuracy": 0.6})
+    file = tmp_path / "runs" / "vqa-broken" / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    text = page(tmp_path)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("vqa-broken")]
+    assert told in line
+    assert [row["run or system"] for row in rows(text, VQA)] == ["vqa-good", "Them"]
+
+
 def test_scores_without_any_task_are_named(tmp_path: Path) -> None:
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "metrics.json").write_text('{"val/accuracy": 0.5}')

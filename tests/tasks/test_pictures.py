@@ -215,6 +215,8 @@ def test_a_gallery_keeps_images_with_their_texts() -> None:
     assert kept.pixel_values[0, 0, 0, 0] == 1
     whole = gallery(batch)
     assert (whole.text_ids, whole.owners.tolist()) == (("a", "c", "d", "e"), [1, 0, 1, 0])
+    fillers = gallery(replace(batch, valid=torch.zeros(3, dtype=torch.bool)))  # a rank that has no more draws along
+    assert (fillers.image_ids, fillers.text_ids, fillers.valid.tolist()) == (("i0",), ("b",), [False])
 
 
 @pytest.mark.parametrize(("objectives", "told"), [(["pbc", "mlm"], "PBC"), (["itm"], "attention")])

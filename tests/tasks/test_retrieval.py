@@ -424,6 +424,7 @@ def test_scores_that_are_no_numbers_name_image_and_text() -> None:
         ({"pairs_per_batch": 0}, r"model\.pairs_per_batch is 0"),
         ({"folds": (5,)}, r"model\.folds is \[5\]"),
         ({"folds": (1, 0)}, r"model\.folds is \[1, 0\]"),
+        ({"folds": (1, 5), "top_k": 2, "contrastive": 1.0}, r"model\.top_k is 2, but model\.folds \[1, 5\]"),
     ],
 )
 def test_bad_options_name_the_key(options: dict[str, Any], told: str) -> None:

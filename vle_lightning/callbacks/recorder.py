@@ -131,10 +131,11 @@ class PredictionWriter(BasePredictionWriter):
         """Gather and write."""
         rows: list[dict[str, Any]] = [row for batch in predictions for row in batch]
         gathered: list[dict[str, Any]] = [row for part in gather_objects(rows) for row in part]
+        gathered.sort(key=lambda row: str(row["id"]))
+        official = self.official_files(gathered)  # on all ranks: what is wrong with the rows ends all of them
         if trainer.is_global_zero:
-            gathered.sort(key=lambda row: str(row["id"]))
             write_json(self.file, gathered)
-            for name, content in self.official_files(gathered).items():
+            for name, content in official.items():
                 write_text(self.file.with_name(name), content)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
 from vle_lightning.errors import UserError
@@ -104,11 +104,19 @@ def _read_run(folder: Path) -> tuple[Run | None, str | None]:
         raise ValueError(f"metrics.json: {wrong[0]} is no number")
     if (folder / "run.json").exists():
         record = _read_object(folder / "run.json")
-        if not all(isinstance(row, dict) and isinstance(row.get("path"), str) for row in record.get("data") or ()):
-            raise ValueError("run.json: data must list manifests by path")
+        data, commit = record.get("data", []), record.get("commit")
+        if not isinstance(data, list) or not all(map(_is_manifest, data)):
+            raise ValueError("run.json: data must list manifests by path, ROOT/SOURCE/SPLIT/manifest.json")
+        if not isinstance(commit, str | None):
+            raise ValueError("run.json: commit must be a text or null")
         return Run(folder.name, str(record.get("task") or _task_of(folder.name)), metrics, record), None
     told = "has no run.json: a study, or a run whose steps, seed and commit are not known"
     return Run(folder.name, _task_of(folder.name), metrics, {}), told
+
+
+def _is_manifest(row: object) -> bool:
+    path = row.get("path") if isinstance(row, dict) else None
+    return isinstance(path, str) and len(PurePosixPath(path).parts) >= 3
 
 
 def _read_object(file: Path) -> dict[str, Any]:

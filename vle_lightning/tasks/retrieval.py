@@ -242,6 +242,11 @@ def _check_options(contrastive: float, hard: bool, top_k: int, folds: tuple[int,
             )
     if top_k < 0:
         raise UserError(f"model.top_k is {top_k}; give the texts in an image's shortlist, or 0 to fuse all pairs")
+    if top_k and max(folds) > 1:
+        raise UserError(
+            f"model.top_k is {top_k}, but model.folds {list(folds)}: a shortlist of the whole set is not one of its "
+            "folds. Set model.folds to [1], or model.top_k to 0"
+        )
     if pairs_per_batch < 1:
         raise UserError(f"model.pairs_per_batch is {pairs_per_batch}; it must be at least 1")
     if 1 not in folds or min(folds) < 1:

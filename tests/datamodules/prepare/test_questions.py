@@ -150,6 +150,14 @@ def test_held_out_images_are_in_no_other_split_and_give_no_answers(tmp_path: Pat
     assert set(records_of(tmp_path / "out" / "again" / "dev")) == set(dev)
 
 
+def test_a_hold_out_is_converted_together_with_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines(tmp_path / "train.jsonl", [])
+    command = ["questions", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--hold_out", "dev=0.2"]
+    for splits in (["train"], ["dev"], []):
+        assert main([*command, *(["--splits", *splits] if splits else [])]) == 2
+        assert "takes images out of train: name both in --splits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("given", ["dev", "dev=0", "dev=0.0", "dev=1.5", "train=0.1", "val=0.1", "=0.1"])
 def test_a_hold_out_without_sense_is_refused(tmp_path: Path, given: str, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "val"):
