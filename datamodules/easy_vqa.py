@@ -1,8 +1,9 @@
 """easy-VQA (github.com/vzhou842/easy-VQA, MIT): questions about one coloured shape, as one's own VQA data.
 
 ``python -m datamodules.easy_vqa --out data/easy_vqa/raw`` takes the data out of the package ``easy-vqa`` and writes
-``train.jsonl``, ``test.jsonl`` and ``images/``, the form that ``python -m datamodules.prepare questions`` reads. The
-set has no validation split: the conversion holds training images out (``--hold_out val=0.1``).
+``train.jsonl``, ``val.jsonl``, ``test.jsonl`` and ``images/``, the form that ``python -m datamodules.prepare questions``
+reads. The set has no validation split: every tenth training picture, with all its questions, is one. ``shapes.jsonl``
+holds those training questions that ask for a shape, for a first lesson.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-SPLITS = ("train", "test")
+OFFICIAL = ("train", "test")
+HELD_OUT = 10  # every tenth training picture
 DATA = "easy_vqa/data/"  # in the package
 YES_NO, SHAPES = ("yes", "no"), ("circle", "rectangle", "triangle")
 
@@ -79,21 +81,24 @@ def read_questions(data: Traversable, split: str) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{file} is no list of [question, answer, image number] ({error})") from error
 
 
-def write_split(data: Traversable, split: str, out: Path) -> int:
-    """Write images and questions of a split; the questions come last, so that they stand for all.
-
-    Returns:
-        The number of questions.
-    """
-    rows = list(read_questions(data, split))
+def write_pictures(data: Traversable, split: str, out: Path) -> None:
+    """Copy the pictures of an official split."""
     folder = out / "images" / split
     folder.mkdir(parents=True, exist_ok=True)
     for image in (data / split / "images").iterdir():
         if image.name.endswith(".png"):
             (folder / image.name).write_bytes(image.read_bytes())
-    text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    (out / f"{split}.jsonl").write_text(text, encoding="utf-8")
-    return len(rows)
+
+
+def divide(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Divide the training questions by their pictures, and name those that ask for a shape."""
+    held_out = [int(Path(row["image"]).stem) % HELD_OUT == 0 for row in rows]
+    kept = [row for row, is_held_out in zip(rows, held_out, strict=True) if not is_held_out]
+    return {
+        "train": kept,
+        "val": [row for row, is_held_out in zip(rows, held_out, strict=True) if is_held_out],
+        "shapes": [row for row in kept if row["answer_type"] == "shape"],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,8 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         data = options.data or (in_wheel(options.wheel) if options.wheel else installed())
-        for split in SPLITS:
-            print(f"{options.out / split}.jsonl: {write_split(data, split, options.out):,} questions")
+        found = {split: list(read_questions(data, split)) for split in OFFICIAL}
+        for split in OFFICIAL:
+            write_pictures(data, split, options.out)
+        for split, rows in {**divide(found["train"]), "test": found["test"]}.items():
+            file = options.out / f"{split}.jsonl"
+            file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+            print(f"{file}: {len(rows):,} questions")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -39,7 +39,7 @@ def test_the_set_is_converted_with_a_tenth_of_the_pictures_held_out(data: Path, 
     raw, out = tmp_path / "raw", tmp_path / "out"
     assert main(["--data", str(data), "--out", str(raw)]) == 0
     rows = [json.loads(line) for line in (raw / "train.jsonl").read_text().splitlines()]
-    assert rows[3] == {
+    assert rows[0] == {
         "question_id": "train-3",
         "image": "images/train/1.png",
         "question": "what is the blue shape?",
@@ -47,12 +47,14 @@ def test_the_set_is_converted_with_a_tenth_of_the_pictures_held_out(data: Path, 
         "answer_type": "shape",
     }
     assert [row["answer_type"] for row in rows[:3]] == ["shape", "colour", "yes/no"]
-    command = f"questions --src {raw} --out {out} --name easy_vqa --splits train val test --hold_out val=0.1"
-    prepare(command.split())
-    records = {split: records_of(out / "easy_vqa" / split) for split in ("train", "val", "test")}
-    assert {split: len(found) for split, found in records.items()} == {"train": 18, "val": 2, "test": 3}
+    splits = ("train", "val", "shapes", "test")
+    prepare(["questions", "--src", str(raw), "--out", str(out), "--name", "easy_vqa", "--splits", *splits])
+    records = {split: records_of(out / "easy_vqa" / split) for split in splits}
+    assert {split: len(found) for split, found in records.items()} == {"train": 18, "val": 2, "shapes": 18, "test": 3}
     assert not records["train"].keys() & records["val"].keys()
-    assert all(len(record.questions) == 3 for found in records.values() for record in found.values())
+    assert records["shapes"].keys() == records["train"].keys()
+    asked = {split: {len(record.questions) for record in found.values()} for split, found in records.items()}
+    assert asked == {"train": {3}, "val": {3}, "shapes": {1}, "test": {3}}
     assert json.loads((out / "answers.json").read_text()) == ["blue", "rectangle", "yes"]
     assert make_vocabulary([str(out / "easy_vqa" / "train"), "--tokenizer", str(tmp_path / "tokenizer")]) == 0
 
