@@ -1,9 +1,9 @@
 """easy-VQA (github.com/vzhou842/easy-VQA, MIT): questions about one coloured shape, as one's own VQA data.
 
 ``python -m datamodules.easy_vqa --out data/easy_vqa/raw`` takes the data out of the package ``easy-vqa`` and writes
-``train.jsonl``, ``val.jsonl``, ``test.jsonl`` and ``images/``, the form that ``python -m datamodules.prepare questions``
-reads. The set has no validation split: every tenth training picture, with all its questions, is one. ``shapes.jsonl``
-holds those training questions that ask for a shape, for a first lesson.
+``train.jsonl``, ``val.jsonl``, ``test.jsonl`` and ``images/``, which ``python -m datamodules.prepare questions`` reads.
+The set has no validation split: every tenth training picture, with all its questions, is one. ``shapes.jsonl`` holds
+those training questions that ask for a shape, for a first lesson.
 """
 
 from __future__ import annotations
