@@ -199,12 +199,13 @@ class RetrievalDataModule(VisionLanguageDataModule[RetrievalSample, RetrievalBat
             ValueError: an image comes twice; names it.
         """
         super().setup(stage)
-        evaluated = {
-            "test": [self.test_split],
-            "predict": [self.predict_split],
-            "fit": [self.val_split, self.test_split],
+        evaluated: dict[str, tuple[str | None, ...]] = {
+            "fit": (self.val_split, self.test_split),
+            "validate": (self.val_split,),
+            "test": (self.test_split,),
+            "predict": (self.predict_split,),
         }
-        for split in evaluated.get(stage, [self.val_split]):
+        for split in evaluated[stage]:
             if split is not None:
                 self.eval_folders(split)
 
