@@ -186,7 +186,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         {"trainer": {"accumulate_grad_batches": 2}},
         "data.global_batch_size",
     ),
-    "task": ({"task": "poetry"}, "choose one of pretrain"),
+    "task": ({"task": "poetry"}, "choose one of nlvr, nlvr2, pretrain, retrieval, snli_ve, vcr, vqa"),
 }
 
 
