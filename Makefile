@@ -13,7 +13,7 @@ EXPERIMENT ?=
 ARGS ?=
 FIXTURES ?= tests/fixtures
 # a process a core, each with one compute thread
-PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 PRETRAINED ?= checkpoints/pretrain-toy/best.ckpt
 # compute threads that spin while they wait make a busy machine ten times slower
 export OMP_WAIT_POLICY ?= PASSIVE
