@@ -12,8 +12,9 @@ WORLD ?=
 EXPERIMENT ?=
 ARGS ?=
 FIXTURES ?= tests/fixtures
-# a process a core, each with one compute thread
-PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
+# a process a core and one more, for some tests wait for others' processes; each with one compute thread
+PROCESSES ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores + 1 : 4)))
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
 PRETRAINED ?= checkpoints/pretrain-toy/best.ckpt
 # compute threads that spin while they wait make a busy machine ten times slower
 export OMP_WAIT_POLICY ?= PASSIVE

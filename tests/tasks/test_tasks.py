@@ -49,7 +49,10 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
     assert without == []
 
 
-@cases
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=pytest.mark.slow if name == "qa2r" else ()) for name, case in CASES.items()],
+)
 def test_a_task_overfits_eight_samples(case: Case) -> None:
     task = build(case)
     batch = case[1](rows=8)
