@@ -101,7 +101,8 @@ def damaged(workplace: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_run_on_damaged_data_continues_bit_for_bit(ranks: int, damaged: Path, workplace: Path) -> None:
     options = ["--trainer.max_steps", "16", "--save_every", "1", "--data.root", str(damaged)]
     options += ["--data.workers", "2", *(TWO_RANKS if ranks == 2 else ())]
