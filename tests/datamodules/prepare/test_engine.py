@@ -46,6 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_conversions_killed_at_any_moment_end_with_the_same_bytes(tmp_path: Path) -> None:
     write_raw(tmp_path / "raw" / "coco", 15)
     for number in range(4):
