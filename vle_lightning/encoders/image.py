@@ -74,6 +74,13 @@ class ImageEncoder(nn.Module):
         )
         self.post_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers, first to last."""
+        layers = self.encoder.layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), CLIP-normalised; states (B, 1 + P, D), CLS first, patches row by row."""
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)

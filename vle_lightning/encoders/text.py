@@ -67,6 +67,13 @@ class TextEncoder(nn.Module):
         assert isinstance(embeddings, nn.Embedding)
         return embeddings
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers, first to last."""
+        layers = self.model.encoder.layer
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         """Encode B texts: ids (B, T) int64, mask (B, T) bool; states (B, T, D)."""
         output = self.model(input_ids=input_ids, attention_mask=attention_mask.to(input_ids.dtype))

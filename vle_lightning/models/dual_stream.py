@@ -21,6 +21,7 @@ TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects tak
 
 
 Blind = Literal["none", "image", "text"]  # what is withheld from the model, for baselines
+Part = Literal["text", "image", "fusion"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,14 @@ class DualStream(nn.Module):
         }
         for part in withheld[blind]:
             part.requires_grad_(False)
+
+    def layers(self) -> dict[Part, list[nn.Module]]:
+        """Return the transformer layers of each part: what is sharded, recomputed and compiled one by one."""
+        return {
+            "text": list(self.text.layers),
+            "image": list(self.image.layers),
+            "fusion": [*self.fusion.text, *self.fusion.image],
+        }
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         """Encode B texts (B, T) to a stream of the fusion's width (B, T, D)."""

@@ -1,0 +1,1 @@
+"""How a run is spread over devices: data parallel, fully sharded, DeepSpeed's ZeRO."""
