@@ -1,7 +1,7 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
 .PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
-	finetune-nlvr finetune-retrieval results test test-all lint parity tensorboard bench bench-data
+	finetune-nlvr finetune-retrieval results slurm-pretrain slurm-status plan gpu-check test test-all test-slurm lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
@@ -90,6 +90,22 @@ finetune-retrieval: $(READY) ## fine-tune on retrieval, then blind (or the one E
 results: $(READY) ## gather the scores of all runs, beside the published ones, in experiments/README.md
 	$(RUN) -m vle_lightning results $(ARGS)
 
+slurm-pretrain: $(READY) ## write a run's batch script, checked: NODES= GPUS= TIME= PARTITION= EXPERIMENT= ARGS=; SUBMIT=1 submits it (docs/slurm.md)
+	@test -n "$(NODES)" -a -n "$(TIME)" || { echo "Name the number of nodes and the time limit: make $@ NODES=16 GPUS=8 TIME=24:00:00 PARTITION=name" >&2; exit 2; }
+	$(RUN) -m vle_lightning slurm write --nodes "$(NODES)" --gpus "$(or $(GPUS),$(if $(DEVICES),0,8))" --time "$(TIME)" \
+		$(if $(EXPERIMENT),--experiment "$(EXPERIMENT)") $(if $(DEVICES),--devices "$(DEVICES)") $(if $(PARTITION),--partition "$(PARTITION)") \
+		$(if $(ACCOUNT),--account "$(ACCOUNT)") $(if $(QOS),--qos "$(QOS)") $(if $(SIGNAL),--signal "$(SIGNAL)") $(if $(CPUS),--cpus "$(CPUS)") \
+		$(if $(SBATCH),--sbatch="$(SBATCH)") $(if $(SETUP),--setup "$(SETUP)") $(if $(filter 1 yes,$(SUBMIT)),--submit) -- $(ARGS)
+
+slurm-status: $(READY) ## step, samples/s, loss and ETA of all runs, from their folders: ARGS="--run_root FOLDER"
+	$(RUN) -m vle_lightning slurm status $(ARGS)
+
+plan: $(READY) ## what a run needs, without a GPU: ARGS="--config FILE --gpus 64 --gpu h100"
+	$(RUN) -m vle_lightning plan $(ARGS)
+
+gpu-check: $(READY) ## measure a training step of each size on the GPU at hand, and run the tests that need one
+	$(RUN) -m vle_lightning gpu-check $(ARGS)
+
 NAMED = test -n "$(SRC)" || { echo "Name the folder of the raw data set: make $@ SRC=path" >&2; exit 2; }
 
 define finetune
@@ -102,6 +118,12 @@ test: $(READY) ## the quick tests
 
 test-all: $(READY) ## all tests
 	$(PYTEST) $(ARGS)
+
+SLURM := apt-get install -y --no-install-recommends slurm-wlm munge
+
+test-slurm: $(READY) ## tests on a Slurm cluster of two nodes on this machine; INSTALL=1 installs Debian's slurm-wlm and munge, as root
+	$(if $(filter 1 yes,$(INSTALL)),$(if $(filter 0,$(shell id -u)),,sudo )$(SLURM))
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/slurm $(ARGS)
 
 lint: $(READY) ## style and types
 	$(VENV)/bin/ruff check .

@@ -15,11 +15,11 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("models",),
     ("objectives", "hub", "metrics", "optim"),
     ("tasks",),
-    ("flops", "strategies", "checkpointing"),
+    ("flops", "performance", "strategies", "checkpointing"),
     ("inference", "callbacks"),
     ("run", "parsing"),
     ("study", "export", "parity", "results", "leaderboard", "slurm", "plan", "gpu_check"),
-    ("commands",),
+    ("commands", "options"),
     ("cli", "bench"),
     ("__main__",),
 )

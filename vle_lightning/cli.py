@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import pkgutil
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,10 +29,13 @@ import datamodules
 import vle_lightning.tasks
 from datamodules.base import VisionLanguageDataModule
 from datamodules.cache import StoreError
+from datamodules.sampler import accumulation
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
-from vle_lightning.commands import COMMANDS
-from vle_lightning.errors import UserError
+from vle_lightning.checkpointing.whole import as_file
+from vle_lightning.commands import COMMANDS, ON_EXPERIMENTS
+from vle_lightning.errors import Interrupted, UserError
 from vle_lightning.hub.folder import read_plain
+from vle_lightning.options import add_options, check_least, spread, tune
 from vle_lightning.parsing import (
     ExperimentParser,
     ParseError,
@@ -41,6 +45,7 @@ from vle_lightning.parsing import (
     refuse_misplaced,
 )
 from vle_lightning.run import Run, RunFolder, check_checkpoint
+from vle_lightning.slurm.job import check_job, leave_reason
 from vle_lightning.tasks.base import VisionLanguageTask
 
 TRAINER_DEFAULTS = {
@@ -60,9 +65,10 @@ NOISE = (  # Lightning's, about things that are meant to be so
     ".*treespec, LeafSpec.*",
     ".*infer the batch indices",
     ".*smaller than the logging interval",
+    "LightningCLI's args parameter",
     ".*recommended to use `self.log.*sync_dist=True",  # what is logged at the end of a split is of all ranks
 )
-LEAST = {"seed_everything": 0, "validate_every": 1, "save_every": 1, "max_skipped": 0, "plots_count": 1}
+EX_TEMPFAIL = 75  # sysexits.h: try again
 OUR_PACKAGES = ("vle_lightning.", "datamodules.")
 AnyDataModule = VisionLanguageDataModule[Any, Any]
 
@@ -112,15 +118,7 @@ class ExperimentCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what every experiment shares beside trainer, model and data."""
-        parser.add_argument("--task", type=str, default=self.experiment.task, help="A module of tasks.")
-        parser.add_argument("--run_name", type=str | None, default=None, help="Default: <task>-<file name>.")
-        parser.add_argument("--run_root", type=str, default="checkpoints", help="Folder of the run folders.")
-        steps = "Optimiser steps; default: "
-        parser.add_argument("--validate_every", type=int | None, default=None, help=f"{steps}each epoch.")
-        parser.add_argument("--save_every", type=int | None, default=None, help=f"{steps}each validation.")
-        parser.add_argument(
-            "--max_skipped", type=float, default=0.01, help="Share of samples; more unusable ones end a run."
-        )
+        add_options(parser, self.experiment.task)
         for target in SEEDED:
             parser.link_arguments("seed_everything", target)
 
@@ -145,13 +143,9 @@ class ExperimentCLI(LightningCLI):
             key = str(error.full_key).split(".", 1)[-1]
             raise UserError(f"{self.experiment.source(key)}: {key}: {str(error.msg).splitlines()[0]}") from error
         settings = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
-        for key, least in LEAST.items():
-            if settings.get(key) is not None and settings[key] < least:
-                raise UserError(f"{self.experiment.source(key)}: {key} is {settings[key]}; it must be at least {least}")
-        if settings.get("plots") and Path(settings.plots).exists() and not Path(settings.plots).is_dir():
-            raise UserError(f"--plots: {settings.plots} is a file; name a folder for the pictures")
+        check_least(settings, self.experiment)
         given = settings.get("ckpt_path")
-        if given and Path(given).is_file():
+        if given and Path(given).exists():
             read_plain(Path(given), "--ckpt_path")  # Lightning opens it next, and says less of what is wrong
 
     def before_instantiate_classes(self) -> None:
@@ -165,7 +159,9 @@ class ExperimentCLI(LightningCLI):
             settings.trainer.precision = "bf16-mixed" if on_gpu else "32-true"
         if self.subcommand is not None:
             settings.weights_only = True
-            settings.ckpt_path = folder.choose_checkpoint(self.subcommand, settings.ckpt_path)
+            self._goes_on = settings.ckpt_path is not None
+            chosen = folder.choose_checkpoint(self.subcommand, settings.ckpt_path)
+            settings.ckpt_path = chosen and str(as_file(Path(chosen), is_first_process()))
         if self.subcommand not in (None, "fit"):
             for key in settings.model.keys():  # noqa: SIM118 (a Namespace)
                 if key == "init" or key.endswith("_init"):
@@ -186,16 +182,19 @@ class ExperimentCLI(LightningCLI):
         given = self._get(self.config_init, "trainer").callbacks
         watchers = run.callbacks(self.model, self.datamodule)
         if settings.trainer.logger in (None, True):
-            kwargs["logger"] = RunLogger(run.folder.path)
+            kwargs["logger"] = RunLogger(run.folder.path, run.resumed_step)
         callbacks = [*(given or []), *watchers]
+        tune(self.model, settings)
+        kwargs |= spread(settings, self._get(self.config_init, "trainer").plugins)
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(run.folder.path), callbacks=callbacks, **kwargs)
         except MisconfigurationException as error:
             raise UserError(f"trainer: {error}") from error
-        accumulation = self.datamodule.accumulation(trainer.num_nodes * trainer.num_devices)
-        trainer.accumulate_grad_batches = accumulation
+        check_job(os.environ, trainer.num_nodes, trainer.num_devices)
+        micro_batches = self.datamodule.accumulation(trainer.num_nodes * trainer.num_devices)
+        trainer.accumulate_grad_batches = micro_batches
         if settings.validate_every:
-            trainer.val_check_interval = settings.validate_every * accumulation
+            trainer.val_check_interval = settings.validate_every * micro_batches
             trainer.check_val_every_n_epoch = None
         return trainer
 
@@ -206,16 +205,17 @@ class ExperimentCLI(LightningCLI):
         if found := self.model.disagreements(self.datamodule.facts()):
             raise UserError("; ".join(f"{source(told.split()[0])}: {told}" for told in found))
         if settings.ckpt_path:
-            check_checkpoint(settings.ckpt_path, self.model)
+            self.run.resumed_step = check_checkpoint(settings.ckpt_path, self.model)
         if self.subcommand == "predict" and not self.model.predicts:
             raise UserError("predict: pre-training predicts matches; name itm in model.objectives")
         self.model.labels = self.datamodule.labels()
 
     def before_fit(self) -> None:
-        """Open the data, plan its order, and only then put aside what an earlier run left under this name."""
+        """Listen to the scheduler, open the data, plan its order; only then put aside an earlier run of this name."""
+        self.run.interruption.listen()
         self.datamodule.setup("fit")
         self.datamodule.order()
-        if self.settings.ckpt_path is None and is_first_process():
+        if not self._goes_on and is_first_process():
             self.run.folder.set_aside()
 
     def after_fit(self) -> None:
@@ -231,6 +231,29 @@ class ExperimentCLI(LightningCLI):
         commands: dict[str, LightningArgumentParser] = getattr(self, "_subcommand_parsers", {})
         chosen = [parser for name, parser in commands.items() if name in self.experiment.arguments[:1]]
         return [action.dest for parser in (*chosen, self.parser) for action in parser._actions]
+
+
+class Settings(ExperimentCLI):
+    """Parses an experiment, settles nothing and builds nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leave open what the machine decides: it may not be the one that trains."""
+
+    def instantiate_classes(self) -> None:
+        """Stop before anything is built."""
+
+
+def read_settings(arguments: Sequence[str]) -> Mapping[str, Any]:
+    """Return all options of an experiment, defaults included, as plain types.
+
+    Args:
+        arguments: of a fit, without its name.
+
+    Raises:
+        UserError: they cannot be parsed.
+    """
+    settings: Mapping[str, Any] = Settings(arguments, run=False).settings.as_dict()
+    return settings
 
 
 def find_module(package: ModuleType, task: str) -> ModuleType:
@@ -262,20 +285,27 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the command line; that of the process by default.
 
     Returns:
-        The exit code: 2 after an error that the user can mend.
+        The exit code: 2 after an error that the user can mend, 75 where a scheduler's signal has ended the run.
     """
     arguments = sys.argv[1:] if args is None else list(args)
     for message in NOISE:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
     try:
+        if arguments and arguments[0] in ON_EXPERIMENTS:
+            return ON_EXPERIMENTS[arguments[0]](arguments[1:], read_settings, accumulation)
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
         ExperimentCLI(args)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return EX_TEMPFAIL
     except (ValueError, FileNotFoundError, StoreError) as error:
         if not (isinstance(error, UserError | StoreError) or raised_by_us(error)):
             raise
-        print(f"error: {locate(str(error), arguments)}", file=sys.stderr)
+        told = locate(str(error), arguments)
+        leave_reason(told, os.environ)
+        print(f"error: {told}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,5 +1,9 @@
-"""Errors that a user can mend: the command line prints their message alone and exits with 2."""
+"""What a user can mend, and what a scheduler asks for."""
 
 
 class UserError(ValueError):
-    """What was wrong, where (file, key, sample), and what to do."""
+    """Wrong input; the message names the file or option, the reason and the remedy. Printed without a traceback."""
+
+
+class Interrupted(Exception):
+    """A run was told to stop, and has; the message says where it goes on. Printed without a traceback."""

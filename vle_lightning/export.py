@@ -15,6 +15,7 @@ from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.folder import find_folder
 from vle_lightning.hub.pretrained import Pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder
+from vle_lightning.hub.sharded import is_sharded
 from vle_lightning.hub.vle import VQA_HEAD
 from vle_lightning.inference.commands import OneSentenceParser
 from vle_lightning.inference.processor import IMAGE_FILE, Processor
@@ -108,7 +109,8 @@ def open_task(source: str, layout: Layout) -> tuple[VisionLanguageTask, RunSetti
     """
     pretrained = read_pretrained(source, "RUN")
     file = Path(source)
-    run = None if file.is_file() and not (file.parent / RUN_CONFIG).is_file() else run_settings(source)
+    is_checkpoint = file.is_file() or is_sharded(file)
+    run = None if is_checkpoint and not (file.parent / RUN_CONFIG).is_file() else run_settings(source)
     size = int(run.data["image_size"]) if run is not None and layout == "vle" else None
     task = find_task(pretrained).restore(pretrained, size)
     if run is not None:

@@ -12,12 +12,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from transformers import PreTrainedTokenizerBase
 
+from vle_lightning.callbacks.checkpoints import Checkpoints
+from vle_lightning.callbacks.health import Health
+from vle_lightning.callbacks.heartbeat import Phase
+from vle_lightning.callbacks.interruption import Interruption
 from vle_lightning.callbacks.pictures import Pictures, Plots
 from vle_lightning.callbacks.position import EpochPosition
-from vle_lightning.callbacks.progress import Progress
+from vle_lightning.callbacks.progress import Progress, ProgressFile
 from vle_lightning.callbacks.recorder import (
     FinalValidation,
     PredictionWriter,
@@ -28,11 +32,15 @@ from vle_lightning.callbacks.recorder import (
 )
 from vle_lightning.callbacks.skips import Kind, SkipReport, lost_samples
 from vle_lightning.callbacks.throughput import Throughput
+from vle_lightning.callbacks.watchdog import Watchdog
+from vle_lightning.checkpointing.store import CheckpointStore
+from vle_lightning.checkpointing.whole import as_file
 from vle_lightning.errors import UserError
 from vle_lightning.hub.folder import read_plain
 from vle_lightning.tasks.base import VisionLanguageTask
 from vle_lightning.tasks.pictures import Names
 
+AUTO = "auto"
 TRACES = ("config.yaml", "best.ckpt", "last.ckpt", "metrics.json")  # of a run in a folder
 
 
@@ -89,14 +97,18 @@ class RunFolder:
 
         Args:
             command: fit starts afresh unless told; validate, test and predict take the run's best checkpoint.
-            given: ``--ckpt_path``: a file, ``last`` or ``best`` of this folder, or None.
+            given: ``--ckpt_path``: a file, ``last`` or ``best`` of this folder, None, or for a fit ``auto``: the last
+                one if there is one.
 
         Raises:
             UserError: there is no such file.
         """
-        if given is None and command == "fit":
+        newest = CheckpointStore(self.path).newest()
+        if command == "fit" and (given is None or (given == AUTO and newest is None)):
             return None
-        file = {None: self.best, "best": self.best, "last": self.last}.get(given, Path(given or ""))
+        last = newest if command == "fit" and newest is not None else self.last
+        named = {None: self.best, "best": self.best, "last": last, AUTO: last}
+        file = named.get(given, Path(given or ""))
         if not file.exists():
             raise UserError(
                 f"--ckpt_path: there is no checkpoint {file} to {command}; run `python -m vle_lightning fit` "
@@ -117,16 +129,26 @@ class Run:
             arguments: the command line.
         """
         self.folder, self.settings, self.arguments = folder, settings, arguments
+        self.resumed_step: int | None = None
         self.clock = RunClock()
         self.skips = SkipReport(folder.path, settings.max_skipped)
+        self.watchdog = Watchdog(folder.path, settings.hang_timeout)
+        self.health = Health(folder.path, settings.max_bad_steps)
+        store = CheckpointStore(folder.path, settings.keep_last)
+        self.checkpoints = Checkpoints(store, settings.save_every, partial(self.watchdog.during, Phase.SAVING))
+        self.interruption = Interruption(self.checkpoints)
 
     def callbacks(self, task: VisionLanguageTask, datamodule: Recorded) -> list[Callback]:
         """Make all that watches a run; checkpoints come last, so that they hold what the others counted."""
         trainer = self.settings.trainer
         names = partial(names_of, datamodule)
+        throughput = Throughput(datamodule.samples_by_source, self.health)
         callbacks = [
-            Throughput(datamodule.samples_by_source),
+            self.watchdog,
+            self.health,
+            throughput,
             self.skips,
+            ProgressFile(self.folder.path, throughput),
             FinalValidation(),
             EpochPosition(),
             self.clock,
@@ -140,7 +162,7 @@ class Run:
         if trainer.logger is not False:
             callbacks.append(LearningRateMonitor("step"))
         if trainer.enable_checkpointing is not False:
-            callbacks += make_checkpoints(self.folder, task, self.settings.save_every)
+            callbacks += [self.interruption, self.checkpoints]
         return callbacks
 
     def finish(self, trainer: L.Trainer, task: VisionLanguageTask, datamodule: Recorded) -> None:
@@ -153,20 +175,21 @@ class Run:
         """
         assert isinstance(datamodule, L.LightningDataModule)
         record = self._describe(trainer, task, datamodule)
-        rule, file = self._select(trainer)
+        chosen = self.folder.path / self.checkpoints.selected(trainer)
+        file, rule = as_file(chosen, trainer.is_global_zero), self.checkpoints.rule
         trainer.loggers = []  # the selected state was logged when it was young
         scores = trainer.validate(task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True)
         if self.settings.data.get("test_split"):  # read once: by what validation has selected
             scores += trainer.test(task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True)
         if trainer.is_global_zero:
             metrics = {name: float(value) for part in scores for name, value in part.items()}
-            chosen = {"checkpoint": file.name, "rule": rule, "data": datamodule.manifests()}
-            write_json(self.folder.record, {**record, **chosen})
+            selected = {"checkpoint": chosen.name, "rule": rule, "data": datamodule.manifests()}
+            write_json(self.folder.record, {**record, **selected})
             write_json(self.folder.metrics, dict(sorted({**metrics, **datamodule.references()}.items())))
         if task.predicts:
             trainer.predict(task, None, datamodule, return_predictions=False, ckpt_path=file, weights_only=True)
         if trainer.is_global_zero:
-            print(f"{self.folder.path / file.name} is the selected checkpoint ({rule})")
+            print(f"{chosen} is the selected checkpoint ({rule})")
             print_scores(self.folder.metrics)
 
     def record_test(self, trainer: L.Trainer, checkpoint: str) -> None:
@@ -197,13 +220,6 @@ class Run:
     def _command(self) -> str:
         return shlex.join(["python", "-m", "vle_lightning", *self.arguments])
 
-    def _select(self, trainer: L.Trainer) -> tuple[str, Path]:
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
-                return f"{callback.mode} {callback.monitor}", Path(callback.best_model_path)
-        trainer.save_checkpoint(self.folder.last)
-        return "the last step, for there was no validation", self.folder.last
-
     def _describe(self, trainer: L.Trainer, task: VisionLanguageTask, datamodule: Recorded) -> dict[str, object]:
         skipped, steps = self.skips.counts, trainer.global_step
         return {
@@ -219,14 +235,18 @@ class Run:
             "samples_seen": steps * self.settings.data.global_batch_size - lost_samples(skipped, "train"),
             "samples_by_source": datamodule.samples_by_source(steps),
             "skipped": skipped_by_split(skipped),
+            "bad_steps": self.health.bad_steps,
             "seconds": round(self.clock.seconds, 1),
             "devices": trainer.num_nodes * trainer.num_devices,
             "precision": str(self.settings.trainer.precision),
         }
 
 
-def check_checkpoint(file: str, task: VisionLanguageTask) -> None:
+def check_checkpoint(file: str, task: VisionLanguageTask) -> int:
     """Make sure that a run can go on from a checkpoint.
+
+    Returns:
+        The step that it is of.
 
     Raises:
         UserError: it cannot be read, holds more than plain data, or is of another model.
@@ -250,29 +270,13 @@ def check_checkpoint(file: str, task: VisionLanguageTask) -> None:
             f"--ckpt_path: {file} is of another model (another model.architecture, objectives or answers?): "
             f"{len(faults)} tensors differ, such as {'; '.join(sorted(faults)[:3])}"
         )
+    return int(content.get("global_step", 0))
 
 
 def skipped_by_split(counts: Counter[Kind]) -> dict[str, dict[str, int]]:
     """Return how often each kind was skipped, by split."""
     splits = dict.fromkeys(kind.split for kind in counts)
     return {split: {kind.name: n for kind, n in counts.items() if kind.split == split} for split in splits}
-
-
-def make_checkpoints(folder: RunFolder, task: VisionLanguageTask, save_every: int | None) -> list[Callback]:
-    """Keep the best validated state and, apart, the last; ``save_last`` would skip what is not best."""
-    best = ModelCheckpoint(
-        folder.path,
-        "best",
-        monitor=task.monitor,
-        mode=task.monitor_mode,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(folder.path, "last", save_on_train_epoch_end=False, enable_version_counter=False)
-    if not save_every:
-        return [best, last]
-    often = ModelCheckpoint(folder.path, "last", every_n_train_steps=save_every, enable_version_counter=False)
-    return [best, last, often]
 
 
 def names_of(datamodule: Recorded) -> Names:

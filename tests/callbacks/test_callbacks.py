@@ -13,7 +13,6 @@ import torch
 from vle_lightning.batch import Batch, Skip
 from vle_lightning.callbacks.recorder import FinalValidation, PredictionWriter, RunClock, git_state, versions
 from vle_lightning.callbacks.skips import SkipReport, lost_samples
-from vle_lightning.callbacks.throughput import Throughput
 from vle_lightning.errors import UserError
 
 
@@ -30,7 +29,8 @@ class Log:
 def make_trainer(**more: object) -> Any:  # noqa: ANN401 (stands for a Trainer)
     log = Log()
     options = {"loggers": [log], "log": log, "global_step": 0, "max_steps": -1, "should_stop": False}
-    return SimpleNamespace(**options, **more)
+    options |= {"log_every_n_steps": 1, "accumulate_grad_batches": 1}
+    return SimpleNamespace(**{**options, **more})
 
 
 def make_batch(rows: int, *skipped: Skip) -> Batch:
@@ -64,7 +64,8 @@ def test_too_many_skips_end_the_run(tmp_path: Path) -> None:
     report = SkipReport(tmp_path, limit=0.01)
     for number in range(10):
         report.on_train_batch_end(make_trainer(), TASK, None, make_batch(99, BROKEN), number)
-    with pytest.raises(UserError, match=r"21 of 1110 samples of train .*unreadable image: 21.*skips\.jsonl"):
+    report.on_train_batch_end(make_trainer(log_every_n_steps=2, global_step=1), TASK, None, make_batch(0, BROKEN), 0)
+    with pytest.raises(UserError, match=r"22 of 1111 samples of train .*unreadable image: 22.*skips\.jsonl"):
         report.on_train_batch_end(make_trainer(), TASK, None, make_batch(99, *[BROKEN] * 11), 10)
 
 
@@ -99,35 +100,6 @@ def test_skips_survive_a_resume(tmp_path: Path) -> None:
     after.on_train_batch_end(make_trainer(), TASK, None, make_batch(1, BROKEN), 0)
     after.on_train_end(make_trainer(), TASK)
     assert after.counts == {(BROKEN.kind, True, "train"): 2}
-
-
-def test_throughput_is_samples_over_seconds_and_knows_what_was_waited(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = iter([0.0, 1.0, 4.0, 5.0, 8.0, 8.0])  # start; data after 1 s, step ends at 4; data at 5, step ends at 8
-    monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    watch = Throughput(lambda steps: {"coco": 8 * steps})
-    trainer = make_trainer(log_every_n_steps=2, accumulate_grad_batches=1, world_size=2)
-    watch.on_train_start(trainer, TASK)
-    for step in (1, 2):
-        watch.on_train_batch_start(trainer, TASK, make_batch(8), step - 1)
-        trainer.global_step = step
-        watch.on_train_batch_end(trainer, TASK, None, make_batch(8), step - 1)
-    assert trainer.log.values == {
-        "speed/samples_per_second": 4.0,
-        "speed/data_wait_share": 0.25,
-        "samples/coco": 16.0,
-    }
-
-
-def test_the_gradient_norm_is_over_all_groups() -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
-    for parameter, gradient in zip(parameters[:2], (3.0, 4.0), strict=True):
-        parameter.grad = torch.tensor([gradient])
-    optimizer = torch.optim.SGD([{"params": [parameter]} for parameter in parameters], lr=1.0)
-    trainer = make_trainer()
-    Throughput(lambda steps: {}).on_before_optimizer_step(trainer, TASK, optimizer)
-    assert trainer.log.values == {"speed/gradient_norm": 5.0}
 
 
 @pytest.mark.parametrize(("steps", "limit", "stops"), [(3, 4, False), (4, 4, True), (9, -1, False)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -16,6 +17,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from vle_lightning.batch import Batch, ImageTextBatch, PretrainBatch
+from vle_lightning.distributed import has_met, of_first_rank
+from vle_lightning.strategies.base import SpreadsWeights
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
 from vle_lightning.tasks.pictures import Names, Picture
 
@@ -35,7 +38,8 @@ class DrawsSplits(Protocol):
 class Pictures(Callback):
     """Asks the task for drawings of the first validation batch and of whole splits; TensorBoard and PNG files get them.
 
-    Every rank draws and rank zero writes, so that a model that is spread over the ranks draws as well.
+    Every rank draws rank zero's samples and rank zero writes: of a model that is spread over the ranks each has a part,
+    and all must call it equally often.
     """
 
     def __init__(self, folder: Path, names: Callable[[], Names]) -> None:
@@ -59,7 +63,7 @@ class Pictures(Callback):
         """Draw the first batch."""
         if batch_idx or trainer.sanity_checking or not isinstance(task, VisionLanguageTask):
             return
-        self._write(trainer, draw(trainer, partial(task.pictures, batch, self.names())))
+        self._write(trainer, draw(trainer, partial(task.pictures, shared(batch), self.names())))
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Draw what the scores of the validation split say."""
@@ -113,7 +117,9 @@ class Plots(Callback):
     ) -> None:
         """Draw the batch's samples, as far as there are fewer than asked for."""
         assert isinstance(task, VisionLanguageTask)
-        for part in samples(batch):
+        if self._drawn == self.count:
+            return
+        for part in samples(shared(batch)):
             if self._drawn == self.count:
                 return
             self._drawn += 1
@@ -130,9 +136,16 @@ class Plots(Callback):
             print(f"{self.folder} has the pictures of {self._written} samples")
 
 
+def shared(batch: BatchT) -> BatchT:
+    """Return rank zero's batch, on every rank's own device."""
+    return of_first_rank(batch.to("cpu")).to(batch.valid.device) if has_met() else batch
+
+
 def draw(trainer: L.Trainer, make: Callable[[], Iterable[Picture]]) -> list[Picture]:
     """Draw without gradients, at the precision of the run."""
-    with torch.no_grad(), trainer.precision_plugin.forward_context():
+    spread = trainer.strategy
+    whole = spread.whole() if isinstance(spread, SpreadsWeights) else nullcontext()
+    with torch.no_grad(), trainer.precision_plugin.forward_context(), whole:
         return list(make())
 
 

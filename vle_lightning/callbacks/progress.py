@@ -1,15 +1,21 @@
-"""The progress bar, and one line of scores for each validation."""
+"""The progress bar, one line of scores for each validation, and a file that tells others how far a run is."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console
 from torch import Tensor
 
 from vle_lightning.batch import Batch
+from vle_lightning.callbacks.recorder import write_json
+from vle_lightning.callbacks.steps import is_logged
+from vle_lightning.callbacks.throughput import Throughput
 
 
 class Progress(RichProgressBar):
@@ -61,3 +67,44 @@ class Progress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"
+
+
+class ProgressFile(Callback):
+    """Keeps ``progress.json``: step, steps of the run, samples/s of all devices, loss, time, devices.
+
+    What is not known is null; a reader sees the whole file or the one before it.
+    """
+
+    def __init__(self, folder: Path, throughput: Throughput) -> None:
+        """Write into a run folder.
+
+        Args:
+            folder: of the run.
+            throughput: knows the speed; stands before this callback.
+        """
+        self.file, self._throughput = folder / "progress.json", throughput
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
+        """Write at every step that is logged at all."""
+        if is_logged(trainer, batch_idx):
+            self._write(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Write where the fit has ended."""
+        self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        steps, loss = trainer.estimated_stepping_batches, trainer.callback_metrics.get("train/loss")
+        content = {
+            "step": trainer.global_step,
+            "steps": int(steps) if math.isfinite(steps) else None,
+            "samples_per_second": self._throughput.samples_per_second,
+            "loss": None if loss is None or not math.isfinite(loss) else float(loss),
+            "time": time.time(),
+            "devices": trainer.world_size,
+        }
+        write_json(self.file, content)

@@ -39,10 +39,20 @@ PACKAGES = (
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard events in the run folder itself; the hyperparameters are in config.yaml alone."""
+    """TensorBoard events in the run folder itself; the hyperparameters are in config.yaml alone.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, name="", version="", default_hp_metric=False)
+    A run that goes on hides what an earlier start has logged of later steps: the curves show each step once.
+    """
+
+    def __init__(self, folder: Path, resumed_step: int | None = None) -> None:
+        """Log into a run folder.
+
+        Args:
+            folder: of the run.
+            resumed_step: that it goes on from.
+        """
+        later: dict[str, Any] = {} if resumed_step is None else {"purge_step": resumed_step + 1}
+        super().__init__(folder, name="", version="", default_hp_metric=False, **later)
 
     @rank_zero_only
     def save(self) -> None:

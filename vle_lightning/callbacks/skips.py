@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from vle_lightning.batch import Batch, Skip
+from vle_lightning.callbacks.steps import is_logged
 from vle_lightning.distributed import gather_objects
 from vle_lightning.errors import UserError
 
@@ -25,7 +26,11 @@ class Kind(NamedTuple):
 
 
 class SkipReport(Callback):
-    """Counts ``Batch.skipped`` by kind, lists each in ``skips.jsonl``, and ends the run above a share."""
+    """Counts ``Batch.skipped`` by kind, lists each in ``skips.jsonl``, and ends the run above a share.
+
+    The share is that of all ranks, so that they end together: they tell each other their counts at the steps that are
+    logged, and at the end of a split.
+    """
 
     def __init__(self, folder: Path, limit: float, judged_after: int = 1000) -> None:
         """Watch over one run.
@@ -47,7 +52,10 @@ class SkipReport(Callback):
     ) -> None:
         """Count, and stop the run where too much is lost."""
         self._count(batch, "train")
-        self._judge("train", self._local, self._seen["train"])
+        if is_logged(trainer, batch_idx):
+            told_by_ranks = gather_objects((self._local, self._seen["train"]))
+            counts = sum((counts for counts, _ in told_by_ranks), start=Counter[Kind]())
+            self._judge("train", counts, sum(seen for _, seen in told_by_ranks))
 
     def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Count each validation anew."""

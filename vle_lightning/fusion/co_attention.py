@@ -97,10 +97,15 @@ class CoAttentionLayer(nn.Module):
         self.cross = Attention(config)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, states: Tensor, mask: Tensor, other: Tensor, other_mask: Tensor) -> Tensor:
-        """Map states (B, N, D) to the same shape, reading the other stream (B, M, D)."""
-        states = self.attention(states, states, mask)
-        read: Tensor = self.feed_forward(self.cross(states, other, other_mask))
+    def forward(
+        self, states: Tensor, mask: Tensor, other: Tensor, other_mask: Tensor, first: int | None = None
+    ) -> Tensor:
+        """Map states (B, N, D) to the same shape, reading the other stream (B, M, D).
+
+        Where only the ``first`` states are asked for, (B, first, D), no others are computed; these read all.
+        """
+        asking = self.attention(states[:, :first], states, mask)
+        read: Tensor = self.feed_forward(self.cross(asking, other, other_mask))
         return read
 
 
@@ -145,11 +150,13 @@ def watch(fusion: CoAttentionFusion) -> Iterator[list[Tensor]]:
     last = fusion.text[-1]
     assert isinstance(last, CoAttentionLayer)
 
-    def collect(cross: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-        assert isinstance(cross, Attention)
-        seen.append(cross.weights(*inputs).detach())
+    def collect(layer: nn.Module, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        states, mask, other, other_mask = inputs
+        assert isinstance(layer, CoAttentionLayer)
+        seen.append(layer.cross.weights(layer.attention(states, states, mask), other, other_mask).detach())
 
-    handle = last.cross.register_forward_pre_hook(collect)
+    # on the layer, for a hook within it would not be met where it is compiled; so its self-attention runs twice
+    handle = last.register_forward_pre_hook(collect)
     try:
         yield seen
     finally:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.sharded import is_sharded, read_sharded
 
 CONFIG, SAFETENSORS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -161,9 +162,13 @@ def _read_file(file: Path, option: str) -> dict[str, Tensor]:
 def read_plain(file: Path, option: str) -> dict[str, Any]:
     """Read a file of ``torch.save`` that holds tensors and plain Python data, and nothing that runs.
 
+    A folder that several ranks have written parts of counts as the one file that it is in effect.
+
     Raises:
         UserError: there is no such file, it is damaged, or it would run code.
     """
+    if is_sharded(file):
+        return read_sharded(file, option)
     if not file.is_file():
         raise UserError(f"{option}: there is no checkpoint at {file}; train one (make pretrain) or name another")
     try:

@@ -23,6 +23,7 @@ from vle_lightning.hub.folder import (
     read_weights,
 )
 from vle_lightning.hub.own import ENCODER, FORMAT, Description, from_plain, guess_heads, sort_weights
+from vle_lightning.hub.sharded import is_sharded
 from vle_lightning.hub.vle import (
     VQA_HEAD,
     encoder_config,
@@ -108,7 +109,7 @@ def read_pretrained(source: str | Path, option: str = "source") -> Pretrained:
     path = Path(source)
     if path.is_dir() and not (path / CONFIG).exists() and (path / BEST).exists():
         path = path / BEST
-    if path.is_file() or path.suffix in WEIGHT_SUFFIXES:
+    if path.is_file() or path.suffix in WEIGHT_SUFFIXES or is_sharded(path):
         return _read_checkpoint(path, str(source), option)
     if path.is_dir() and not (path / CONFIG).exists() and not any((path / f).exists() for f in (SAFETENSORS, PICKLE)):
         raise UserError(f"{option}: there is no checkpoint at {path / BEST}; train one (make pretrain) or name another")

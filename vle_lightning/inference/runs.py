@@ -11,6 +11,7 @@ import yaml
 from datamodules.classes import read_classes
 from vle_lightning.errors import UserError
 from vle_lightning.hub.checks import fits
+from vle_lightning.hub.sharded import is_sharded
 
 CONFIG = "config.yaml"
 
@@ -73,7 +74,7 @@ class RunSettings(NamedTuple):
 
 
 def run_settings(source: str | Path) -> RunSettings | None:
-    """Read the config.yaml of a run folder, or of the folder that a checkpoint file lies in.
+    """Read the config.yaml of a run folder, or of the folder that a checkpoint lies in.
 
     Returns:
         None where the source is neither: an exported folder, say, or a hub name.
@@ -82,7 +83,7 @@ def run_settings(source: str | Path) -> RunSettings | None:
         UserError: a checkpoint file without config.yaml beside it, or one that is not of a run.
     """
     path = Path(source)
-    if not path.is_file():
+    if not (path.is_file() or is_sharded(path)):
         file = path / CONFIG
         if not file.is_file():
             return None

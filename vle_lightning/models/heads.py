@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FloatNorm(nn.LayerNorm):
+    """Layer norm in float32, whatever comes in: autocast casts norms on CUDA, but not on the CPU."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normalise states (..., D); the dtype is theirs again."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(states.float(), self.normalized_shape, weight, bias, self.eps).to(states.dtype)
 
 
 class Pooler(nn.Module):
@@ -20,7 +30,7 @@ class Pooler(nn.Module):
 
 def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:
     """Linear, LayerNorm, GELU, Linear: the head of VLE's PBC, VQA and VCR models."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes))
+    return nn.Sequential(nn.Linear(width, hidden), FloatNorm(hidden), nn.GELU(), nn.Linear(hidden, classes))
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vle_lightning.fusion.co_attention import CoAttentionLayer
 from vle_lightning.models.dual_stream import IMAGE_TYPE, TEXT_TYPE, DualStream
 from vle_lightning.streams import Stream
 
@@ -33,14 +32,6 @@ def pool_pairs(model: DualStream, text: Stream, image: Stream) -> Tensor:
             image_layer(images, image_mask, texts, text_mask),
         )
     text_layer, image_layer = layers[-1]
-    text_cls = _first_state(text_layer, texts, text_mask, images, image_mask)
-    image_cls = _first_state(image_layer, images, image_mask, texts, text_mask)
+    text_cls = text_layer(texts, text_mask, images, image_mask, 1)
+    image_cls = image_layer(images, image_mask, texts, text_mask, 1)
     return torch.cat([model.text_pooler(text_cls), model.image_pooler(image_cls)], dim=-1)
-
-
-def _first_state(layer: torch.nn.Module, states: Tensor, mask: Tensor, other: Tensor, other_mask: Tensor) -> Tensor:
-    """Run a layer for the first state only: (B, 1, D)."""
-    assert isinstance(layer, CoAttentionLayer)
-    first = layer.cross(layer.attention(states[:, :1], states, mask), other, other_mask)
-    output: Tensor = layer.feed_forward(first)
-    return output

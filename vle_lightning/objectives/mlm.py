@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from vle_lightning.batch import IGNORED, PretrainBatch
 from vle_lightning.models.dual_stream import DualStream
-from vle_lightning.models.heads import initialise
+from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
 from vle_lightning.streams import Fused, FusedView, TextView
 
@@ -31,7 +31,7 @@ class MaskedLanguageModelling(Objective):
             nn.Linear(model.width, text_width),
             nn.Linear(text_width, text_width),
             nn.GELU(),
-            nn.LayerNorm(text_width, eps=model.config.text.layer_norm_eps),
+            FloatNorm(text_width, eps=model.config.text.layer_norm_eps),
         )
         self.decoder = nn.Linear(text_width, model.config.text.vocab_size)
         initialise(self, model.config.init_std)

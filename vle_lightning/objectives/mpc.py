@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vle_lightning.batch import PretrainBatch
 from vle_lightning.encoders.image import patch_grid
 from vle_lightning.models.dual_stream import DualStream
-from vle_lightning.models.heads import initialise
+from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.models.regions import box_patches, pool_patches
 from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
 from vle_lightning.streams import Fused, FusedView, ImageView
@@ -34,7 +34,7 @@ class MaskedPatchClassification(Objective):
         super().__init__(model)
         width = model.width
         self.patch_size = model.config.image.patch_size
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, classes))
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), FloatNorm(width), nn.Linear(width, classes))
         initialise(self, model.config.init_std)
         self.mask_vector: nn.Parameter = nn.Parameter(torch.randn(model.config.image.width) * model.config.init_std)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vle_lightning.callbacks.recorder import write_text
 from vle_lightning.errors import UserError
+from vle_lightning.results.hardware import read_hardware
 from vle_lightning.results.page import render
 from vle_lightning.results.runs import read_published, read_runs
 
@@ -27,12 +28,17 @@ def run_results(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("experiments/README.md"), help="the page")
     parser.add_argument("--published", type=Path, default=Path("experiments/published.json"), help="others' numbers")
+    parser.add_argument(
+        "--hardware", type=Path, default=Path("experiments/hardware"), help="folder of what `make gpu-check` wrote"
+    )
     options = parser.parse_args(arguments)
     if options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name the file to write")
     published = read_published(options.published)
     runs, problems = read_runs(options.run_root)
-    write_text(options.out, render(runs, published, problems))
+    hardware, faults = read_hardware(options.hardware)
+    problems += faults
+    write_text(options.out, render(runs, published, problems, hardware))
     for problem in problems:
         print(problem)
     print(f"{options.out}: {len(runs)} runs, {len(published)} published results")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from vle_lightning.results.hardware import Hardware, hardware_section
 from vle_lightning.results.runs import TASKS, Published, Run, is_number
 
 SCORES = {  # of metrics.json, without the split; a suffix behind "_" says how it was measured
@@ -38,8 +39,10 @@ selected; where there is none, *val* both selected and is reported. *modified*: 
 """
 
 
-def render(runs: Sequence[Run], published: Sequence[Published], problems: Sequence[str]) -> str:
-    """Write the page: a table for each task, ours before published ones, both in a fixed order."""
+def render(
+    runs: Sequence[Run], published: Sequence[Published], problems: Sequence[str], hardware: Sequence[Hardware] = ()
+) -> str:
+    """Write the page: a table for each task, ours before published ones, both in a fixed order; then the hardware."""
     by_name = {run.name: run for run in runs}
     owned = {name + suffix for name in by_name for suffixes in BLIND.values() for suffix in suffixes}
     parts = [HEAD]
@@ -52,6 +55,7 @@ def render(runs: Sequence[Run], published: Sequence[Published], problems: Sequen
             [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_line, rows)] if rows else ["No run, and no number."]
         )
         parts.append("\n".join([f"## {TASKS.get(task, task)}", "", *table]) + "\n")
+    parts += (_without_paths(hardware_section(check)) for check in hardware)
     if problems:
         parts.append(
             "\n".join(["## Not complete", "", *(f"- {_without_paths(problem)}" for problem in problems)]) + "\n"

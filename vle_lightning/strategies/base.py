@@ -1,7 +1,8 @@
-"""What callbacks may ask of a strategy that steps by itself."""
+"""What callbacks may ask of strategies that are not like one process."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 
@@ -14,3 +15,18 @@ class OwnsGradients(Protocol):
 
     def gradient_norm(self) -> float | None:
         """Return the norm of the latest step's whole gradient before clipping; None before the first step."""
+
+
+@runtime_checkable
+class SpreadsWeights(Protocol):
+    """A strategy under which a model called outside of a step lacks weights."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Hold whole, as a step does, all weights that no layer gathers; all ranks enter and leave together."""
+
+
+@runtime_checkable
+class WritesFolders(Protocol):
+    """A strategy that may write checkpoints as folders, of which each rank writes a part."""
+
+    sharded_checkpoints: bool

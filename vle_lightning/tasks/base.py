@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from vle_lightning.batch import Batch, DataFacts
-from vle_lightning.errors import UserError
+from vle_lightning.distributed import any_rank
 from vle_lightning.metrics.ratio import Ratio
 from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
 from vle_lightning.models.presets import find_config
@@ -69,6 +69,8 @@ class VisionLanguageTask(PortableTask):
         optim.check()
         self.optim, self.seed = optim, seed
         self._scores = nn.ModuleDict()
+        self.own_loss: Tensor | None = None  # () of the latest training micro-batch, before the ranks agree on it
+        self._finite_loss: Tensor | None = None  # () the latest such one that is finite
 
     def disagreements(self, facts: DataFacts) -> list[str]:
         """Say where the model and its data do not fit each other; a subclass adds what concerns its head."""
@@ -129,16 +131,20 @@ class VisionLanguageTask(PortableTask):
         ratio.update(hits.detach(), total)
 
     def training_step(self, batch: Batch) -> Tensor:
-        """Run one micro-batch; dropout is a function of seed, step and micro-batch, not of the rank."""
+        """Run one micro-batch; dropout is a function of seed, step and micro-batch, not of the rank.
+
+        Returns:
+            The loss (); not a number on all ranks as soon as that of one is not finite, so that all know (see
+            `vle_lightning.callbacks.health`). The host does not wait for the device to find out.
+        """
         torch.manual_seed(micro_batch_seed(self.seed, batch.step, batch.number))
         loss = self.step(batch, Stage.TRAIN)
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss of step {batch.step}, micro-batch {batch.number} is {loss.item()}; its samples: "
-                f"{', '.join(batch.sample_ids)}. Lower model.optim.lr, or look at these samples"
-            )
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        return loss
+        own = loss.detach()
+        finite = torch.isfinite(own)
+        shown = own if self._finite_loss is None else torch.where(finite, own, self._finite_loss)
+        self.own_loss, self._finite_loss = own, shown
+        self.log("train/loss", shown, prog_bar=True)
+        return torch.where(any_rank(~finite), torch.nan, loss)
 
     def validation_step(self, batch: Batch) -> None:
         """Score one micro-batch of the validation split."""

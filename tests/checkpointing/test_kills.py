@@ -1,0 +1,126 @@
+"""A run that is killed again and again, in its saves too, goes on where it was."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.strategies.losses import read_losses
+from vle_lightning.checkpointing.store import UNFINISHED, CheckpointStore, verify
+from vle_lightning.cli import main
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+KILLS, STEPS, SAVE_EVERY = 20, 10_000, 2
+SMALL = {
+    "trainer": {"max_steps": STEPS, "enable_progress_bar": False, "accelerator": "cpu", "devices": 1},
+    "model": {"architecture": "tiny"},
+    "data": {"batch_size": 4, "global_batch_size": 4, "workers": 0, "limit_val": 4},
+    "validate_every": 25,
+    "save_every": SAVE_EVERY,
+}
+PATIENCE = 120  # seconds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_the_workplace(workplace: Path) -> Iterator[None]:
+    (workplace / "killed.yaml").write_text(yaml.safe_dump(SMALL))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        patch.syspath_prepend(str(ROOT))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def server() -> ForkServerContext:
+    """Starts processes that have imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vle_lightning.cli"])
+    return context
+
+
+def train(name: str, options: tuple[str, ...]) -> None:
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (of the process)
+    experiment = ROOT / "experiments/pretrain/toy.yaml"
+    arguments = ["fit", "--config", str(experiment), "--config", "killed.yaml", "--run_name", name, *options]
+    record = ["--trainer.callbacks+=tests.strategies.losses.LossRecord", f"--trainer.callbacks.folder={name}_losses"]
+    sys.exit(main([*arguments, "--ckpt_path", "auto", *record]))
+
+
+def start(server: ForkServerContext, name: str, *options: str) -> BaseProcess:
+    process = server.Process(target=train, args=(name, options))
+    process.start()
+    return process
+
+
+def wait_for_training(process: BaseProcess, losses: Path) -> None:
+    before = losses.stat().st_size if losses.exists() else 0
+    limit = time.monotonic() + PATIENCE
+    while not (losses.exists() and losses.stat().st_size > before):
+        assert process.is_alive(), f"ended with {process.exitcode} before its first step"
+        assert time.monotonic() < limit, "never trained"
+        time.sleep(0.005)
+
+
+def wait_for_a_save(folder: Path) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not any(folder.glob(f"step_*{UNFINISHED}")):
+        assert time.monotonic() < limit, "never saved"
+
+
+def test_no_kill_loses_more_than_the_work_since_the_last_save(server: ForkServerContext, workplace: Path) -> None:
+    draw, losses = random.Random(0), workplace / "killed_losses" / "0.jsonl"
+    store, saved, within_a_save = CheckpointStore(workplace / "checkpoints" / "killed"), 0, 0
+    for kill in range(KILLS):
+        process = start(server, "killed")
+        wait_for_training(process, losses)
+        time.sleep(draw.uniform(0, 0.5))
+        if kill % 2:
+            wait_for_a_save(store.folder)
+        process.kill()
+        process.join()
+        within_a_save += any(store.folder.glob(f"*{UNFINISHED}"))
+        done = max(step for step, _ in read_losses(losses.parent)) + 1
+        newest = store.newest()
+        kept = store.steps()[-1] if store.steps() else 0
+        assert done - kept <= SAVE_EVERY, f"kill {kill}: {done} steps were done, {newest} is the newest"
+        assert kept >= saved, f"kill {kill}: {saved} was saved before, {newest} is the newest"
+        for step in store.steps():
+            verify(store.path(step), step)
+        saved = kept
+    assert saved > KILLS, "the run has not come far between the kills"
+    assert within_a_save >= KILLS // 4, "too few kills met a save to say anything"
+
+
+def test_a_run_killed_often_ends_like_one_that_was_not(server: ForkServerContext, workplace: Path) -> None:
+    options = ("--trainer.max_steps", "60")
+    process = start(server, "straight", *options)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    for pause in (0.0, 0.1, 0.2):
+        process = start(server, "resumed", *options)
+        wait_for_training(process, workplace / "resumed_losses" / "0.jsonl")
+        time.sleep(pause)
+        process.kill()
+        process.join()
+    process = start(server, "resumed", *options)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    expected, actual = read_losses(workplace / "straight_losses"), read_losses(workplace / "resumed_losses")
+    assert actual == expected  # of each step the latest attempt
+    folders = (workplace / "checkpoints" / name for name in ("straight", "resumed"))
+    straight, resumed = (torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in folders)
+    assert all(torch.equal(resumed[name], weight) for name, weight in straight.items())

@@ -1,0 +1,142 @@
+"""The check of a GPU: every part runs here on the CPU at tiny width, and what goes wrong is in the record."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vle_lightning.errors import UserError
+from vle_lightning.gpu_check import command
+from vle_lightning.gpu_check.command import run_apart, run_gpu_check, run_part, target, tiny_scale
+from vle_lightning.gpu_check.device import describe, peak_memory
+from vle_lightning.gpu_check.parts import Part, Scale, make_parts
+from vle_lightning.gpu_check.report import NotRunError, Report, read_report
+from vle_lightning.gpu_check.runs import compare_losses
+
+CPU = ["--device", "cpu"]
+
+
+def broken(report: Report) -> None:
+    report.add(samples_per_second=3.0)
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+
+def absent(report: Report) -> None:
+    raise NotRunError("deepspeed is not installed")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_is_no_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_gpu_check(["--out", str(tmp_path / "out.json")]) == 0
+    assert "no CUDA GPU was found" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_part_keeps_its_figures_and_its_message(tmp_path: Path) -> None:
+    assert run_part(Part("a", 1.0, broken), tmp_path / "a.json") == 1
+    found = read_report(tmp_path / "a.json")
+    assert (found["status"], found["figures"]) == ("failed", {"samples_per_second": 3.0})
+    assert found["reason"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB"
+    assert run_part(Part("b", 1.0, absent), tmp_path / "b.json") == 0
+    assert read_report(tmp_path / "b.json") == {
+        "figures": {},
+        "status": "not run",
+        "reason": "deepspeed is not installed",
+    }
+
+
+def test_a_part_that_hangs_is_ended_and_one_whose_time_is_over_does_not_start() -> None:
+    parts = {part.name: part for part in make_parts(tiny_scale(), Path())}
+    began = time.perf_counter()
+    hung = run_apart(Part("tiny", 0.3, parts["tiny"].check), "cpu", Path(), 100.0)
+    assert time.perf_counter() - began < 5
+    assert (hung["status"], hung["reason"]) == ("failed", "it took more than 0 seconds")
+    late = run_apart(parts["tiny"], "cpu", Path(), 3.0)
+    assert late["status"] == "not run"
+    assert "were over" in late["reason"]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_leaves_what_it_said() -> None:
+    dead = run_apart(Part("no such part", 60.0, absent), "cpu", Path(), 100.0)
+    assert dead["status"] == "failed"
+    assert "ended with 2" in dead["reason"]
+    assert "there is no part 'no such part'" in dead["reason"]
+
+
+def test_one_failure_is_the_exit_code_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = {"tiny": {"status": "failed", "reason": "OutOfMemoryError", "figures": {}}}
+    done = {"status": "done", "figures": {"step_seconds": 0.5}}
+    monkeypatch.setattr(command, "run_apart", lambda part, device, shared, left: ends.get(part.name, done))
+    out = tmp_path / "new" / "out.json"
+    assert run_gpu_check([*CPU, "--out", str(out)]) == 1
+    record = json.loads(out.read_text())
+    assert record["parts"]["tiny"]["status"] == "failed"
+    assert record["parts"]["fsdp"] == done
+    assert {"hardware", "driver", "date", "commit", "modified", "versions", "device"} <= record.keys()
+    assert "tiny: failed. OutOfMemoryError" in capsys.readouterr().out
+    assert run_gpu_check([*CPU, "--only", "fsdp"]) == 0
+
+
+def test_losses_that_differ_from_those_of_ddp_are_a_failure() -> None:
+    def losses(*values: float) -> dict[str, Any]:
+        return {"status": "done", "figures": {"losses": list(values)}}
+
+    results = {"ddp": losses(2.0, 4.0), "fsdp": losses(2.0, 4.002), "deepspeed_2": losses(2.0, 4.02)}
+    compare_losses(results)
+    assert results["fsdp"]["status"] == "done"
+    assert results["fsdp"]["figures"]["largest_relative_difference"] == pytest.approx(0.0005)
+    assert results["deepspeed_2"]["status"] == "failed"
+    assert results["deepspeed_2"]["reason"] == "the losses differ from ddp's by 5.0e-03, more than 1e-03"
+    alone = {"fsdp": losses(1.0), "deepspeed_3": {"status": "not run", "figures": {}}}
+    compare_losses(alone)
+    assert alone["fsdp"] == losses(1.0)
+
+
+def test_both_models_are_measured_with_and_without_compile_first() -> None:
+    names = [part.name for part in make_parts(Scale("cuda"), Path())]
+    assert names[:4] == ["vle-base", "vle-base compiled", "vle-large", "vle-large compiled"]
+    assert {"fsdp", "deepspeed_2", "deepspeed_3", "toy pre-training", "gpu tests"} < set(names)
+    assert command.TOGETHER < 8 * 60
+
+
+def test_where_the_record_goes(tmp_path: Path) -> None:
+    assert target(None, "cuda", "NVIDIA H200") == Path("experiments/hardware/nvidia_h200.json")
+    assert target(None, "cpu", "CPU x86_64") is None
+    with pytest.raises(UserError, match="--out: .* is a folder"):
+        target(str(tmp_path), "cuda", "NVIDIA H200")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["--only", "nothing"], "--only: there is no part 'nothing'; choose among tiny,"), (["--what"], "--what")],
+)
+def test_a_wrong_command_line_is_one_sentence(arguments: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        run_gpu_check([*CPU, *arguments])
+
+
+def test_a_cpu_has_a_name_and_no_memory_of_its_own() -> None:
+    assert str(describe(torch.device("cpu"))["hardware"]).startswith("CPU")
+    assert peak_memory(torch.device("cpu")) == {}
+
+
+@pytest.mark.slow
+def test_all_parts_run_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "TOGETHER", 1500.0)
+    out, names = (
+        tmp_path / "out.json",
+        [part.name for part in make_parts(tiny_scale(), Path()) if "compiled" not in part.name],
+    )
+    assert run_gpu_check([*CPU, "--out", str(out), "--only", *names]) == 0, out.read_text()
+    parts = json.loads(out.read_text())["parts"]
+    assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(names, "done")
+    assert len(parts["deepspeed_3"]["figures"]["losses"]) == 4
+    assert parts["fsdp"]["figures"]["largest_relative_difference"] < 1e-3

@@ -1,0 +1,56 @@
+"""Run in a process of its own: the peak of two training steps on the CPU, in bytes beyond what stood before them."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+
+import torch
+
+from vle_lightning.encoders.image import ImageConfig
+from vle_lightning.encoders.text import TextConfig
+from vle_lightning.fusion.co_attention import FusionConfig
+from vle_lightning.models.dual_stream import DualStreamConfig
+from vle_lightning.optim import make_optimizer
+from vle_lightning.performance import PARTS, checkpoint_activations
+from vle_lightning.plan.workload import Sample, plain_batch
+from vle_lightning.tasks.base import Stage
+from vle_lightning.tasks.pretrain import PretrainTask
+
+SAMPLE = Sample(tokens=40, image_size=112, masked=0.15, boxes=5)
+MIDDLE = DualStreamConfig(
+    TextConfig(8000, 256, 4, 4, 1024, position_buckets=32, max_positions=64),
+    ImageConfig(112, 8, 256, 4, 4, 1024),
+    FusionConfig(256, 3, 4, 1024),
+)
+
+
+def main(rows: int, recomputed: bool) -> None:
+    """Print the peak."""
+    torch.set_num_threads(1)
+    task = PretrainTask(MIDDLE, classes=50)
+    task.train()
+    if recomputed:
+        checkpoint_activations(task.model, PARTS)
+    optimizer, _ = make_optimizer(task, task.optim, 10)
+    batch = plain_batch(rows, SAMPLE)
+    before = current()
+    for _ in range(2):  # in Lightning's order: the gradients of a step live until the forward of the next is done
+        loss = task.step(batch, Stage.VAL)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    states = sum(v.numel() * v.element_size() for s in optimizer.state.values() for k, v in s.items() if k != "step")
+    print(json.dumps({"peak": peak - before, "states": states}))
+
+
+def current() -> int:
+    """Return the resident bytes of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2] == "recomputed")

@@ -1,0 +1,85 @@
+"""What a micro-batch of an experiment runs, from its configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.factories import CLASSES, pretrain_batch
+from vle_lightning.batch import IGNORED
+from vle_lightning.errors import UserError
+from vle_lightning.flops import FlopRecorder
+from vle_lightning.models.presets import PRESETS
+from vle_lightning.plan.workload import Sample, matrix_weights, pretraining_flops, pretraining_workload
+from vle_lightning.tasks.base import Stage
+from vle_lightning.tasks.pretrain import PretrainTask
+
+
+def test_a_plan_counts_what_the_run_counts() -> None:
+    batch = pretrain_batch(rows=4, tokens=9, regions=3)
+    masked = int((batch.mlm_targets != IGNORED).sum())
+    task = PretrainTask("toy", classes=CLASSES)
+    recorder = FlopRecorder(task)
+    recorder.start()
+    task.step(batch, Stage.VAL)
+    planned = pretraining_flops("toy", 4, Sample(9, 48, masked / 36, 3), classes=CLASSES)
+    assert {part: 4 * flops for part, flops in planned.items()} == recorder.flops()
+
+
+@pytest.mark.parametrize("objectives", [{"mlm": 1.0}, {"itm": 1.0, "pbc": 1.0}, None])
+def test_views_follow_from_the_objectives(objectives: dict[str, float] | None) -> None:
+    workload = pretraining_workload("tiny", 4, Sample(10, 48), objectives)
+    rows = {call.way: call.sizes[0] for call in workload.recording.encoder}
+    shared = {"text": 4, "image": 4, "fusion": 4}  # one view of each
+    assert rows == (shared if objectives else {"text": 8, "image": 8, "fusion": 12})
+
+
+def test_masked_tokens_are_the_share_that_is_expected() -> None:
+    workload = pretraining_workload("tiny", 8, Sample(40, 48, masked=0.15))
+    rows = {head.name: head.rows for head in workload.recording.heads}
+    assert rows["objectives.mlm.decoder"] == 0.15 * 8 * 40
+    assert rows["objectives.itm.head"] == 8
+    assert rows["objectives.pbc.head.0"] == 8 * 36
+
+
+@pytest.mark.parametrize(("name", "published"), [("vle-base", 378e6), ("vle-large", 930e6)])
+def test_parameters_of_the_published_sizes(name: str, published: float) -> None:
+    parameters = pretraining_workload(name, 2, Sample(8, 224)).parameters()
+    encoder = sum(parameters[part][0] for part in ("text", "image", "fusion"))
+    assert encoder == pytest.approx(published, rel=0.025)  # the model cards round, and leave out token types
+
+
+def test_parameters_are_those_of_the_task() -> None:
+    task = PretrainTask("toy", classes=24)
+    workload = pretraining_workload("toy", 2, Sample(8, 48), classes=24)
+    parameters = workload.parameters()
+    assert sum(whole for whole, _ in parameters.values()) == sum(p.numel() for p in task.parameters())
+    assert all(whole == trained for whole, trained in parameters.values())
+    assert all(parameter.is_meta for parameter in workload.task.parameters())
+
+
+def test_a_withheld_tower_does_not_train() -> None:
+    parameters = pretraining_workload("tiny", 2, Sample(8, 48), {"mlm": 1.0}, blind="image").parameters()
+    assert parameters["image"][0] > 0
+    assert parameters["image"][1] == 0
+
+
+def test_autocast_copies_a_tied_table_once() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.LayerNorm(5), torch.nn.Linear(5, 5))
+    tied = torch.nn.Linear(5, 5, bias=False)
+    tied.weight = layers.get_submodule("2").weight  # type: ignore[assignment]
+    assert matrix_weights(torch.nn.Sequential(layers, tied)) == (3 * 5 + 5) + (5 * 5 + 5)
+
+
+def test_pictures_of_other_sizes_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"data.image_size 50 .* patches, 8"):
+        pretraining_workload("tiny", 2, Sample(8, 50))
+
+
+def test_the_twin_is_of_any_depth() -> None:
+    toy = PRESETS["toy"]
+    deeper = replace(toy, text=replace(toy.text, layers=4))
+    sample = Sample(12, 48)
+    assert pretraining_workload(deeper, 2, sample).recording == pretraining_workload(toy, 2, sample).recording

@@ -1,0 +1,156 @@
+"""The FLOPs of a step: against torch's counter on a real step, and against formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.factories import ANSWER_NAMES, CLASSES, SIZE, generator, make_texts, pretrain_batch, vcr_batch, vqa_batch
+from vle_lightning.batch import Batch, RetrievalBatch
+from vle_lightning.encoders.text import TextConfig
+from vle_lightning.flops import EncoderCall, FlopRecorder, encoder_flops
+from vle_lightning.models.dual_stream import Blind, DualStreamConfig
+from vle_lightning.models.presets import PRESETS
+from vle_lightning.performance import PARTS, checkpoint_activations
+from vle_lightning.tasks.base import Stage, VisionLanguageTask
+from vle_lightning.tasks.pretrain import PretrainTask
+from vle_lightning.tasks.retrieval import RetrievalTask
+from vle_lightning.tasks.vcr import VCRTask
+from vle_lightning.tasks.vqa import VQATask
+
+PATCHES, WIDTH = 36, 32  # of the tiny preset on 48 px
+
+
+def retrieval_batch(rows: int = 4, tokens: int = 7) -> RetrievalBatch:
+    random = generator(0)
+    ids, mask = make_texts(rows, tokens, random)
+    names = tuple(map(str, range(rows)))
+    return RetrievalBatch(
+        sample_ids=names,
+        valid=torch.ones(rows, dtype=torch.bool),
+        step=0,
+        number=0,
+        pixel_values=torch.randn(rows, 3, SIZE, SIZE, generator=random),
+        input_ids=ids,
+        attention_mask=mask,
+        owners=torch.arange(rows),
+        image_ids=names,
+        text_ids=names,
+        texts=names,
+        shifts=torch.tensor([1, 2]),
+    )
+
+
+def vqa_task(blind: Blind = "none") -> VQATask:
+    task = VQATask("tiny", answers=len(ANSWER_NAMES), blind=blind)
+    task.labels = ANSWER_NAMES
+    return task
+
+
+def counted(task: VisionLanguageTask, batch: Batch, stage: Stage = Stage.VAL) -> tuple[dict[str, float], int]:
+    """Return what the recorder and torch's counter say of one training step."""
+    recorder = FlopRecorder(task.train())
+    recorder.start()
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        task.step(batch, stage).backward()
+    return recorder.flops(), counter.get_total_flops()
+
+
+def pooling(rows: int, regions: int) -> int:
+    """Multiply (rows, regions, P) by (rows, P, D), forward and for the states' gradient: the recorder leaves it out."""
+    return 2 * 2 * rows * regions * PATCHES * WIDTH
+
+
+@pytest.mark.parametrize(
+    ("task", "batch", "left_out"),
+    [
+        (PretrainTask("tiny", classes=CLASSES), pretrain_batch(rows=4, regions=3), pooling(4, 3)),
+        (VCRTask("tiny"), vcr_batch(rows=4, regions=2), pooling(4, 4 * 2)),
+        (vqa_task(), vqa_batch(), 0),
+    ],
+    ids=["pretrain", "vcr", "vqa"],
+)
+def test_a_step_is_counted_as_torch_counts_it(task: VisionLanguageTask, batch: Batch, left_out: int) -> None:
+    ours, theirs = counted(task, batch)
+    assert sum(ours.values()) + left_out == theirs
+
+
+def test_retrieval_fuses_for_the_poolers_only() -> None:
+    ours, theirs = counted(RetrievalTask("tiny"), retrieval_batch(), Stage.TRAIN)
+    assert sum(ours.values()) == theirs
+    whole = encoder_flops(PRESETS["tiny"], "none", EncoderCall("fusion", (12, 7, 1 + PATCHES)))
+    assert 0 < ours["fusion"] < whole
+
+
+def test_recomputed_activations_count_once() -> None:
+    batch = pretrain_batch()
+    plain, _ = counted(PretrainTask("tiny", classes=CLASSES), batch)
+    task = PretrainTask("tiny", classes=CLASSES)
+    checkpoint_activations(task.model, PARTS)
+    recomputed, done = counted(task, batch)
+    assert recomputed == plain
+    assert sum(plain.values()) < done - pooling(4, 3)
+
+
+def test_a_withheld_tower_costs_nothing() -> None:
+    ours, theirs = counted(vqa_task("image"), vqa_batch())
+    assert ours["image"] == 0
+    assert sum(ours.values()) == theirs
+
+
+def test_counting_leaves_no_trace() -> None:
+    task = PretrainTask("tiny", classes=CLASSES)
+    recorder = FlopRecorder(task)
+    recorder.start()
+    task.step(pretrain_batch(), Stage.VAL)
+    state = torch.get_rng_state()
+    recorder.flops()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_pre_hooks for module in task.modules())
+    seen = recorder.stop()
+    task.step(pretrain_batch(rows=6), Stage.VAL)
+    assert recorder.stop() == seen
+
+
+def formulas(config: DualStreamConfig, rows: int, tokens: int) -> dict[str, int]:
+    """Count by hand: a product of (a, b) and (b, c) is 2abc; backward takes two more, one where the input is data."""
+    text, image, fusion = config.text, config.image, config.fusion
+    patches, width = (image.image_size // image.patch_size) ** 2, fusion.width
+    states = 1 + patches
+
+    def layer(n: int, d: int, inner: int) -> int:
+        return 2 * n * (4 * d * d + 2 * d * inner) + 4 * n * n * d
+
+    positions = 2 * text.position_buckets
+    # content to position, position to content; positions are projected once a call, as key and as query
+    relative = rows * 2 * 2 * tokens * positions * text.width + 2 * 2 * positions * text.width**2
+    texts = text.layers * (rows * layer(tokens, text.width, text.intermediate) + relative)
+    texts += rows * 2 * tokens * text.width * width
+    embedding = rows * 2 * patches * 3 * image.patch_size**2 * image.width
+    images = rows * (image.layers * layer(states, image.width, image.intermediate) + 2 * states * image.width * width)
+
+    def cross(n: int, m: int) -> int:
+        return 2 * (2 * n + 2 * m) * width**2 + 4 * n * m * width
+
+    pair = layer(tokens, width, fusion.intermediate) + layer(states, width, fusion.intermediate)
+    fused = fusion.layers * (pair + cross(tokens, states) + cross(states, tokens)) + 2 * 2 * width**2
+    return {"text": 3 * texts, "image": 2 * embedding + 3 * images, "fusion": 3 * rows * fused}
+
+
+@pytest.mark.parametrize("name", ["tiny", "toy", pytest.param("vle-base", marks=pytest.mark.slow)])
+def test_each_part_is_what_the_formulas_say(name: str) -> None:
+    config = PRESETS[name]
+    size = config.image.image_size
+    states = 1 + (size // config.image.patch_size) ** 2
+    calls = {"text": EncoderCall("text", (3, 11)), "image": EncoderCall("image", (3, size, size))}
+    calls["fusion"] = EncoderCall("fusion", (3, 11, states))
+    assert {part: encoder_flops(config, "none", call) for part, call in calls.items()} == formulas(config, 3, 11)
+
+
+def test_text_costs_its_positions_once_a_call() -> None:
+    config = DualStreamConfig(text=TextConfig(64, 32, 2, 4, 64, position_buckets=8, max_positions=32))
+    one, two, three = (encoder_flops(config, "none", EncoderCall("text", (rows, 9))) for rows in (1, 2, 3))
+    assert three - two == two - one
+    assert 2 * one - two == 3 * 2 * (2 * 2 * 16 * 32**2)

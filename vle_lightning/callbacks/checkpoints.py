@@ -1,0 +1,139 @@
+"""When a run saves: after each validation, every so many steps, and when it is told to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.distributed.checkpoint.api import CheckpointException
+
+from vle_lightning.callbacks.steps import ends_step
+from vle_lightning.checkpointing.store import CheckpointStore, verify, write
+from vle_lightning.distributed import gather_objects, of_first_rank
+from vle_lightning.errors import UserError
+from vle_lightning.strategies.base import WritesFolders
+from vle_lightning.tasks.base import VisionLanguageTask
+
+
+class Checkpoints(Checkpoint):
+    """Saves at the ends of optimiser steps alone: an engine may not keep what it has accumulated within one.
+
+    A save that fails, on a full disk say, leaves the earlier ones alone; the run goes on and says so.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        save_every: int | None = None,
+        saving: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Look after the checkpoints of a run.
+
+        Args:
+            store: of the run folder.
+            save_every: optimiser steps; after each validation alone by default.
+            saving: a context that tells others what this rank is at.
+        """
+        self.store, self.save_every, self.saving = store, save_every, saving
+        self.rule = "the last step, for there was no validation"  # what ``best.ckpt`` was selected by
+        self._saved: int | None = None  # the step of the latest save
+
+    def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Tidy up what a kill has left."""
+        if trainer.is_global_zero:
+            self.store.clean()
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Put aside what was saved of later steps than this start goes on from."""
+        if trainer.is_global_zero and (moved := self.store.rewind(trainer.global_step)):
+            rank_zero_warn(
+                f"this run goes on from step {trainer.global_step}; what an earlier start saved of later steps is now "
+                + ", ".join(map(str, moved))
+            )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Save every so many steps."""
+        if self.save_every and ends_step(trainer, batch_idx) and trainer.global_step % self.save_every == 0:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Save, and mark the best."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        assert isinstance(task, VisionLanguageTask)
+        saved = self.save(trainer)
+        score = float(trainer.callback_metrics.get(task.monitor, math.nan))
+        if trainer.is_global_zero and saved:
+            best = self.store.best_so_far()
+            better = best is None or (score < best.score if task.monitor_mode == "min" else score > best.score)
+            if better and not math.isnan(score):
+                self.store.mark_best(trainer.global_step, score)
+        self.rule = f"{task.monitor_mode} {task.monitor}"
+
+    def save(self, trainer: L.Trainer) -> bool:
+        """Save the state of this step, once; all ranks call this together and return the same.
+
+        Returns:
+            Whether the step is on the disk, verified.
+        """
+        step = trainer.global_step
+        if self._saved == step:
+            return True
+        with self.saving():
+            failure = _any(_failure(lambda: self.store.make_room(step)) if trainer.is_global_zero else None)
+            failure = failure or _any(_failure(lambda: self._write(trainer, step)))
+            failure = failure or _any(_failure(lambda: self.store.commit(step)) if trainer.is_global_zero else None)
+        if failure is not None:
+            kept = self.store.newest()
+            rank_zero_warn(
+                f"step {step} could not be saved: {failure}. "
+                + (f"{kept} is there as before; the run goes on" if kept else "Nothing is saved yet; the run goes on")
+            )
+            return False
+        self._saved = step
+        return True
+
+    def _write(self, trainer: L.Trainer, step: int) -> None:
+        """Gather the state, write it aside and read it back."""
+        strategy, path = trainer.strategy, self.store.unfinished(step)
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if isinstance(strategy, WritesFolders) and strategy.sharded_checkpoints:
+            strategy.save_checkpoint(checkpoint, path)
+        elif trainer.is_global_zero:
+            write(checkpoint, path)
+        if trainer.is_global_zero:
+            verify(path, step)
+
+    def selected(self, trainer: L.Trainer) -> str:
+        """Return the name of the checkpoint that the run ends with; the last step where none was validated.
+
+        Raises:
+            UserError: nothing could be saved.
+        """
+        if not of_first_rank(self.store.best.exists()):
+            self.save(trainer)
+        chosen = self.store.best if self.store.best.exists() else self.store.last
+        name = of_first_rank(chosen.name if chosen.exists() else None)
+        if name is None:
+            raise UserError(f"nothing could be saved in {self.store.folder}: is the disk full?")
+        return name
+
+
+def _failure(act: Callable[[], object]) -> str | None:
+    """Do something; return what went wrong with the disk."""
+    try:
+        act()
+    except (OSError, UserError, CheckpointException) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _any(failure: str | None) -> str | None:
+    """Return the failure of any rank; all ranks call this together."""
+    return next(filter(None, gather_objects(failure)), None)

@@ -1,0 +1,62 @@
+"""The scheduler's signals: a flag is set, the ranks agree on it after a step, save, and end together."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from vle_lightning.callbacks.checkpoints import Checkpoints
+from vle_lightning.callbacks.steps import ends_step
+from vle_lightning.distributed import any_rank
+from vle_lightning.errors import Interrupted
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # before the time limit (sbatch --signal), and at preemption
+
+
+class Interruption(Callback):
+    """Ends a fit at the next optimiser step after a signal, with the step saved.
+
+    Nothing happens inside of the signal's handler but a flag: a save there would meet a step half done, and ranks that
+    wait for each other elsewhere. Lightning's own handlers do so, and are replaced.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._received: int | None = None
+
+    def listen(self) -> None:
+        """Take the signals from now on; other threads than the main one cannot."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._receive)
+
+    def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Take the signals back from Lightning, which has registered its handlers by now."""
+        self.listen()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Agree at the end of a step; save and end where any rank was told to.
+
+        Raises:
+            Interrupted: on all ranks, after the attempt to save.
+        """
+        if not ends_step(trainer, batch_idx):
+            return
+        flag = torch.tensor(self._received is not None, device=trainer.strategy.root_device)
+        if not any_rank(flag).item():
+            return
+        step, saved = trainer.global_step, self._checkpoints.save(trainer)
+        kept = self._checkpoints.store.newest()
+        told = f"step {step} is saved" if saved else f"step {step} could not be saved, {kept or 'nothing'} is"
+        raise Interrupted(f"told to stop; {told}. To go on: the same command with --ckpt_path auto")
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._received = number

@@ -1,0 +1,1 @@
+"""What a GPU makes of this code, measured in one go: ``make gpu-check``."""

@@ -1,0 +1,194 @@
+"""``python -m vle_lightning gpu-check``: all parts, each in a process of its own, into one JSON."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vle_lightning.callbacks.recorder import git_state, versions, write_json
+from vle_lightning.errors import UserError
+from vle_lightning.gpu_check.device import describe
+from vle_lightning.gpu_check.parts import Part, Scale, make_parts
+from vle_lightning.gpu_check.report import NotRunError, Report, read_report
+from vle_lightning.gpu_check.runs import ROOT, compare_losses
+from vle_lightning.inference.commands import OneSentenceParser
+
+FOLDER = Path("experiments") / "hardware"
+TOGETHER = 450.0  # seconds; the whole may take 8 minutes
+LEAST = 15.0  # seconds that a part needs to be worth its start
+LAST = 2000  # characters of what a part said before it died
+
+
+def run_gpu_check(arguments: Sequence[str]) -> int:
+    """Check a GPU as the command line asks.
+
+    Args:
+        arguments: the command line behind ``gpu-check``.
+
+    Returns:
+        0 where all went well or there is no GPU; 1 where a part failed.
+
+    Raises:
+        UserError: the command line is wrong, or the result has no place.
+    """
+    options = parse(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("gpu-check: no CUDA GPU was found here, so there is nothing to check")
+        return 0
+    scale = Scale(options.device) if options.device == "cuda" else tiny_scale()
+    if options.part:
+        return run_part(find_part(scale, options.part, Path(options.shared)), Path(options.out))
+    about = describe(torch.device(options.device))
+    out = target(options.out, options.device, str(about["hardware"]))
+    began = time.perf_counter()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as shared:
+        for part in make_parts(scale, Path(shared)):
+            if options.only and part.name not in options.only:
+                continue
+            left = TOGETHER - (time.perf_counter() - began)
+            results[part.name] = run_apart(part, options.device, Path(shared), left)
+            compare_losses(results)
+            tell(part.name, results[part.name])
+    record = {
+        **about,
+        "device": options.device,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **git_state(),
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - began, 1),
+        "parts": results,
+    }
+    failed = [name for name, result in results.items() if result["status"] == "failed"]
+    if out is not None:
+        write_json(out, record)
+        print(f"{out}: {len(results) - len(failed)} of {len(results)} parts without a failure")
+    return 1 if failed else 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UserError: an option is missing or unknown.
+    """
+    parser = OneSentenceParser(
+        "python -m vle_lightning gpu-check", description="Measure training on this machine's GPU.", allow_abbrev=False
+    )
+    parser.add_argument("--out", help=f"JSON file (default: {FOLDER}/<name of the GPU>.json)")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="check these parts alone")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=argparse.SUPPRESS)  # cpu: for tests
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # run this one in this process, for the whole
+    parser.add_argument("--shared", default=".", help=argparse.SUPPRESS)  # folder of what several parts need
+    options = parser.parse_args(arguments)
+    names = [part.name for part in make_parts(Scale("cuda") if options.device == "cuda" else tiny_scale(), Path())]
+    if unknown := [name for name in options.only or () if name not in names]:
+        raise UserError(f"--only: there is no part {unknown[0]!r}; choose among {', '.join(names)}")
+    return options
+
+
+def tiny_scale() -> Scale:
+    """Return the scale at which all code but CUDA's runs on a CPU."""
+    return Scale("cpu", ("tiny",), seconds=0.2, ceiling=16, toy="tiny", toy_batch=8)
+
+
+def target(given: str | None, device: str, hardware: str) -> Path | None:
+    """Return the file to write; None where nothing is to be kept: what a CPU did is no result.
+
+    Raises:
+        UserError: it is a folder.
+    """
+    if given is None:
+        name = re.sub(r"[^a-z0-9]+", "_", hardware.lower()).strip("_")
+        return FOLDER / f"{name}.json" if device == "cuda" else None
+    if Path(given).is_dir():
+        raise UserError(f"--out: {given} is a folder; name the file to write")
+    return Path(given)
+
+
+def find_part(scale: Scale, name: str, shared: Path) -> Part:
+    """Return the part of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    for part in make_parts(scale, shared):
+        if part.name == name:
+            return part
+    raise UserError(f"--part: there is no part {name!r}")
+
+
+def run_part(part: Part, file: Path) -> int:
+    """Run a part in this process; all that it raises goes into its report."""
+    report = Report(file)
+    try:
+        part.check(report)
+    except NotRunError as error:
+        report.close("not run", str(error))
+        return 0
+    except Exception as error:  # whatever ends a part is its result; the others go on
+        report.close("failed", f"{type(error).__name__}: {error}"[-LAST:])
+        return 1
+    report.close("done")
+    return 0
+
+
+def run_apart(part: Part, device: str, shared: Path, left: float) -> dict[str, Any]:
+    """Run a part in a process of its own, so that it can run out of memory or hang alone.
+
+    Args:
+        part: to run.
+        device: cuda or cpu.
+        shared: folder of what several parts need.
+        left: seconds until the whole must end.
+
+    Returns:
+        Status, figures, seconds, and the reason where it is not done.
+    """
+    if left < LEAST:
+        return {"status": "not run", "reason": f"the {TOGETHER:.0f} seconds for all parts were over", "figures": {}}
+    limit, began = min(part.seconds, left), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "vle_lightning.gpu_check", "--device", device]
+        command += ["--part", part.name, "--out", str(file), "--shared", str(shared)]
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        reason = None
+        try:
+            told, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with all processes that it started
+            told, _ = process.communicate()
+            reason = f"it took more than {limit:.0f} seconds"
+        result = read_report(file)
+    if reason is None and "status" not in result:
+        reason = f"its process ended with {process.returncode}: {told.strip()[-LAST:]}"
+    if reason is not None:
+        result = {"figures": {}, **result, "status": "failed", "reason": reason}
+    return {**result, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def tell(name: str, result: dict[str, Any]) -> None:
+    """Print how a part ended, and its numbers."""
+    numbers = [f"{key} {value:.4g}" for key, value in result["figures"].items() if isinstance(value, float)]
+    print(f"{name}: {result['status']}. {result.get('reason') or ', '.join(numbers)}", flush=True)

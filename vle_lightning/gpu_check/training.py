@@ -1,0 +1,203 @@
+"""Steps of pre-training at full size: how long one takes, how much memory, and how large a batch may be."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from vle_lightning.batch import PretrainBatch
+from vle_lightning.callbacks.throughput import peak_flops
+from vle_lightning.flops import FlopRecorder
+from vle_lightning.gpu_check.device import peak_memory, reset_peaks, synchronise
+from vle_lightning.gpu_check.report import Report
+from vle_lightning.gpu_check.workload import CLASSES, TOKENS, make_pairs
+from vle_lightning.models.dual_stream import Part
+from vle_lightning.models.presets import find_config
+from vle_lightning.optim import OptimConfig, make_optimizer
+from vle_lightning.performance import checkpoint_activations, compile_layers
+from vle_lightning.tasks.base import Stage
+from vle_lightning.tasks.pretrain import PretrainTask
+
+PRECISION = "bf16-mixed"
+CLIP = 1.0  # norm of the whole gradient, the command line's default
+STEPS = 1000  # of the schedule, of which few are taken
+GRAIN = 8  # a largest batch is a multiple of this
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """One way to train one model."""
+
+    architecture: str
+    device: str
+    batch_size: int  # for the timed steps; the experiment file's
+    seconds: float  # for all that is measured, without building and compiling
+    compiled: bool = False
+    recomputed: tuple[Part, ...] = ()
+    largest: bool = False  # look for the largest batch as well
+    ceiling: int = 4096  # no larger batch is tried
+
+
+class Largest(NamedTuple):
+    """The largest batch that was seen to fit."""
+
+    size: int
+    is_proven: bool  # a batch of GRAIN more did not fit; else time or the ceiling ended the search
+
+
+class Trainer:
+    """A task and its optimiser, as the command line trains it on one device."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        """Build the model with random weights."""
+        torch.manual_seed(0)
+        self.device = torch.device(settings.device)
+        config = find_config(settings.architecture)
+        self.image_size, self.vocabulary = config.image.image_size, config.text.vocab_size
+        self.tokens = min(TOKENS, config.text.max_positions)
+        self.task = PretrainTask(settings.architecture, classes=CLASSES).to(self.device).train()
+        checkpoint_activations(self.task.model, settings.recomputed)
+        if settings.compiled:
+            compile_layers(self.task.model)
+        self.optimizer, _ = make_optimizer(self.task, OptimConfig(), STEPS, fused=False)
+
+    def batch(self, rows: int) -> PretrainBatch:
+        """Draw a batch, on the device."""
+        return make_pairs(rows, self.image_size, self.vocabulary, self.tokens).to(self.device)
+
+    def step(self, batch: PretrainBatch) -> torch.Tensor:
+        """Forward in bf16, backward, clip, AdamW; return the loss ()."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss = self.task.step(batch, Stage.TRAIN)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.task.parameters(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+    def fits(self, rows: int) -> bool:
+        """Say whether a step with so many pairs fits into the device's memory."""
+        reset_peaks(self.device)
+        try:
+            self.step(self.batch(rows))
+            synchronise(self.device)
+        except torch.OutOfMemoryError:
+            self.optimizer.zero_grad()
+            return False
+        return True
+
+
+def check_training(settings: TrainingSettings, report: Report) -> None:
+    """Measure steps, and on request the largest batch; see `TrainingSettings`."""
+    warnings.filterwarnings("ignore", ".*self.trainer.* reference is not registered")  # scores go nowhere here
+    trainer = Trainer(settings)
+    parameters = sum(p.numel() for p in trainer.task.parameters())
+    report.add(
+        settings=asdict(settings)
+        | {"precision": PRECISION, "image_size": trainer.image_size, "tokens": trainer.tokens},
+        parameters=parameters,
+    )
+    recorder = FlopRecorder(trainer.task)
+    batch = trainer.batch(settings.batch_size)
+    recorder.start()
+    began = time.perf_counter()
+    first = trainer.step(batch)
+    synchronise(trainer.device)
+    report.add(first_step_seconds=time.perf_counter() - began, first_loss=require_finite(first))
+    flops = {part: value / settings.batch_size for part, value in recorder.flops().items()}
+    report.add(flops_per_sample=flops)
+    deadline = time.perf_counter() + settings.seconds
+    report.add(**measure(trainer, batch, sum(flops.values()), settings.seconds / (4 if settings.largest else 1)))
+    if not settings.largest:
+        return
+    del batch
+    largest = find_largest(trainer.fits, GRAIN, settings.ceiling, deadline)
+    report.add(largest_batch=largest.size, largest_batch_is_proven=largest.is_proven)
+    if largest.size > settings.batch_size:
+        full = trainer.batch(largest.size)
+        found = measure(trainer, full, sum(flops.values()), settings.seconds / 4)
+        report.add(**{f"at_largest_batch/{name}": value for name, value in found.items()})
+
+
+def measure(trainer: Trainer, batch: PretrainBatch, flops: float, seconds: float) -> dict[str, float]:
+    """Time steps on one batch, after two that count for nothing.
+
+    Args:
+        trainer: what trains.
+        batch: on its device.
+        flops: of training on one sample.
+        seconds: to spend, at least for two steps.
+
+    Returns:
+        Seconds a step, samples and FLOP a second, utilisation where the device's peak is known, and peak memory.
+    """
+    device = trainer.device
+    reset_peaks(device)
+    for _ in range(2):
+        trainer.step(batch)
+    synchronise(device)
+    began, steps = time.perf_counter(), 0
+    while steps < 2 or time.perf_counter() - began < seconds:
+        loss = trainer.step(batch)
+        synchronise(device)
+        steps += 1
+    step_seconds = (time.perf_counter() - began) / steps
+    speed = len(batch) / step_seconds
+    found = {
+        "batch": len(batch),
+        "steps": steps,
+        "step_seconds": step_seconds,
+        "samples_per_second": speed,
+        "tflops": speed * flops / 1e12,
+        "last_loss": require_finite(loss),
+        **peak_memory(device),
+    }
+    peak = peak_flops(device, PRECISION) if device.type == "cuda" else None
+    return found if peak is None else {**found, "utilisation": speed * flops / peak}
+
+
+def require_finite(loss: torch.Tensor) -> float:
+    """Return a loss.
+
+    Raises:
+        FloatingPointError: it is not finite.
+    """
+    value = float(loss)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {value}")
+    return value
+
+
+def find_largest(fits: Callable[[int], bool], grain: int, ceiling: int, deadline: float) -> Largest:
+    """Find the largest multiple of ``grain`` that fits: doubling until one does not, then halving the gap.
+
+    Args:
+        fits: says whether so many pairs fit; what fits, fits with fewer.
+        grain: the smallest size that is tried.
+        ceiling: the largest.
+        deadline: of ``time.perf_counter``; no try begins after it.
+
+    Returns:
+        What fitted; 0 if not even ``grain`` did.
+    """
+    good, bad = 0, None
+    while time.perf_counter() < deadline:
+        if bad is None:
+            trial = 2 * good or grain
+            if trial > ceiling:
+                return Largest(good, False)
+        else:
+            trial = (good + bad) // 2 // grain * grain
+            if trial <= good:
+                return Largest(good, True)
+        if fits(trial):
+            good = trial
+        else:
+            bad = trial
+    return Largest(good, bad is not None and bad - good <= grain)

@@ -1,0 +1,191 @@
+"""Checkpoint folders that every rank has written a part of, read as the one file that one process would have written.
+
+Two kinds: torch's distributed form (torch.distributed.checkpoint, of FSDP2) and DeepSpeed's. Both libraries read their
+own; nothing is opened that could run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import tempfile
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+from vle_lightning.errors import UserError
+
+WHOLE = "whole.ckpt"  # in the folder, once it was asked for
+METADATA, META = ".metadata", "meta.pt"  # of torch's form: the index, and what is neither weights nor moments
+TAG, ZERO = "checkpoint", "zero"  # in DeepSpeed's form: the inner folder, and what our strategy adds
+MOMENTS = ("exp_avg", "exp_avg_sq")
+PLAIN = {  # what an index of torch's form is made of
+    ("builtins", "set"),
+    ("collections", "OrderedDict"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+}
+PLAIN_MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+BROKEN = (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+
+
+def is_sharded(path: Path) -> bool:
+    """Is this a folder of one of the two kinds?"""
+    return (path / METADATA).is_file() or (path / TAG).is_dir()
+
+
+def read_sharded(path: Path, option: str) -> dict[str, Any]:
+    """Put a folder's parts together.
+
+    Args:
+        path: of a checkpoint.
+        option: what to call the source in messages.
+
+    Returns:
+        The checkpoint as of one file: ``state_dict`` by name, AdamW's state by number, and all else.
+
+    Raises:
+        UserError: a part is missing, damaged, or holds more than plain data.
+    """
+    try:
+        return _read_distributed(path) if (path / METADATA).is_file() else _read_deepspeed(path)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{option}: {path} is refused, nothing of it was run: {_first_line(error)}") from error
+    except BROKEN as error:
+        raise UserError(
+            f"{option}: {path} cannot be read as a checkpoint of several ranks; is a part missing? {_first_line(error)}"
+        ) from error
+
+
+def check_parts(path: Path) -> None:
+    """Make sure that all parts of a folder are there and are what was written.
+
+    Raises:
+        UserError: names what is wrong.
+    """
+    try:
+        if (path / METADATA).is_file():
+            index = FileSystemReader(path).read_metadata()
+            for place in index.storage_data.values():
+                size = (path / place.relative_path).stat().st_size
+                if size < place.offset + place.length:
+                    raise UserError(f"{path / place.relative_path} is cut short: {size} bytes")
+            return
+        for file in sorted((path / TAG).glob("*.pt")):
+            _open(file)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} cannot be read back: {_first_line(error)}") from error
+    except BROKEN as error:
+        raise UserError(f"{path} cannot be read back: {_first_line(error)}") from error
+
+
+def _read_distributed(path: Path) -> dict[str, Any]:
+    _Index(io.BytesIO((path / METADATA).read_bytes())).load()
+    content: dict[str, Any] = {}
+    reader = FileSystemReader(path)
+    _load_state_dict(content, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+    optimizer = content.pop("optimizer_0", None)
+    rest = torch.load(path / META, map_location="cpu", weights_only=True)
+    states = [] if optimizer is None else [_by_number(optimizer)]
+    return {**rest, "state_dict": content["state_dict"], "optimizer_states": states}
+
+
+def _by_number(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename AdamW's entries from names to the numbers that one process gives them."""
+    names = [name for group in optimizer["param_groups"] for name in group["params"]]
+    numbers = {name: number for number, name in enumerate(names)}
+    return {
+        "state": {numbers[name]: state for name, state in optimizer["state"].items()},
+        "param_groups": [
+            {**group, "params": [numbers[name] for name in group["params"]]} for group in optimizer["param_groups"]
+        ],
+    }
+
+
+def _read_deepspeed(path: Path) -> dict[str, Any]:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    parts = sorted((path / TAG).glob("*.pt"))
+    for file in parts:
+        _open(file)  # DeepSpeed opens whatever it is given; here it is refused first
+    client = _open(next(file for file in parts if file.name.endswith("model_states.pt")))
+    with _quiet():
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(path), TAG)
+        moments = _read_moments(path / TAG, client[ZERO]["names"])
+    kept = {key: client[key] for key in client[ZERO]["keys"]}
+    states = {"state": moments, "param_groups": client[ZERO]["groups"]}
+    return {**kept, "state_dict": dict(weights), "optimizer_states": [states]}
+
+
+def _read_moments(folder: Path, names: list[str]) -> dict[int, dict[str, Tensor]]:
+    """Merge the moments through DeepSpeed's universal form (arXiv 2406.18820)."""
+    from deepspeed.checkpoint.ds_to_universal import main as convert
+
+    with tempfile.TemporaryDirectory() as universal:
+        convert(
+            Namespace(
+                input_folder=str(folder),
+                output_folder=universal,
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=False,
+                inject_missing_state=True,
+            )
+        )
+        state = {}
+        for number, name in enumerate(names):
+            parameter = Path(universal) / ZERO / name
+            if (parameter / f"{MOMENTS[0]}.pt").is_file():
+                state[number] = {key: _param(parameter / f"{key}.pt") for key in MOMENTS}
+    return state
+
+
+def _param(file: Path) -> Tensor:
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    value: Tensor = content["param"] if isinstance(content, dict) else content
+    return value
+
+
+def _open(file: Path) -> dict[str, Any]:
+    """Read a part of DeepSpeed's: tensors, plain data and the few classes that DeepSpeed itself puts there.
+
+    Raises:
+        pickle.UnpicklingError: it holds something else.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address, OrderedDict]):
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return content
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep DeepSpeed's progress to itself."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+class _Index(pickle.Unpickler):
+    """Reads an index of torch's form, and no other class than those it is made of."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
+        if module in PLAIN_MODULES or (module, name) in PLAIN:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"its index names {module}.{name}")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,110 @@
+"""The options of an experiment beside those of its trainer, model and data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from vle_lightning.errors import UserError
+from vle_lightning.models.dual_stream import Part
+from vle_lightning.parsing import Experiment
+from vle_lightning.performance import checkpoint_activations, compile_layers
+from vle_lightning.slurm.environment import cluster_environment
+from vle_lightning.strategies.build import make_strategy
+from vle_lightning.tasks.base import VisionLanguageTask
+
+GRACE = 600  # seconds that a collective waits longer than the watchdog, which names who is missing
+LEAST = {  # what a value must not fall below
+    "seed_everything": 0,
+    "validate_every": 1,
+    "save_every": 1,
+    "keep_last": 1,
+    "max_skipped": 0,
+    "max_bad_steps": 1,
+    "hang_timeout": 1,
+    "plots_count": 1,
+}
+
+
+def add_options(parser: LightningArgumentParser, task: str) -> None:
+    """Add what every experiment shares."""
+    parser.add_argument("--task", type=str, default=task, help="A module of tasks.")
+    parser.add_argument("--run_name", type=str | None, default=None, help="Default: <task>-<file name>.")
+    parser.add_argument("--run_root", type=str, default="checkpoints", help="Folder of the run folders.")
+    steps = "Optimiser steps; default: "
+    parser.add_argument("--validate_every", type=int | None, default=None, help=f"{steps}each epoch.")
+    parser.add_argument("--save_every", type=int | None, default=None, help=f"{steps}each validation.")
+    parser.add_argument("--keep_last", type=int, default=2, help="So many checkpoints are kept beside the best.")
+    parser.add_argument(
+        "--max_skipped", type=float, default=0.01, help="Share of samples; more unusable ones end a run."
+    )
+    parser.add_argument(
+        "--max_bad_steps", type=int, default=3, help="So many without a finite loss in a row end a run."
+    )
+    parser.add_argument("--hang_timeout", type=float, default=1800.0, help="Seconds without progress that end a run.")
+    parser.add_argument("--offload", type=bool, default=False, help="DeepSpeed: optimiser states in host memory.")
+    parser.add_argument(
+        "--sharded_checkpoints",
+        type=bool,
+        default=False,
+        help="fsdp, deepspeed: each rank writes its part of a folder. Faster for very large models.",
+    )
+    parser.add_argument(
+        "--activation_checkpointing",
+        type=list[Part],
+        default=[],
+        help="Parts whose layers are computed again in backward: text, image, fusion. Less memory, more time.",
+    )
+    parser.add_argument("--compile", type=bool, default=False, help="Compile the transformer layers (torch.compile).")
+
+
+def check_least(settings: Namespace, experiment: Experiment) -> None:
+    """Refuse values that are too small.
+
+    Raises:
+        UserError: names the option and where it was given.
+    """
+    for key, least in LEAST.items():
+        if settings.get(key) is not None and settings[key] < least:
+            raise UserError(f"{experiment.source(key)}: {key} is {settings[key]}; it must be at least {least}")
+    if settings.get("plots") and Path(settings.plots).exists() and not Path(settings.plots).is_dir():
+        raise UserError(f"--plots: {settings.plots} is a file; name a folder for the pictures")
+
+
+def tune(task: VisionLanguageTask, settings: Namespace) -> None:
+    """Let the task's layers save memory and time as the options say."""
+    checkpoint_activations(task.model, settings.activation_checkpointing)
+    if settings.compile:
+        compile_layers(task.model)
+
+
+def spread(settings: Namespace, given: object) -> dict[str, object]:
+    """Say in the trainer's words how a run is spread over devices and nodes.
+
+    Args:
+        settings: all options.
+        given: the plugins that the experiment names.
+
+    Raises:
+        UserError: the strategy is unknown, or the Slurm job has other numbers of nodes or tasks.
+    """
+    trainer = settings.trainer
+    plugins = [*given] if isinstance(given, list) else [given] if given else []
+    if (environment := cluster_environment(os.environ)) is not None:
+        plugins.append(environment)
+    if not isinstance(trainer.strategy, str):
+        return {"plugins": plugins or None}
+    chosen = make_strategy(
+        trainer.strategy,
+        trainer.accelerator,
+        trainer.precision,
+        settings.offload,
+        settings.hang_timeout + GRACE,
+        settings.sharded_checkpoints,
+    )
+    if chosen.precision is None:
+        return {"strategy": chosen.strategy, "plugins": plugins or None}
+    return {"strategy": chosen.strategy, "plugins": [*plugins, chosen.precision], "precision": None}

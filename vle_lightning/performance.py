@@ -1,0 +1,111 @@
+"""Less memory and less time a step, with the same losses: recomputed activations, compiled layers.
+
+Both work on the transformer layers of the encoder, one by one, and replace a layer's ``forward`` by one that does the
+same. No module is wrapped, so the names of parameters stay, and with them those in checkpoints. Where both are wanted
+`checkpoint_activations` comes first: what is recomputed must lie within what is compiled, for backward might otherwise
+meet another compilation (of a variable length) than forward did.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
+from typing import Any, TypeAlias, get_args
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from vle_lightning.errors import UserError
+from vle_lightning.models.dual_stream import DualStream, Part
+
+PARTS: tuple[Part, ...] = get_args(Part)
+Forward: TypeAlias = Callable[..., Any]  # of a layer, its first argument
+
+
+def checkpoint_activations(model: DualStream, parts: Sequence[Part]) -> None:
+    """Keep only the inputs of each layer of these parts, and compute the rest again in backward (arXiv 1604.06174).
+
+    A step computes the layers' forward twice then, a third more work, for about the memory of one layer. Dropout draws
+    the same numbers both times, so losses and gradients stay what they were. Without gradients and in evaluation
+    nothing changes. A part that the model withholds (``blind``) does not run, and is skipped.
+
+    The layer's own hooks lie outside of what is recomputed: FSDP2 has gathered the weights when the layer's backward
+    begins, ZeRO-3 gathers them again for each module that runs again.
+
+    Args:
+        model: the encoder.
+        parts: of text, image and fusion.
+
+    Raises:
+        UserError: there is no such part.
+        ValueError: the layers are compiled or recomputed already.
+    """
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UserError(
+            f"activation_checkpointing: there is no part {', '.join(map(repr, unknown))}; choose among "
+            f"{', '.join(PARTS)}"
+        )
+    layers = _running(model, parts)
+    if any("forward" in vars(layer) for layer in layers):
+        raise ValueError("the layers are compiled or recomputed already; call checkpoint_activations first, and once")
+    for layer in layers:
+        layer.forward = MethodType(_recomputed(_forward_of(layer)), layer)
+
+
+def compile_layers(model: DualStream) -> None:
+    """Compile each kind of transformer layer (torch.compile), once for all layers of that kind.
+
+    Random numbers are drawn as without compilation, at the price of fusing dropout with its neighbours, so that the
+    option keeps the losses up to rounding. After a second length of texts one compilation serves all lengths.
+    Embeddings, poolers and heads stay as they are, a small part of the work.
+
+    Args:
+        model: the encoder.
+    """
+    compiled: dict[tuple[type[nn.Module], bool], Forward] = {}
+    for layer in _running(model, PARTS):
+        kind = type(layer), "forward" in vars(layer)
+        if kind not in compiled:
+            compiled[kind] = torch.compile(_copied(_forward_of(layer)), options={"fallback_random": True})
+        layer.forward = MethodType(compiled[kind], layer)
+
+
+def _running(model: DualStream, parts: Sequence[Part]) -> list[nn.Module]:
+    layers = model.layers()
+    return [layer for part in dict.fromkeys(parts) if part != model.blind for layer in layers[part]]
+
+
+def _forward_of(layer: nn.Module) -> Forward:
+    """Return the function behind ``layer.forward``, which takes the layer as its first argument."""
+    method = layer.forward
+    assert isinstance(method, MethodType)
+    return method.__func__
+
+
+def _copied(forward: Forward) -> Forward:
+    """Copy a function, its code too.
+
+    torch keeps compilations with the code, which kinds of layers share where a decorator wraps their forward. The
+    image tower's fixed length would become a variable one then, because the text tower's is.
+    """
+    assert isinstance(forward, FunctionType)
+    copy = FunctionType(
+        forward.__code__.replace(), forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    copy.__kwdefaults__ = forward.__kwdefaults__
+    return copy
+
+
+def _recomputed(forward: Forward) -> Forward:
+    """Make a layer's forward keep only its inputs while it trains."""
+
+    @functools.wraps(forward)
+    def recomputed(layer: nn.Module, *inputs: Any, **options: Any) -> Any:  # noqa: ANN401 (as the layer's)
+        if not (layer.training and torch.is_grad_enabled()):
+            return forward(layer, *inputs, **options)
+        bound = functools.partial(forward, layer)
+        return checkpoint(bound, *inputs, use_reentrant=False, preserve_rng_state=True, **options)
+
+    return recomputed
