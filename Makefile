@@ -1,7 +1,7 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
 .PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
-	finetune-nlvr finetune-retrieval results slurm-pretrain slurm-status plan gpu-check test test-all test-slurm lint parity tensorboard bench bench-data
+	finetune-nlvr finetune-retrieval results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-slurm lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
@@ -103,8 +103,11 @@ slurm-status: $(READY) ## step, samples/s, loss and ETA of all runs, from their 
 plan: $(READY) ## what a run needs, without a GPU: ARGS="--config FILE --gpus 64 --gpu h100"
 	$(RUN) -m vle_lightning plan $(ARGS)
 
-gpu-check: $(READY) ## measure a training step of each size on the GPU at hand, and run the tests that need one
-	$(RUN) -m vle_lightning gpu-check $(ARGS)
+gpu-check: ## measure a training step of each size on the GPU at hand, and run the tests that need one; uses what is installed
+	$(if $(wildcard $(READY)),$(RUN),$(PYTHON)) -m vle_lightning.gpu_check $(ARGS)
+
+gpu-wheels: $(READY) ## pack what a GPU machine without network may lack into wheels/, for gpu-check there
+	$(RUN) -m vle_lightning.gpu_check.wheels --to wheels $(ARGS)
 
 NAMED = test -n "$(SRC)" || { echo "Name the folder of the raw data set: make $@ SRC=path" >&2; exit 2; }
 

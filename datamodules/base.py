@@ -66,7 +66,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             root: folder of the shards; or its address: http(s), or s3 and gs with s3fs and gcsfs.
             sources: passes per epoch over each folder of ``root``.
             tokenizer: folder or hub name.
-            batch_size: samples of a micro-batch, on one device.
+            batch_size: samples of a micro-batch, on one device; fewer where a step has not so many for each device.
             global_batch_size: samples of an optimiser step.
             image_size: height and width that the model sees, in pixels.
             max_text_length: in tokens, special ones included.

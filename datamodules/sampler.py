@@ -108,12 +108,15 @@ class TrainOrder:
 def accumulation(global_batch_size: int, batch_size: int, devices: int) -> int:
     """Return how many micro-batches each device goes through per optimiser step.
 
+    Where the devices are so many that a step has fewer samples for each than ``batch_size``, its micro-batch is these.
+
     Raises:
         ValueError: the global batch is no multiple; names the nearest possible sizes.
     """
-    together = batch_size * devices
+    together = micro_batch_size(global_batch_size, batch_size, devices) * devices
     if global_batch_size % together == 0:
         return global_batch_size // together
+    together = batch_size * devices
     below = global_batch_size // together * together
     told = "data.global_batch_size " + " or ".join(str(size) for size in (below, below + together) if size)
     if global_batch_size % devices == 0:
@@ -122,17 +125,28 @@ def accumulation(global_batch_size: int, batch_size: int, devices: int) -> int:
         lower = [size for size in possible if size < batch_size][-1:]
         nearest = lower + [size for size in possible if size > batch_size][:1]
         told += ", or data.batch_size " + " or ".join(map(str, nearest))
+    else:
+        fitting = [count for count in range(1, global_batch_size + 1) if global_batch_size % count == 0]
+        nearest = [count for count in fitting if count < devices][-1:] + [c for c in fitting if c > devices][:1]
+        told += ", or devices " + " or ".join(map(str, nearest))
     raise ValueError(
         f"data.global_batch_size {global_batch_size} is no multiple of data.batch_size {batch_size} "
         f"x {devices} device(s); nearest possible: {told}"
     )
 
 
+def micro_batch_size(global_batch_size: int, batch_size: int, devices: int) -> int:
+    """Return how many samples a micro-batch has: ``batch_size``, or all that a step has for a device."""
+    share, rest = divmod(global_batch_size, devices)
+    return batch_size if rest else min(batch_size, share)
+
+
 class MicroBatchSampler(Sampler[MicroBatch]):
     """One rank's micro-batches: numbers rank, rank + W, ... of each step, up to the end of the epoch."""
 
     def __init__(self, order: TrainOrder, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.order, self.batch_size, self.rank, self.world_size = order, batch_size, rank, world_size
+        self.order, self.rank, self.world_size = order, rank, world_size
+        self.batch_size = micro_batch_size(order.global_batch_size, batch_size, world_size)
         self.per_step = accumulation(order.global_batch_size, batch_size, world_size)  # of this rank
         self.micro_batches = self.per_step * world_size  # of a step, over all ranks
         self.start_step = 0  # optimiser steps of the run that are finished: iterating starts behind them

@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import pkgutil
+import signal
 import sys
 import traceback
 import warnings
@@ -30,6 +31,7 @@ import vle_lightning.tasks
 from datamodules.base import VisionLanguageDataModule
 from datamodules.cache import StoreError
 from datamodules.sampler import accumulation
+from vle_lightning.callbacks.interruption import SIGNALS
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
 from vle_lightning.checkpointing.whole import as_file
 from vle_lightning.commands import COMMANDS, ON_EXPERIMENTS
@@ -193,10 +195,22 @@ class ExperimentCLI(LightningCLI):
         check_job(os.environ, trainer.num_nodes, trainer.num_devices)
         micro_batches = self.datamodule.accumulation(trainer.num_nodes * trainer.num_devices)
         trainer.accumulate_grad_batches = micro_batches
+        self._tell_of_batches(trainer.num_nodes * trainer.num_devices, micro_batches)
         if settings.validate_every:
             trainer.val_check_interval = settings.validate_every * micro_batches
             trainer.check_val_every_n_epoch = None
         return trainer
+
+    def _tell_of_batches(self, devices: int, micro_batches: int) -> None:
+        """Say what a step is made of, where it is more than one micro-batch on one device."""
+        data = self.datamodule
+        if self.subcommand == "fit" and is_first_process() and devices * micro_batches > 1:
+            size = data.global_batch_size // (devices * micro_batches)
+            less = f" (data.batch_size {data.batch_size} is more than that)" if size < data.batch_size else ""
+            print(
+                f"a step: {data.global_batch_size} samples = {devices} device(s) x {micro_batches} micro-batch(es) x "
+                f"{size} samples{less}"
+            )
 
     def _check(self) -> None:
         """Refuse, before anything runs, what cannot end well."""
@@ -235,6 +249,9 @@ class ExperimentCLI(LightningCLI):
 
 class Settings(ExperimentCLI):
     """Parses an experiment, settles nothing and builds nothing."""
+
+    def _set_seed(self) -> None:
+        """Draw nothing."""
 
     def before_instantiate_classes(self) -> None:
         """Leave open what the machine decides: it may not be the one that trains."""
@@ -298,6 +315,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return COMMANDS[arguments[0]](arguments[1:])
         ExperimentCLI(args)
     except Interrupted as error:
+        for number in SIGNALS:  # the first rank that is gone makes srun send more of them
+            signal.signal(number, signal.SIG_IGN)
         print(error, file=sys.stderr)
         return EX_TEMPFAIL
     except (ValueError, FileNotFoundError, StoreError) as error:

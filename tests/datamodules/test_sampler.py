@@ -258,12 +258,19 @@ def test_impossible_batch_sizes_name_the_nearest() -> None:
     assert accumulation(64, 8, 2) == 4
     with pytest.raises(ValueError, match="global_batch_size 96 or 144, or data.batch_size 10 or 25$"):
         accumulation(100, 24, 2)
-    with pytest.raises(ValueError, match="nearest possible: data.global_batch_size 64, or data.batch_size 16$"):
-        accumulation(32, 32, 2)
-    with pytest.raises(ValueError, match="data.global_batch_size 24$"):
+    with pytest.raises(ValueError, match="nearest possible: data.global_batch_size 24, or devices 2 or 5$"):
         accumulation(10, 8, 3)
     with pytest.raises(ValueError, match="no multiple of data.batch_size 3"):
         MicroBatchSampler(TrainOrder([[40]], [1.0], 0, 8), 3)
+
+
+@pytest.mark.parametrize(("devices", "size"), [(1, 32), (2, 32), (4, 16), (32, 2), (64, 1)])
+def test_more_devices_than_a_step_has_batches_get_smaller_ones(devices: int, size: int) -> None:
+    order = TrainOrder([[640]], [1.0], 0, 64)
+    parts = [list(MicroBatchSampler(order, 32, rank, devices)) for rank in range(devices)]
+    first = [batch for part in parts for batch in part if batch.step == 0]
+    assert {len(batch.samples) for batch in first} == {size}
+    assert len({sample for batch in first for sample in batch.samples}) == 64
 
 
 def test_a_weight_of_zero_is_refused() -> None:

@@ -28,6 +28,7 @@ class Interruption(Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._received: int | None = None
+        self._told: str | None = None  # once all ranks have agreed
 
     def listen(self) -> None:
         """Take the signals from now on; other threads than the main one cannot."""
@@ -42,20 +43,24 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Agree at the end of a step; save and end where any rank was told to.
-
-        Raises:
-            Interrupted: on all ranks, after the attempt to save.
-        """
-        if not ends_step(trainer, batch_idx):
+        """Agree at the end of a step, and save."""
+        if self._told is not None or not ends_step(trainer, batch_idx):
             return
         flag = torch.tensor(self._received is not None, device=trainer.strategy.root_device)
         if not any_rank(flag).item():
             return
         step, saved = trainer.global_step, self._checkpoints.save(trainer)
         kept = self._checkpoints.store.newest()
-        told = f"step {step} is saved" if saved else f"step {step} could not be saved, {kept or 'nothing'} is"
-        raise Interrupted(f"told to stop; {told}. To go on: the same command with --ckpt_path auto")
+        self._told = f"step {step} is saved" if saved else f"step {step} could not be saved, {kept or 'nothing'} is"
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: object, batch_idx: int) -> None:
+        """End once the step is logged, and validated where that was due.
+
+        Raises:
+            Interrupted: on all ranks.
+        """
+        if self._told is not None:
+            raise Interrupted(f"told to stop; {self._told}. To go on: the same command with --ckpt_path auto")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame

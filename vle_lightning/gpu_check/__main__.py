@@ -5,13 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from vle_lightning.gpu_check.wheels import TARGET, WHEELS, install_missing, missing
 
 
+def has_gpu() -> bool:
+    """Is there a CUDA GPU? Where torch is missing, its driver's device file tells."""
+    if find_spec("torch") is None:
+        return Path("/dev/nvidiactl").exists()
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def main() -> int:
     """Make up for missing packages, then check."""
+    if "--device" not in sys.argv and not has_gpu():
+        print("gpu-check: there is no CUDA GPU on this machine, so there is nothing to measure")
+        return 0
     wheels = Path(os.environ.get(WHEELS, "wheels"))
     if missing() and TARGET not in os.environ:
         try:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from vle_lightning.optim import parameter_groups
 from vle_lightning.tasks.base import VisionLanguageTask
 
 ENTRIES = (  # what the trainer and the callbacks call: the root's weights are whole while one of these runs
@@ -57,6 +64,37 @@ class ShardedStrategy(ModelParallelStrategy):
         if fitting:
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ANN401
+        """Read one file on every rank, and keep of weights and moments what is this rank's.
+
+        The parent numbers parameters as the module lists them; files number them as the optimiser does.
+        """
+        checkpoint: dict[str, Any] = torch.load(
+            self.broadcast(checkpoint_path), map_location="cpu", mmap=True, weights_only=weights_only
+        )
+        task, options = self.lightning_module, StateDictOptions(full_state_dict=True)
+        assert isinstance(task, VisionLanguageTask)
+        set_model_state_dict(task, checkpoint.pop("state_dict"), options=options)
+        for optimizer, saved in zip(self.optimizers, checkpoint.pop("optimizer_states", []), strict=False):
+            if saved["state"]:
+                set_optimizer_state_dict(task, optimizer, by_name(saved, task), options=options)
+        return checkpoint
+
+
+def by_name(saved: dict[str, Any], task: VisionLanguageTask) -> dict[str, Any]:
+    """Rename the entries of an optimiser's state from numbers to the names of parameters."""
+    places = {id(parameter): name for name, parameter in task.named_parameters()}
+    groups = parameter_groups(task, task.optim)
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    named = [places[id(parameter)] for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
+    names = dict(zip(numbers, named, strict=True))
+    return {
+        "state": {names[number]: state for number, state in saved["state"].items()},
+        "param_groups": [
+            {**group, "params": [names[number] for number in group["params"]]} for group in saved["param_groups"]
+        ],
+    }
 
 
 def shard(task: VisionLanguageTask, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:

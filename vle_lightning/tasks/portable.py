@@ -22,6 +22,7 @@ from vle_lightning.hub.vle import Published, write_vle
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import find_config
 
+TASKS = __name__.rsplit(".", 1)[0]
 Layout = Literal["own", "vle"]
 
 
@@ -106,7 +107,8 @@ class PortableTask(L.LightningModule):
     @classmethod
     def task_name(cls) -> str:
         """Return the module's name, which experiment files give as ``task``."""
-        return cls.__module__.rsplit(".", 1)[-1]
+        own = next(base for base in cls.__mro__ if base.__module__.startswith(TASKS))  # FSDP2 puts a class before it
+        return own.__module__.rsplit(".", 1)[-1]
 
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the heads that the published checkpoints have, by their names there."""
