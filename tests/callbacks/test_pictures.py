@@ -50,7 +50,7 @@ class Drawer(VisionLanguageTask):
 def make_trainer(rank: int = 0, *, checking: bool = False) -> Any:  # noqa: ANN401 (stands for a Trainer)
     plugin = SimpleNamespace(forward_context=nullcontext)
     options = {"is_global_zero": rank == 0, "sanity_checking": checking, "precision_plugin": plugin}
-    return SimpleNamespace(**options, loggers=[], global_step=0)
+    return SimpleNamespace(**options, loggers=[], global_step=0, strategy=None)
 
 
 def written(folder: Path) -> list[str]:

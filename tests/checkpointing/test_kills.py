@@ -1,10 +1,11 @@
-"""A run that is killed again and again, in its saves too, goes on where it was."""
+"""A run that is killed again and again, in its saves too, or told to stop, goes on where it was."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from tests.checkpointing.test_store import files_of_at_most
 from tests.strategies.losses import read_losses
 from vle_lightning.checkpointing.store import UNFINISHED, CheckpointStore, verify
 from vle_lightning.cli import main
@@ -30,6 +32,7 @@ SMALL = {
     "validate_every": 25,
     "save_every": SAVE_EVERY,
 }
+SHORT = ("--trainer.max_steps", "60")
 PATIENCE = 120  # seconds
 
 
@@ -51,13 +54,16 @@ def server() -> ForkServerContext:
     return context
 
 
+def fit(name: str, *options: str) -> list[str]:
+    experiment = ROOT / "experiments/pretrain/toy.yaml"
+    return ["fit", "--config", str(experiment), "--config", "killed.yaml", "--run_name", name, *options]
+
+
 def train(name: str, options: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (of the process)
-    experiment = ROOT / "experiments/pretrain/toy.yaml"
-    arguments = ["fit", "--config", str(experiment), "--config", "killed.yaml", "--run_name", name, *options]
     record = ["--trainer.callbacks+=tests.strategies.losses.LossRecord", f"--trainer.callbacks.folder={name}_losses"]
-    sys.exit(main([*arguments, "--ckpt_path", "auto", *record]))
+    sys.exit(main([*fit(name, *options), "--ckpt_path", "auto", *record]))
 
 
 def start(server: ForkServerContext, name: str, *options: str) -> BaseProcess:
@@ -106,21 +112,62 @@ def test_no_kill_loses_more_than_the_work_since_the_last_save(server: ForkServer
 
 
 def test_a_run_killed_often_ends_like_one_that_was_not(server: ForkServerContext, workplace: Path) -> None:
-    options = ("--trainer.max_steps", "60")
-    process = start(server, "straight", *options)
-    process.join(PATIENCE)
-    assert process.exitcode == 0
     for pause in (0.0, 0.1, 0.2):
-        process = start(server, "resumed", *options)
+        process = start(server, "resumed", *SHORT)
         wait_for_training(process, workplace / "resumed_losses" / "0.jsonl")
         time.sleep(pause)
         process.kill()
         process.join()
-    process = start(server, "resumed", *options)
+    process = start(server, "resumed", *SHORT)
     process.join(PATIENCE)
     assert process.exitcode == 0
-    expected, actual = read_losses(workplace / "straight_losses"), read_losses(workplace / "resumed_losses")
-    assert actual == expected  # of each step the latest attempt
-    folders = (workplace / "checkpoints" / name for name in ("straight", "resumed"))
-    straight, resumed = (torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in folders)
-    assert all(torch.equal(resumed[name], weight) for name, weight in straight.items())
+    assert_same(straight_run(server, workplace), workplace, "resumed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_run_that_is_told_to_stop_saves_its_step(
+    number: signal.Signals, server: ForkServerContext, workplace: Path
+) -> None:
+    name = f"stopped_{number.name}"
+    process = start(server, name, *SHORT, "--save_every", "1000")
+    wait_for_training(process, workplace / f"{name}_losses" / "0.jsonl")
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(PATIENCE)
+    assert process.exitcode == 75
+    done = max(step for step, _ in read_losses(workplace / f"{name}_losses")) + 1
+    assert CheckpointStore(workplace / "checkpoints" / name).steps()[-1] == done  # not a step more, not one less
+    process = start(server, name, *SHORT)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    assert_same(straight_run(server, workplace), workplace, name)
+
+
+def straight_run(server: ForkServerContext, workplace: Path) -> str:
+    """Return the name of a run that nothing has interrupted."""
+    if not (workplace / "straight_losses").exists():
+        process = start(server, "straight", *SHORT)
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    return "straight"
+
+
+def assert_same(straight: str, workplace: Path, name: str) -> None:
+    """Compare the losses of each step, the latest attempt at it, and the weights at the end, bit for bit."""
+    assert read_losses(workplace / f"{name}_losses") == read_losses(workplace / f"{straight}_losses")
+    folders = (workplace / "checkpoints" / run for run in (straight, name))
+    expected, actual = (torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in folders)
+    assert all(torch.equal(actual[key], weight) for key, weight in expected.items())
+
+
+def test_a_full_disk_ends_no_run_and_loses_no_checkpoint(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = workplace / "checkpoints" / "full"
+    assert main(fit("full", "--trainer.max_steps", "2")) == 0
+    with files_of_at_most(1_000_000):  # a checkpoint is larger, all else smaller
+        code = main([*fit("full", "--trainer.max_steps", "4"), "--ckpt_path", "auto"])
+    assert code == 0  # it ends with what there is
+    assert "could not be saved" in capsys.readouterr().err
+    assert CheckpointStore(folder).steps() == [2]
+    verify(folder / "step_000002.ckpt", 2)
+    assert main([*fit("full", "--trainer.max_steps", "4"), "--ckpt_path", "auto"]) == 0
+    assert CheckpointStore(folder).steps() == [2, 4]

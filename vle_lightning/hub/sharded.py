@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from vle_lightning.errors import UserError
@@ -28,13 +29,25 @@ WHOLE = "whole.ckpt"  # in the folder, once it was asked for
 METADATA, META = ".metadata", "meta.pt"  # of torch's form: the index, and what is neither weights nor moments
 TAG, ZERO = "checkpoint", "zero"  # in DeepSpeed's form: the inner folder, and what our strategy adds
 MOMENTS = ("exp_avg", "exp_avg_sq")
-PLAIN = {  # what an index of torch's form is made of
-    ("builtins", "set"),
-    ("collections", "OrderedDict"),
+PLAIN = {  # what an index of torch's form is made of, beside dtypes
+    ("pathlib", "PosixPath"),
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    *(
+        ("torch.distributed.checkpoint.metadata", name)
+        for name in (
+            "_MEM_FORMAT_ENCODING",
+            "BytesStorageMetadata",
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+        )
+    ),
 }
-PLAIN_MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 BROKEN = (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
 
@@ -91,8 +104,8 @@ def check_parts(path: Path) -> None:
 def _read_distributed(path: Path) -> dict[str, Any]:
     _Index(io.BytesIO((path / METADATA).read_bytes())).load()
     content: dict[str, Any] = {}
-    reader = FileSystemReader(path)
-    _load_state_dict(content, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+    planner = _PlainPlanner()  # type: ignore[no-untyped-call]
+    _load_state_dict(content, storage_reader=FileSystemReader(path), planner=planner, no_dist=True)
     optimizer = content.pop("optimizer_0", None)
     rest = torch.load(path / META, map_location="cpu", weights_only=True)
     states = [] if optimizer is None else [_by_number(optimizer)]
@@ -117,10 +130,19 @@ def _read_deepspeed(path: Path) -> dict[str, Any]:
     parts = sorted((path / TAG).glob("*.pt"))
     for file in parts:
         _open(file)  # DeepSpeed opens whatever it is given; here it is refused first
-    client = _open(next(file for file in parts if file.name.endswith("model_states.pt")))
+    named = [file for file in parts if file.name.endswith("model_states.pt")]
+    if not named:
+        raise ValueError(f"{path / TAG} has no *model_states.pt")
+    client = _open(named[0])
+    if ZERO not in client:
+        raise ValueError(
+            "it was written by another code than this, and does not say which parameters its moments are of"
+        )
     with _quiet():
         weights = get_fp32_state_dict_from_zero_checkpoint(str(path), TAG)
         moments = _read_moments(path / TAG, client[ZERO]["names"])
+    for state in moments.values():
+        state["step"] = torch.tensor(client[ZERO]["step"])
     kept = {key: client[key] for key in client[ZERO]["keys"]}
     states = {"state": moments, "param_groups": client[ZERO]["groups"]}
     return {**kept, "state_dict": dict(weights), "optimizer_states": [states]}
@@ -178,11 +200,22 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+class _PlainPlanner(_EmptyStateDictLoadPlanner):
+    """Reads all entries; those that are no tensors must be plain data."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Put one entry in its place."""
+        value.seek(0)
+        torch.load(value, weights_only=True)  # raises for anything else
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
 class _Index(pickle.Unpickler):
     """Reads an index of torch's form, and no other class than those it is made of."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        if module in PLAIN_MODULES or (module, name) in PLAIN:
+        if (module, name) in PLAIN or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"its index names {module}.{name}")
 

@@ -18,10 +18,8 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vle_lightning.optim import parameter_groups
+from vle_lightning.strategies.zero_states import ZeroStates
 from vle_lightning.tasks.base import VisionLanguageTask
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -113,56 +111,34 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Gather the weights in float32: by name on rank zero, {} on the others; {} where the engine writes them."""
-        if self.sharded_checkpoints:
-            return {}
-        parameters = dict(self._task.named_parameters(remove_duplicate=False))
-        whole: dict[int, Tensor] = {}  # by id: a tied weight once
-        weights: dict[str, Any] = {}
-        for name, value in self._task.state_dict(keep_vars=True).items():
-            source = parameters.get(name, value)
-            if id(source) not in whole:
-                whole[id(source)] = self._keep(self._whole(source))
-            weights[name] = whole[id(source)]
-        return weights if self.is_global_zero else {}
+        return {} if self.sharded_checkpoints else dict(self._states.weights(keep=self.is_global_zero))
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Gather the moments: AdamW's own state on rank zero, as one process would save it; {} on the others."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        steps: list[float] = [float(state["step"]) for state in self._adam.state.values() if "step" in state]
-        state: dict[int, dict[str, Any]] = {}
+        """Gather AdamW's state on rank zero, as one process would save it; its options alone likewise."""
         if self.sharded_checkpoints:
-            return {"state": state, "param_groups": self._groups()}
-        self._link()
-        for index, parameter in enumerate(self._trained()) if steps else ():
-            moments = {key: self._keep(safe_get_full_optimizer_state(parameter, key)) for key in MOMENTS}
-            state[index] = {"step": torch.tensor(steps[0]), **moments}
-        return {"state": state, "param_groups": self._groups()} if self.is_global_zero else {}
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's options by group, with its parameters by number."""
-        groups: list[dict[str, Any]] = []
-        first = 0
-        for options, group in zip(self._adam.param_groups, parameter_groups(self._task, self._task.optim), strict=True):
-            members = group["params"]
-            assert isinstance(members, list)
-            kept = {key: value for key, value in options.items() if key != "params"}
-            groups.append({**kept, "params": list(range(first, first + len(members)))})
-            first += len(members)
-        return groups
+            return {"state": {}, "param_groups": self._states.groups()}
+        return self._states.moments(keep=self.is_global_zero)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write one file, by rank zero; or the engine's folder, by all."""
-        if self.sharded_checkpoints:
-            names = {id(parameter): name for name, parameter in self._task.named_parameters()}
-            engine = {
-                "names": [names[id(parameter)] for parameter in self._trained()],
-                "groups": checkpoint["optimizer_states"][0]["param_groups"],
-                "keys": [key for key in checkpoint if key not in ("state_dict", "optimizer_states")],
-            }
-            super().save_checkpoint({**checkpoint, "zero": engine}, filepath, storage_options)
+        """Write one file, by rank zero; or the engine's folder, by all.
+
+        Raises:
+            OSError: a part of the folder could not be written.
+        """
+        if not self.sharded_checkpoints:
+            DDPStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
             return
-        DDPStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+        states = self._states
+        zero = {
+            "names": states.names(),
+            "step": max(states.steps(), default=0.0),
+            "groups": states.groups(),
+            "keys": [key for key in checkpoint if key not in ("state_dict", "optimizer_states")],
+        }
+        with _failures(self.deepspeed_engine.checkpoint_engine) as failures:
+            super().save_checkpoint({**checkpoint, "zero": zero}, filepath, storage_options)
+        if failures:
+            raise OSError(failures[0])
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ANN401
         """Read one file, on every rank."""
@@ -182,23 +158,8 @@ class ZeroStrategy(DeepSpeedStrategy):
                     value.data.copy_(checkpoint["state_dict"][name])
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Shard the moments and the float32 weights of a checkpoint over the ranks."""
-        saved = checkpoint["optimizer_states"][0]
-        for group, options in zip(self._adam.param_groups, saved["param_groups"], strict=True):
-            group.update({key: value for key, value in options.items() if key != "params"})
-        steps = [state["step"] for state in saved["state"].values()]
-        if not steps:
-            return
-        for flat in self._partitions():
-            moments = {key: torch.zeros_like(flat) for key in MOMENTS}
-            self._adam.state[flat] = {"step": torch.tensor(float(max(steps))), **moments}
-        self._link()
-        names = {id(parameter): name for name, parameter in self._task.named_parameters()}
-        for index, parameter in enumerate(self._trained()):
-            self._set(parameter, checkpoint["state_dict"][names[id(parameter)]], None)
-            for key, moment in saved["state"].get(index, {}).items():
-                if key in MOMENTS:
-                    self._set(parameter, moment, key)
+        """Spread the moments and the float32 weights of a checkpoint over the ranks."""
+        self._states.load(checkpoint)
 
     @property
     def _task(self) -> VisionLanguageTask:
@@ -206,61 +167,33 @@ class ZeroStrategy(DeepSpeedStrategy):
         return self.lightning_module
 
     @property
-    def _adam(self) -> Optimizer:
-        """The AdamW inside, over the flat partitions of this rank."""
-        adam = self.deepspeed_engine.optimizer.optimizer
-        assert isinstance(adam, Optimizer)
-        return adam
+    def _states(self) -> ZeroStates:
+        assert isinstance(self.config, dict)
+        return ZeroStates(self._task, self.deepspeed_engine, self.config["zero_optimization"]["stage"])
 
     def _outside(self) -> list[nn.Parameter]:
         """Return the weights outside of the transformer layers."""
         layers = {id(p) for part in self._task.model.layers().values() for layer in part for p in layer.parameters()}
         return [parameter for parameter in self._task.parameters() if id(parameter) not in layers]
 
-    def _link(self) -> None:
-        """Link each parameter to its moments: DeepSpeed does so within its first step, for its first group alone."""
-        zero = self.deepspeed_engine.optimizer
-        if not self.zero_stage_3 and self._adam.state:
-            zero._hp_optimizer_states_linked = False
-            zero._lazy_init_hp_params_optimizer_state()
 
-    def _partitions(self) -> list[Tensor]:
-        zero = self.deepspeed_engine.optimizer
-        flat: list[Tensor] = (
-            zero.fp32_partitioned_groups_flat if self.zero_stage_3 else zero.single_partition_of_fp32_groups
-        )
-        return flat
+@contextmanager
+def _failures(writer: Any) -> Iterator[list[str]]:  # noqa: ANN401 (DeepSpeed is untyped)
+    """Collect what a checkpoint engine cannot write: were it raised, the other ranks would wait for this one."""
+    failures: list[str] = []
+    save = writer.save
 
-    def _trained(self) -> Iterator[nn.Parameter]:
-        """Yield what trains in the order of AdamW's own numbers."""
-        for group in parameter_groups(self._task, self._task.optim):
-            members = group["params"]
-            assert isinstance(members, list)
-            yield from members
+    def careful(state: object, path: str, *args: object, **kwargs: object) -> None:
+        try:
+            save(state, path, *args, **kwargs)
+        except (OSError, RuntimeError) as error:
+            failures.append(f"{path} cannot be written: {error}")
 
-    def _whole(self, value: Tensor) -> Tensor:
-        import deepspeed
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        if isinstance(value, nn.Parameter) and value.requires_grad:
-            whole: Tensor | None = safe_get_full_fp32_param(value)
-            if whole is not None:
-                return whole
-        with deepspeed.zero.GatheredParameters([value] if isinstance(value, nn.Parameter) else []):
-            return value.detach().clone()
-
-    def _keep(self, value: Tensor) -> Tensor:
-        """Keep a gathered tensor in the memory of the host, on the rank that writes."""
-        return value.detach().to("cpu", copy=True) if self.is_global_zero else value.new_empty(0)
-
-    def _set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        value = value.to(self.root_device, torch.float32)
-        if key is None:
-            safe_set_full_fp32_param(parameter, value)
-        else:
-            safe_set_full_optimizer_state(parameter, value, key)
+    writer.save = careful
+    try:
+        yield failures
+    finally:
+        del writer.save  # the class's own again
 
 
 class ZeroPrecision(DeepSpeedPrecision):
