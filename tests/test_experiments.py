@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vle_lightning.cli import ExperimentCLI, main
+from vle_lightning.cli import main
+from vle_lightning.experiment import ExperimentCLI
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))

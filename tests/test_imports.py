@@ -20,6 +20,7 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("run", "parsing"),
     ("study", "export", "parity", "results", "leaderboard", "slurm", "plan", "gpu_check"),
     ("commands", "options"),
+    ("experiment",),
     ("cli", "bench"),
     ("__main__",),
 )
@@ -35,7 +36,7 @@ WITHOUT_LIGHTNING = (
     "hub",
     "optim",
 )
-READ_DATA = ("inference", "cli", "bench")  # the only parts that import data modules
+READ_DATA = ("inference", "experiment", "cli", "bench")  # the only parts that import data modules
 
 
 def imports_of(file: Path) -> Iterator[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from datamodules.sampler import accumulation
-from vle_lightning.cli import read_settings
 from vle_lightning.errors import UserError
+from vle_lightning.experiment import read_settings
 from vle_lightning.plan.command import run_plan
 from vle_lightning.plan.stream import ASSUMED, measured_bytes
 

@@ -9,8 +9,8 @@ import pytest
 from lightning.pytorch.strategies import DDPStrategy
 
 from datamodules.sampler import accumulation, micro_batch_size
-from vle_lightning.cli import read_settings
 from vle_lightning.errors import UserError
+from vle_lightning.experiment import read_settings
 from vle_lightning.strategies.build import STAGES, STRATEGIES, make_strategy
 from vle_lightning.strategies.deepspeed import ZeroPrecision, ZeroStrategy
 from vle_lightning.strategies.fsdp import ShardedStrategy

@@ -183,11 +183,11 @@ def _failures(writer: Any) -> Iterator[list[str]]:  # noqa: ANN401 (DeepSpeed is
     failures: list[str] = []
     save = writer.save
 
-    def careful(state: object, path: str, *args: object, **kwargs: object) -> None:
+    def careful(*args: object, **kwargs: object) -> None:
         try:
-            save(state, path, *args, **kwargs)
+            save(*args, **kwargs)
         except (OSError, RuntimeError) as error:
-            failures.append(f"{path} cannot be written: {error}")
+            failures.append(f"a part cannot be written: {error}")
 
     writer.save = careful
     try:
