@@ -39,6 +39,7 @@ from vle_lightning.parsing import (
 )
 from vle_lightning.run import Run, RunFolder, check_checkpoint
 from vle_lightning.slurm.job import check_job
+from vle_lightning.strategies.build import SPREADING, STRATEGIES
 from vle_lightning.tasks.base import VisionLanguageTask
 
 TRAINER_DEFAULTS = {
@@ -198,6 +199,12 @@ class ExperimentCLI(LightningCLI):
         self.datamodule.check()
         if found := self.model.disagreements(self.datamodule.facts()):
             raise UserError("; ".join(f"{source(told.split()[0])}: {told}" for told in found))
+        if settings.trainer.strategy in SPREADING and not self.model.calls_alike:
+            raise UserError(
+                f"trainer.strategy: under {settings.trainer.strategy} each rank holds a part of every weight, so that "
+                f"all must call the model equally often, which {self.experiment.task} does not: choose one of "
+                + ", ".join(name for name in STRATEGIES if name not in SPREADING)
+            )
         if settings.ckpt_path:
             self.run.resumed_step = check_checkpoint(settings.ckpt_path, self.model)
         if self.subcommand == "predict" and not self.model.predicts:

@@ -93,7 +93,7 @@ def test_no_kill_loses_more_than_the_work_since_the_last_save(server: ForkServer
     for kill in range(KILLS):
         process = start(server, "killed")
         wait_for_training(process, losses)
-        time.sleep(draw.uniform(0, 0.5))
+        time.sleep(draw.uniform(0, 1))
         if kill % 2:
             wait_for_a_save(store.folder)
         process.kill()
@@ -107,7 +107,7 @@ def test_no_kill_loses_more_than_the_work_since_the_last_save(server: ForkServer
         for step in store.steps():
             verify(store.path(step), step)
         saved = kept
-    assert saved > KILLS, "the run has not come far between the kills"
+    assert saved > 2 * SAVE_EVERY, "the run has not come far between the kills"
     assert within_a_save >= KILLS // 4, "too few kills met a save to say anything"
 
 
@@ -160,13 +160,13 @@ def assert_same(straight: str, workplace: Path, name: str) -> None:
     assert all(torch.equal(actual[key], weight) for key, weight in expected.items())
 
 
-def test_a_full_disk_ends_no_run_and_loses_no_checkpoint(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_ends_no_run_and_loses_no_checkpoint(workplace: Path) -> None:
     folder = workplace / "checkpoints" / "full"
     assert main(fit("full", "--trainer.max_steps", "2")) == 0
-    with files_of_at_most(1_000_000):  # a checkpoint is larger, all else smaller
+    # a checkpoint is larger, all else smaller
+    with files_of_at_most(1_000_000), pytest.warns(UserWarning, match="step 4 could not be saved.*is there as before"):
         code = main([*fit("full", "--trainer.max_steps", "4"), "--ckpt_path", "auto"])
     assert code == 0  # it ends with what there is
-    assert "could not be saved" in capsys.readouterr().err
     assert CheckpointStore(folder).steps() == [2]
     verify(folder / "step_000002.ckpt", 2)
     assert main([*fit("full", "--trainer.max_steps", "4"), "--ckpt_path", "auto"]) == 0

@@ -36,9 +36,10 @@ class Interruption(Callback):
             for number in SIGNALS:
                 signal.signal(number, self._receive)
 
-    def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Take the signals back from Lightning, which has registered its handlers by now."""
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Take the signals back from Lightning, which has registered its handlers by now; its own flag is ours too."""
         self.listen()
+        trainer._signal_connector.received_sigterm = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: object, batch_idx: int

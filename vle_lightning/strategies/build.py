@@ -15,6 +15,7 @@ from vle_lightning.strategies.deepspeed import ZeroPrecision, ZeroStrategy
 from vle_lightning.strategies.fsdp import ShardedStrategy
 
 STAGES = {"deepspeed_1": 1, "deepspeed_2": 2, "deepspeed_3": 3}
+SPREADING = ("fsdp", "deepspeed_3")  # a rank lacks weights
 STRATEGIES = ("auto", "ddp", "fsdp", *STAGES)
 
 

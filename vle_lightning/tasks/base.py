@@ -52,6 +52,7 @@ class VisionLanguageTask(PortableTask):
 
     monitor: str  # the validation score that selects the checkpoint
     monitor_mode: ClassVar[str] = "max"
+    calls_alike: ClassVar[bool] = True  # all ranks call the model equally often: else it hangs where they share weights
 
     def __init__(self, architecture: str | DualStreamConfig, blind: Blind, optim: OptimConfig, seed: int) -> None:
         """Build the encoder.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class RetrievalTask(VisionLanguageTask):
     holds its share of the images (COCO 5K at 384 px and VLE-base's width: 9 GB in float32 over all ranks) and all
     texts (1 GB).
     """
+
+    calls_alike: ClassVar[bool] = False  # a rank scores the pairs of its own images
 
     def __init__(
         self,
