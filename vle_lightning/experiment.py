@@ -128,7 +128,7 @@ class ExperimentCLI(LightningCLI):
         settings = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
         check_least(settings, self.experiment)
         given = settings.get("ckpt_path")
-        if given and Path(given).exists():
+        if given and Path(given).is_file():
             read_plain(Path(given), "--ckpt_path")  # Lightning opens it next, and says less of what is wrong
 
     def before_instantiate_classes(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,7 +173,8 @@ def read_plain(file: Path, option: str) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{option}: there is no checkpoint at {file}; train one (make pretrain) or name another")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        # mapped: what is never asked for, the moments say, is never read
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except BROKEN as error:
         # the text of torch advises to load the file all the same: only the name of what would run is handed on
         called = re.search(r"(?:GLOBAL|Unsupported global:) `?([\w.]+)", str(error))
