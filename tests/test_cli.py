@@ -120,7 +120,8 @@ def test_fine_tuning_starts_from_a_checkpoint_and_predicts(
     assert len({row["id"] for row in again}) == len(again) > 16  # limit_val is not for predictions
 
 
-@pytest.mark.parametrize("withheld", [pytest.param("image", marks=pytest.mark.slow), "text"])
+@pytest.mark.slow
+@pytest.mark.parametrize("withheld", ["image", "text"])
 def test_a_side_can_be_withheld(withheld: str) -> None:
     options = ("--model.init", "null", "--model.blind", withheld, "--run_name", f"without_{withheld}")
     assert run("fit", VCR, *options, "--trainer.max_steps", "2") == 0

@@ -19,6 +19,7 @@ def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
 
 
+@pytest.mark.slow
 def test_scores_of_a_split_never_take_the_place_of_anothers(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

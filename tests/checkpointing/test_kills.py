@@ -42,6 +42,7 @@ def _in_the_workplace(workplace: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace)
         patch.syspath_prepend(str(ROOT))
+        patch.setenv("PYTHONPATH", str(ROOT))  # of the server that starts processes
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
 

@@ -47,6 +47,7 @@ def test_the_toy_run_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"{asked['bytes'] / 1e9:.1f}*" in text
 
 
+@pytest.mark.slow
 def test_what_does_not_divide_is_told_with_the_nearest_choices(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

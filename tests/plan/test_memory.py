@@ -96,6 +96,7 @@ def test_fake_tensors_keep_what_real_ones_keep(call: EncoderCall) -> None:
     assert saved_bytes(PRESETS["toy"], call, ON_CPU) == real
 
 
+@pytest.mark.slow
 def test_depth_and_batch_are_extrapolated_exactly() -> None:
     workload = pretraining_workload("toy", 5, Sample(9, 48))
     parts = kept_by_part(PRESETS["toy"], workload.recording, 1.0, ON_CPU)

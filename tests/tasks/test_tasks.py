@@ -51,7 +51,7 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, id=name, marks=pytest.mark.slow if name == "qa2r" else ()) for name, case in CASES.items()],
+    [pytest.param(case, id=name, marks=() if name == "pretrain" else pytest.mark.slow) for name, case in CASES.items()],
 )
 def test_a_task_overfits_eight_samples(case: Case) -> None:
     task = build(case)

@@ -123,6 +123,7 @@ def test_a_named_hidden_object_is_known_and_an_unnamed_one_is_not() -> None:
     np.testing.assert_allclose(unnamed, 1 / 24)  # the place says that the hidden object is another one
 
 
+@pytest.mark.slow
 def test_named_class_share_by_hand_and_by_simulation() -> None:
     # one name: scenes of 2, 3, 4, 5 objects name one with probability 1/2, 1/3, 1/3, 1/3
     by_hand = sum(weight * (1 + (n - 1) / 24) / n for n, weight in ((2, 1 / 2), (3, 1 / 3), (4, 1 / 3), (5, 1 / 3))) / (
