@@ -10,8 +10,10 @@ import importlib
 import os
 import pkgutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from subprocess import Popen, TimeoutExpired
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf.errors import OmegaConfBaseException
 
 import datamodules
@@ -193,6 +196,16 @@ class ExperimentCLI(LightningCLI):
                 f"{size} samples{less}"
             )
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; where this process fails, those that it has started do not wait for it in vain."""
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            launcher = self.trainer.strategy.launcher
+            if isinstance(launcher, _SubprocessScriptLauncher):
+                end_processes(launcher.procs)
+            raise
+
     def _check(self) -> None:
         """Refuse, before anything runs, what cannot end well."""
         settings, source = self.settings, self.experiment.source
@@ -232,6 +245,16 @@ class ExperimentCLI(LightningCLI):
         commands: dict[str, LightningArgumentParser] = getattr(self, "_subcommand_parsers", {})
         chosen = [parser for name, parser in commands.items() if name in self.experiment.arguments[:1]]
         return [action.dest for parser in (*chosen, self.parser) for action in parser._actions]
+
+
+def end_processes(processes: Sequence[Popen[bytes]], patience: float = 20.0) -> None:
+    """Wait for processes to end by themselves, as they do where all ranks have met the same end; then kill them."""
+    limit = time.monotonic() + patience
+    for process in processes:
+        try:
+            process.wait(max(limit - time.monotonic(), 0))
+        except TimeoutExpired:
+            process.kill()
 
 
 class Settings(ExperimentCLI):

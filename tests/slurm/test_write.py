@@ -31,7 +31,7 @@ CPUS = Resources(nodes=2, devices=1, on_gpus=False, cpus=1, threads=1, time="1")
 def settings(**data: object) -> dict[str, Any]:
     """Every option that the checks look at, as vle_base.yaml has them."""
     published = {"global_batch_size": 2048, "batch_size": 16, "root": "nowhere", "sources": {"coco": 1.0}}
-    trainer = {"accelerator": "auto", "max_steps": 25000}
+    trainer = {"accelerator": "auto", "strategy": "auto", "max_steps": 25000}
     return {"trainer": trainer, "data": {**published, "train_split": "train", "workers": 2, **data}}
 
 
@@ -134,6 +134,18 @@ def test_accumulation_fills_the_global_batch(nodes: int, micro_batches: int) -> 
     facts = check(settings(), job, accumulation)
     assert facts["batch"].endswith(f"16 x {8 * nodes} ranks x accumulation {micro_batches}")
     assert "not checked" in facts["shards"]
+
+
+def test_more_devices_than_a_step_has_batches_get_smaller_ones() -> None:
+    job = Resources(nodes=32, devices=8, on_gpus=True, cpus=3, threads=1, time="1")
+    assert check(settings(), job, accumulation)["batch"].endswith("= 8 x 256 ranks x accumulation 1")
+
+
+def test_an_unknown_strategy_is_refused_before_the_job_is() -> None:
+    wanted = settings()
+    wanted["trainer"]["strategy"] = "zero"
+    with pytest.raises(UserError, match="trainer.strategy: there is no 'zero'; choose one of auto, ddp, fsdp"):
+        check(wanted, GPUS, accumulation)
 
 
 def test_devices_that_do_not_divide_the_batch_are_refused_with_the_nearest_choices() -> None:
@@ -265,6 +277,18 @@ def test_a_run_with_its_scores_is_done(tmp_path: Path) -> None:
     assert read_run(folder, {}, time.time()).state == "done"
     (folder / "progress.json").write_text(json.dumps({"step": 1001, "time": time.time() + 60}))  # it goes on
     assert read_run(folder, {}, time.time() + 61).state == "running"
+
+
+@pytest.mark.parametrize(("phase", "state"), [("predicting", "running"), ("ended", "done")])
+def test_a_run_with_its_scores_may_still_predict(tmp_path: Path, phase: str, state: str) -> None:
+    folder = make_run(tmp_path, "run", 1000, age=5)
+    (folder / "metrics.json").write_text("{}")
+    (folder / "ranks").mkdir()
+    signs = [("now", 0, phase, 0.0), ("earlier", 1, "computing", 900.0)]  # two ranks then, one now
+    for session, rank, at, age in signs:
+        sign = {"session": session, "rank": rank, "phase": at, "time": time.time() - age}
+        (folder / "ranks" / f"{rank}.json").write_text(json.dumps(sign))
+    assert read_run(folder, {}, time.time()).state == state
 
 
 def test_the_table_has_a_line_for_each_run(

@@ -90,6 +90,8 @@ class Checkpoints(Checkpoint):
             failure = failure or _any(_failure(lambda: self._write(trainer, step)))
             failure = failure or _any(_failure(lambda: self.store.commit(step)) if trainer.is_global_zero else None)
         if failure is not None:
+            if trainer.is_global_zero:
+                self.store.make_room(step)  # what there is of it would keep the disk full
             kept = self.store.newest()
             rank_zero_warn(
                 f"step {step} could not be saved: {failure}. "

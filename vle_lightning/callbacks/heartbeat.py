@@ -133,7 +133,8 @@ def describe(earlier: Signs, now: Signs, hanging: Sequence[int], timeout: float)
             lines.append(f"  hangs: rank {rank}: {told}")
         else:
             lines.append(f"  hangs: {sign}{f'; {told}' if rank in silent and sign.phase != Phase.FAILED else ''}")
-    if all(sign is not None and sign.phase == Phase.WAITING for sign in (now[rank] for rank in hanging)):
+    waiting = (sign is not None and sign.phase == Phase.WAITING for sign in (now[rank] for rank in hanging))
+    if not silent and all(waiting):
         lines.append("  all of these wait for each other: look at the devices and the network between them")
     lines += [f"  {sign}" for rank, sign in now.items() if sign is not None and rank not in hanging]
     return "\n".join(lines) + "\n"

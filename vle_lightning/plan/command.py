@@ -112,10 +112,15 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
             raise UserError(f"data.{name} is {data[name]}; it must be at least 1")
     precision = trainer["precision"] or ("bf16-mixed" if find_gpu(options.gpu).bf16 else "32-true")
     tokens = options.tokens or data["max_text_length"]
+    try:  # more devices than a step has batches get smaller ones
+        micro_batches = accumulate(data["global_batch_size"], data["batch_size"], options.gpus)
+        batch_size = data["global_batch_size"] // (micro_batches * options.gpus)
+    except ValueError:  # the plan says so beside its choices
+        batch_size = data["batch_size"]
     sample = Sample(tokens, data["image_size"], data["mask_share"], options.boxes)
     architecture = _architecture(model["architecture"])
     workload = pretraining_workload(
-        architecture, data["batch_size"], sample, model["objectives"], model["classes"], model["blind"]
+        architecture, batch_size, sample, model["objectives"], model["classes"], model["blind"]
     )
     return Plan(
         workload=workload,
@@ -128,7 +133,7 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
         strategy=strategy,
         offload=bool(settings.get("offload", False)),
         recomputed=tuple(settings.get("activation_checkpointing") or ()),
-        batch_size=data["batch_size"],
+        batch_size=batch_size,
         global_batch_size=data["global_batch_size"],
         steps=max(trainer["max_steps"], 0),
         image_bytes=measured_bytes(data["root"], data["sources"], data["train_split"]),

@@ -9,6 +9,7 @@ from typing import Any
 
 from vle_lightning.errors import UserError
 from vle_lightning.slurm.script import Resources
+from vle_lightning.strategies.build import STRATEGIES
 
 MANIFEST = "manifest.json"  # of a shard folder (docs/data.md)
 OURS = ("--trainer.num_nodes", "--trainer.devices", "--ckpt_path")  # follow from the job
@@ -43,6 +44,9 @@ def check(settings: Settings, job: Resources, accumulate: Accumulate) -> dict[st
     if wanted not in ("auto", *(("gpu", "cuda") if job.on_gpus else ("cpu",))):
         others = "--gpus 0 and --devices N" if job.on_gpus else "--gpus N"
         raise UserError(f"trainer.accelerator is {wanted}; ask for {others}, or set another one")
+    strategy = settings["trainer"]["strategy"]
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        raise UserError(f"trainer.strategy: there is no {strategy!r}; choose one of {', '.join(STRATEGIES)}")
     data, steps = settings["data"], int(settings["trainer"]["max_steps"])
     try:
         micro_batches = accumulate(data["global_batch_size"], data["batch_size"], job.world_size)
@@ -50,7 +54,8 @@ def check(settings: Settings, job: Resources, accumulate: Accumulate) -> dict[st
         raise UserError(f"on {job.nodes} node(s) with {job.devices} device(s) each, {error}") from error
     return {
         "ranks": f"{job.world_size} = {job.nodes} node(s) x {job.devices} {'GPU' if job.on_gpus else 'CPU task'}(s)",
-        "batch": f"{data['global_batch_size']:,} samples a step = {data['batch_size']} x {job.world_size} ranks "
+        "batch": f"{data['global_batch_size']:,} samples a step = "
+        f"{data['global_batch_size'] // (job.world_size * micro_batches)} x {job.world_size} ranks "
         f"x accumulation {micro_batches}",
         "steps": f"{steps:,}" if steps > 0 else "as many as trainer.max_epochs has",
         "shards": describe_shards(data, steps),

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from vle_lightning.callbacks.heartbeat import Phase
 from vle_lightning.errors import UserError
 from vle_lightning.slurm.requeue import REFUSED, Start, last_step, name_step, read_history
 
@@ -105,7 +106,8 @@ def run_state(folder: Path, queued: str | None, sign: float, starts: Sequence[St
         return "requeued"
     if queued is not None:
         return QUEUE.get(queued, queued.lower())
-    if metrics.is_file() and metrics.stat().st_mtime >= sign - 1:
+    told = float(_read_json(folder / PROGRESS).get("time", 0.0))
+    if metrics.is_file() and metrics.stat().st_mtime >= told - 1 and has_ended(folder):
         return "done"
     last = starts[-1] if starts else None
     if last is None or last.time < sign:  # it has not ended since
@@ -119,6 +121,13 @@ def last_sign(folder: Path, progress: Mapping[str, Any]) -> float:
     """Return when a run last wrote its progress or a rank's heartbeat, Unix seconds; 0.0 for never."""
     beats = [file.stat().st_mtime for file in (folder / BEATS).glob("*.json")]
     return max([float(progress.get("time", 0.0)), *beats])
+
+
+def has_ended(folder: Path) -> bool:
+    """Have all ranks of a run's latest start said that they are through?"""
+    signs = [_read_json(file) for file in (folder / BEATS).glob("*.json")]
+    latest = max(signs, key=lambda sign: float(sign.get("time", 0.0)), default={}).get("session")
+    return all(sign.get("phase") == Phase.ENDED for sign in signs if sign.get("session") == latest)
 
 
 def batch_size(folder: Path) -> int | None:
