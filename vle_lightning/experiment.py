@@ -32,7 +32,7 @@ from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_p
 from vle_lightning.checkpointing.whole import as_file
 from vle_lightning.errors import UserError
 from vle_lightning.hub.folder import read_plain
-from vle_lightning.options import add_options, check_least, spread, tune
+from vle_lightning.options import add_options, check_least, check_trainer, spread, tune
 from vle_lightning.parsing import (
     ExperimentParser,
     ParseError,
@@ -137,6 +137,7 @@ class ExperimentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle what depends on the subcommand and the machine, so that config.yaml holds it."""
         settings, source = self.settings, self.experiment.source
+        check_trainer(settings, self.experiment)
         settings.run_name = settings.run_name or self.experiment.run_name
         folder = RunFolder(Path(settings.run_root) / settings.run_name)
         self.run = Run(folder, settings, self.experiment.arguments)
@@ -171,7 +172,7 @@ class ExperimentCLI(LightningCLI):
             kwargs["logger"] = RunLogger(run.folder.path, run.resumed_step)
         callbacks = [*(given or []), *watchers]
         tune(self.model, settings)
-        kwargs |= spread(settings, self._get(self.config_init, "trainer").plugins)
+        kwargs |= spread(settings, self._get(self.config_init, "trainer").plugins, self.model)
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(run.folder.path), callbacks=callbacks, **kwargs)
         except MisconfigurationException as error:

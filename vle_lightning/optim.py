@@ -87,3 +87,22 @@ def make_optimizer(
     groups = parameter_groups(task, config)
     optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=fused)
     return optimizer, LambdaLR(optimizer, lambda step: schedule_factor(step, steps, config.warmup, config.end))
+
+
+def renew(optimizer: Optimizer, schedule: LambdaLR, task: nn.Module, config: OptimConfig) -> None:
+    """Let a resumed optimiser go on with the rates of ``config`` instead of those that it was saved with.
+
+    With the same options nothing changes, to the last bit.
+
+    Args:
+        optimizer: AdamW of `make_optimizer`, or an engine's around it, with its moments.
+        schedule: of `make_optimizer`, at the step that the run goes on from.
+        task: what it trains.
+        config: of this start.
+    """
+    fresh = parameter_groups(task, config)
+    schedule.base_lrs = [float(str(group["lr"])) for group in fresh]
+    factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+    for group, options, factor in zip(optimizer.param_groups, fresh, factors, strict=True):
+        group["initial_lr"], group["betas"] = options["lr"], config.betas
+        group["lr"], group["weight_decay"] = group["initial_lr"] * factor, options["weight_decay"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -13,7 +14,7 @@ from vle_lightning.models.dual_stream import Part
 from vle_lightning.parsing import Experiment
 from vle_lightning.performance import checkpoint_activations, compile_layers
 from vle_lightning.slurm.environment import cluster_environment
-from vle_lightning.strategies.build import make_strategy
+from vle_lightning.strategies.build import STAGES, make_strategy
 from vle_lightning.tasks.base import VisionLanguageTask
 
 GRACE = 600  # seconds that a collective waits longer than the watchdog, which names who is missing
@@ -74,6 +75,31 @@ def check_least(settings: Namespace, experiment: Experiment) -> None:
         raise UserError(f"--plots: {settings.plots} is a file; name a folder for the pictures")
 
 
+def check_trainer(settings: Namespace, experiment: Experiment) -> None:
+    """Refuse what the trainer takes and no run can use.
+
+    Raises:
+        UserError: names the option and where it was given.
+    """
+    trainer = settings.trainer
+    wanted, strategy = str(trainer.precision), str(trainer.strategy)
+    halves = () if strategy == "fsdp" or (strategy in STAGES and trainer.accelerator == "cpu") else ("16-mixed", "16")
+    known = ("32-true", "32", "bf16-mixed", "bf16", *halves)
+    faults = {
+        "trainer.precision": trainer.precision is not None and wanted not in known and f"choose {', '.join(known)}",
+        "trainer.num_nodes": trainer.num_nodes < 1 and "it must be at least 1",
+        "trainer.gradient_clip_val": (trainer.gradient_clip_val or 0) < 0 and "it must not be negative",
+    }
+    for key, fault in faults.items():
+        if fault:
+            under = f" under {strategy}" if key == "trainer.precision" else ""
+            raise UserError(f"{experiment.source(key)}: {key} is {settings[key]}{under}; {fault}")
+    root = Path(settings.run_root)
+    parent = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"{experiment.source('run_root')}: run_root {root}: {parent} is no folder to write into")
+
+
 def tune(task: VisionLanguageTask, settings: Namespace) -> None:
     """Let the task's layers save memory and time as the options say."""
     checkpoint_activations(task.model, settings.activation_checkpointing)
@@ -81,12 +107,13 @@ def tune(task: VisionLanguageTask, settings: Namespace) -> None:
         compile_layers(task.model)
 
 
-def spread(settings: Namespace, given: object) -> dict[str, object]:
+def spread(settings: Namespace, given: object, task: VisionLanguageTask) -> dict[str, object]:
     """Say in the trainer's words how a run is spread over devices and nodes.
 
     Args:
         settings: all options.
         given: the plugins that the experiment names.
+        task: that is trained.
 
     Raises:
         UserError: the strategy is unknown, or the Slurm job has other numbers of nodes or tasks.
@@ -97,14 +124,28 @@ def spread(settings: Namespace, given: object) -> dict[str, object]:
         plugins.append(environment)
     if not isinstance(trainer.strategy, str):
         return {"plugins": plugins or None}
+    name = "ddp" if trainer.strategy == "auto" and has_many(trainer) else trainer.strategy
     chosen = make_strategy(
-        trainer.strategy,
+        name,
         trainer.accelerator,
         trainer.precision,
         settings.offload,
         settings.hang_timeout + GRACE,
         settings.sharded_checkpoints,
+        unused_weights=not task.trains_all,
     )
     if chosen.precision is None:
         return {"strategy": chosen.strategy, "plugins": plugins or None}
     return {"strategy": chosen.strategy, "plugins": [*plugins, chosen.precision], "precision": None}
+
+
+def has_many(trainer: Namespace) -> bool:
+    """Will there be more than one device?"""
+    if trainer.num_nodes > 1:
+        return True
+    if trainer.devices in ("auto", -1, "-1"):
+        return trainer.accelerator != "cpu" and torch.cuda.device_count() > 1
+    if isinstance(trainer.devices, list):
+        return len(trainer.devices) > 1
+    told = str(trainer.devices)
+    return "," in told or not told.isdigit() or int(told) > 1

@@ -109,6 +109,8 @@ class RunFolder:
         last = newest if command == "fit" and newest is not None else self.last
         named = {None: self.best, "best": self.best, "last": last, AUTO: last}
         file = named.get(given, Path(given or ""))
+        if (file / self.last.name).exists():  # a run folder
+            file = file / (self.last if command == "fit" else self.best).name
         if not file.exists():
             raise UserError(
                 f"--ckpt_path: there is no checkpoint {file} to {command}; run `python -m vle_lightning fit` "
@@ -135,8 +137,9 @@ class Run:
         self.watchdog = Watchdog(folder.path, settings.hang_timeout)
         self.health = Health(folder.path, settings.max_bad_steps)
         store = CheckpointStore(folder.path, settings.keep_last)
-        self.checkpoints = Checkpoints(store, settings.save_every, partial(self.watchdog.during, Phase.SAVING))
-        self.interruption = Interruption(self.checkpoints)
+        saving = partial(self.watchdog.during, Phase.SAVING)
+        self.checkpoints = Checkpoints(store, settings.save_every, settings.validate_every, saving)
+        self.interruption = Interruption(None if settings.trainer.enable_checkpointing is False else self.checkpoints)
 
     def callbacks(self, task: VisionLanguageTask, datamodule: Recorded) -> list[Callback]:
         """Make all that watches a run; checkpoints come last, so that they hold what the others counted."""
@@ -161,8 +164,9 @@ class Run:
             callbacks.append(Progress())
         if trainer.logger is not False:
             callbacks.append(LearningRateMonitor("step"))
+        callbacks.append(self.interruption)
         if trainer.enable_checkpointing is not False:
-            callbacks += [self.interruption, self.checkpoints]
+            callbacks.append(self.checkpoints)
         return callbacks
 
     def finish(self, trainer: L.Trainer, task: VisionLanguageTask, datamodule: Recorded) -> None:
@@ -175,8 +179,13 @@ class Run:
         """
         assert isinstance(datamodule, L.LightningDataModule)
         record = self._describe(trainer, task, datamodule)
-        chosen = self.folder.path / self.checkpoints.selected(trainer)
-        file, rule = as_file(chosen, trainer.is_global_zero), self.checkpoints.rule
+        if self.checkpoints.owes_validation(trainer):  # of the last step: the fit had nothing left to do
+            last = str(as_file(self.folder.last, trainer.is_global_zero))
+            trainer.validate(task, None, last, verbose=False, datamodule=datamodule, weights_only=True)
+            self.checkpoints.judge(trainer, task)
+        name, rule = self.checkpoints.selected(trainer)
+        chosen = self.folder.path / name
+        file = as_file(chosen, trainer.is_global_zero)
         trainer.loggers = []  # the selected state was logged when it was young
         scores = trainer.validate(task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True)
         if self.settings.data.get("test_split"):  # read once: by what validation has selected
@@ -255,6 +264,11 @@ def check_checkpoint(file: str, task: VisionLanguageTask) -> int:
     weights = content.get("state_dict")
     if not isinstance(weights, dict):
         raise UserError(f"--ckpt_path: {file} is no checkpoint of a run: it has no 'state_dict'")
+    lacking = sorted({"pytorch-lightning_version", "loops", "optimizer_states"} - content.keys())
+    if lacking:
+        raise UserError(
+            f"--ckpt_path: {file} holds weights alone (no {', '.join(lacking)}); start from it with --model.init"
+        )
     own, blind = task.state_dict(), content.get("options", {}).get("blind", task.model.blind)
     if blind != task.model.blind:
         raise UserError(f"--ckpt_path: {file} was trained with model.blind {blind}, not {task.model.blind}")

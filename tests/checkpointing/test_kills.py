@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from tests.checkpointing.test_store import files_of_at_most
 from tests.strategies.losses import read_losses
@@ -172,3 +174,34 @@ def test_a_full_disk_ends_no_run_and_loses_no_checkpoint(workplace: Path) -> Non
     verify(folder / "step_000002.ckpt", 2)
     assert main([*fit("full", "--trainer.max_steps", "4"), "--ckpt_path", "auto"]) == 0
     assert CheckpointStore(folder).steps() == [2, 4]
+
+
+@pytest.mark.parametrize("further", ["2", "4"], ids=["at the end", "on the way"])
+def test_a_validation_that_a_kill_cut_short_is_made_up_for(further: str, workplace: Path) -> None:
+    name = f"owed_{further}"
+    options = ("--validate_every", "2", "--save_every", "2")
+    assert main(fit(name, "--trainer.max_steps", "2", *options)) == 0
+    folder = workplace / "checkpoints" / name
+    straight = json.loads((folder / "checkpoints.json").read_text())["best"]
+    (folder / "best.ckpt").unlink()  # killed between the save of step 2 and the end of its validation
+    (folder / "checkpoints.json").unlink()
+    assert main([*fit(name, "--trainer.max_steps", further, *options), "--ckpt_path", "auto"]) == 0
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["checkpoint"], record["rule"]) == ("best.ckpt", "min val/loss")
+    if further == "2":
+        again = json.loads((folder / "checkpoints.json").read_text())["best"]
+        assert again["step"] == straight["step"] == 2
+        assert again["score"] == pytest.approx(straight["score"], rel=1e-6)
+    else:
+        steps = [event.step for event in EventAccumulator(str(folder)).Reload().Scalars("val/loss")]
+        assert len(steps) >= 2
+        assert CheckpointStore(folder).validated() == 4
+
+
+def test_a_run_goes_on_with_the_learning_rate_of_this_start(workplace: Path) -> None:
+    assert main(fit("rate", "--trainer.max_steps", "8", "--validate_every", "2")) == 0
+    start = str(workplace / "checkpoints" / "rate" / "step_000006.ckpt")
+    changed = ("--trainer.max_steps", "8", "--validate_every", "2", "--model.optim.lr", "5e-4", "--ckpt_path", start)
+    assert main(fit("lower", *changed)) == 0
+    content = torch.load(workplace / "checkpoints" / "lower" / "last.ckpt", weights_only=True)
+    assert {group["initial_lr"] for group in content["optimizer_states"][0]["param_groups"]} == {5e-4}

@@ -46,13 +46,13 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "run", keep_last=2)
     save(store, 10)
-    store.mark_best(10, 0.5)
+    store.judge(10, Best(10, 0.5, "max val/score"))
     for step in (20, 30, 40):
         save(store, step)
     assert store.steps() == [10, 30, 40]
     assert (opened(store.last), opened(store.best)) == (40, 10)
-    assert store.best_so_far() == Best(10, 0.5)
-    store.mark_best(40, 0.7)
+    assert store.best_so_far() == Best(10, 0.5, "max val/score")
+    store.judge(40, Best(40, 0.7, "max val/score"))
     assert store.steps() == [30, 40]
 
 
@@ -129,7 +129,7 @@ def test_later_steps_do_not_hide_those_of_a_run_that_went_back(tmp_path: Path) -
     store = CheckpointStore(tmp_path / "run", keep_last=5)
     for step in (10, 20, 30):
         save(store, step)
-    store.mark_best(30, 0.9)
+    store.judge(30, Best(30, 0.9, "max val/score"))
     moved = store.rewind(10)
     assert [opened(path) for path in moved] == [20, 30]  # put aside, not lost
     assert store.newest() == store.path(10)
@@ -137,3 +137,15 @@ def test_later_steps_do_not_hide_those_of_a_run_that_went_back(tmp_path: Path) -
     assert store.best_so_far() is None
     save(store, 15)
     assert opened(store.last) == 15
+
+
+def test_the_best_is_noted_before_it_is_linked(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run", keep_last=1)
+    save(store, 10)
+    store.judge(10, Best(10, 0.5, "max val/score"))
+    store.best.unlink()  # killed between the note and the link
+    save(store, 20)
+    assert store.best_so_far() == Best(10, 0.5, "max val/score")
+    store.clean()
+    assert opened(store.best) == 10
+    assert store.validated() == 10

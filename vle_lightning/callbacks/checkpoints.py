@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from vle_lightning.callbacks.steps import ends_step
-from vle_lightning.checkpointing.store import CheckpointStore, verify, write
+from vle_lightning.checkpointing.store import Best, CheckpointStore, verify, write
 from vle_lightning.distributed import gather_objects, of_first_rank
 from vle_lightning.errors import UserError
 from vle_lightning.strategies.base import WritesFolders
@@ -29,6 +29,7 @@ class Checkpoints(Checkpoint):
         self,
         store: CheckpointStore,
         save_every: int | None = None,
+        validate_every: int | None = None,
         saving: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Look after the checkpoints of a run.
@@ -36,10 +37,10 @@ class Checkpoints(Checkpoint):
         Args:
             store: of the run folder.
             save_every: optimiser steps; after each validation alone by default.
+            validate_every: optimiser steps; each epoch by default.
             saving: a context that tells others what this rank is at.
         """
-        self.store, self.save_every, self.saving = store, save_every, saving
-        self.rule = "the last step, for there was no validation"  # what ``best.ckpt`` was selected by
+        self.store, self.save_every, self.validate_every, self.saving = store, save_every, validate_every, saving
         self._saved: int | None = None  # the step of the latest save
 
     def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -54,6 +55,15 @@ class Checkpoints(Checkpoint):
                 f"this run goes on from step {trainer.global_step}; what an earlier start saved of later steps is now "
                 + ", ".join(map(str, moved))
             )
+        if self.owes_validation(trainer):
+            validate_now(trainer)
+
+    def owes_validation(self, trainer: L.Trainer) -> bool:
+        """Say whether the step that a run goes on from was saved, but its validation cut short; all ranks ask."""
+        step = trainer.global_step
+        due = step == trainer.max_steps or (self.validate_every is not None and step % self.validate_every == 0)
+        # a run that goes on under another name has not got the step's checkpoint here
+        return due and of_first_rank(self.store.path(step).exists() and self.store.validated() != step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -66,15 +76,20 @@ class Checkpoints(Checkpoint):
         """Save, and mark the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        if self.save(trainer):
+            self.judge(trainer, task)
+
+    def judge(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Compare the step's score with that of the best checkpoint."""
         assert isinstance(task, VisionLanguageTask)
-        saved = self.save(trainer)
+        if not trainer.is_global_zero:
+            return
+        step, best = trainer.global_step, self.store.best_so_far()
         score = float(trainer.callback_metrics.get(task.monitor, math.nan))
-        if trainer.is_global_zero and saved:
-            best = self.store.best_so_far()
-            better = best is None or (score < best.score if task.monitor_mode == "min" else score > best.score)
-            if better and not math.isnan(score):
-                self.store.mark_best(trainer.global_step, score)
-        self.rule = f"{task.monitor_mode} {task.monitor}"
+        better = best is None or (score < best.score if task.monitor_mode == "min" else score > best.score)
+        if better and not math.isnan(score):
+            best = Best(step, score, f"{task.monitor_mode} {task.monitor}")
+        self.store.judge(step, best)
 
     def save(self, trainer: L.Trainer) -> bool:
         """Save the state of this step, once; all ranks call this together and return the same.
@@ -112,19 +127,28 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             verify(path, step)
 
-    def selected(self, trainer: L.Trainer) -> str:
-        """Return the name of the checkpoint that the run ends with; the last step where none was validated.
+    def selected(self, trainer: L.Trainer) -> tuple[str, str]:
+        """Return the name of the checkpoint that the run ends with, and by what it was selected.
 
         Raises:
             UserError: nothing could be saved.
         """
         if not of_first_rank(self.store.best.exists()):
             self.save(trainer)
+        best = self.store.best_so_far()
         chosen = self.store.best if self.store.best.exists() else self.store.last
+        rule = best.rule if best else "the last step, for there was no validation"
         name = of_first_rank(chosen.name if chosen.exists() else None)
         if name is None:
             raise UserError(f"nothing could be saved in {self.store.folder}: is the disk full?")
-        return name
+        return name, rule
+
+
+def validate_now(trainer: L.Trainer) -> None:
+    """Validate at the start of a fit, as Lightning does at the end of a step."""
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
 
 
 def _failure(act: Callable[[], object]) -> str | None:

@@ -173,7 +173,7 @@ class Health(Callback):
         self.gradient_norm, self._step, self._skipping = None, [], False
         rank_zero_warn(f"nothing was learnt from {bad}; {self.file} lists it, bad step {self.bad_steps} of this run")
         for logger in trainer.loggers:
-            logger.log_metrics({"health/bad_steps": float(self.bad_steps)}, step=trainer.global_step)
+            logger.log_metrics({"health/bad_steps": float(self.bad_steps)}, step=trainer.global_step - 1)
         if trainer.is_global_zero:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as file:

@@ -25,7 +25,12 @@ class Interruption(Callback):
     wait for each other elsewhere. Lightning's own handlers do so, and are replaced.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints | None) -> None:
+        """Watch over one run.
+
+        Args:
+            checkpoints: what saves; None where nothing is to be saved.
+        """
         self._checkpoints = checkpoints
         self._received: int | None = None
         self._told: str | None = None  # once all ranks have agreed
@@ -49,6 +54,9 @@ class Interruption(Callback):
             return
         flag = torch.tensor(self._received is not None, device=trainer.strategy.root_device)
         if not any_rank(flag).item():
+            return
+        if self._checkpoints is None:
+            self._told = "nothing is saved (trainer.enable_checkpointing is false)"
             return
         step, saved = trainer.global_step, self._checkpoints.save(trainer)
         kept = self._checkpoints.store.newest()

@@ -86,7 +86,7 @@ class Pictures(Callback):
             save(picture, self.folder / f"{picture.title}.png")
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(picture.title, picture.figure, trainer.global_step)
+                    logger.experiment.add_figure(picture.title, picture.figure, max(trainer.global_step - 1, 0))
 
 
 class Plots(Callback):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 
@@ -107,4 +108,7 @@ class ProgressFile(Callback):
             "time": time.time(),
             "devices": trainer.world_size,
         }
-        write_json(self.file, content)
+        try:
+            write_json(self.file, content)
+        except OSError as error:  # a full disk ends no run: the next write may find room
+            rank_zero_warn(f"{self.file} cannot be written: {error}")

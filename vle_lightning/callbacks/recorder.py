@@ -49,9 +49,9 @@ class RunLogger(TensorBoardLogger):
 
         Args:
             folder: of the run.
-            resumed_step: that it goes on from.
+            resumed_step: that it goes on from: so many were taken, and logged from 0 on.
         """
-        later: dict[str, Any] = {} if resumed_step is None else {"purge_step": resumed_step + 1}
+        later: dict[str, Any] = {} if resumed_step is None else {"purge_step": resumed_step}
         super().__init__(folder, name="", version="", default_hp_metric=False, **later)
 
     @rank_zero_only

@@ -104,7 +104,7 @@ class SkipReport(Callback):
             values = {
                 f"skipped/{kind.split}/{kind.name.replace(' ', '_')}": float(n) for kind, n in self.counts.items()
             }
-            logger.log_metrics(values, step=trainer.global_step)
+            logger.log_metrics(values, step=trainer.global_step - 1)
         self._judge("val", self.counts, sum(gather_objects(self._seen["val"])))
 
     def on_test_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:

@@ -159,4 +159,4 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 def log(trainer: L.Trainer, values: dict[str, float]) -> None:
     """Hand values of this step to the loggers at once: Lightning's own way would ask the device for each."""
     for logger in trainer.loggers:
-        logger.log_metrics(values, step=trainer.global_step)
+        logger.log_metrics(values, step=trainer.global_step - 1)  # Lightning counts from 0

@@ -21,10 +21,11 @@ BROKEN = (OSError, RuntimeError, ValueError, zipfile.BadZipFile)  # what reading
 
 
 class Best(NamedTuple):
-    """The validation score of the best checkpoint."""
+    """The best checkpoint, and by what."""
 
     step: int
     score: float
+    rule: str  # such as ``min val/loss``
 
 
 class CheckpointStore:
@@ -83,20 +84,32 @@ class CheckpointStore:
         self._prune()
         return path
 
-    def mark_best(self, step: int, score: float) -> None:
-        """Link ``best.ckpt`` to the checkpoint of a step."""
-        self._link(self.best, self.path(step))
+    def judge(self, step: int, best: Best | None) -> None:
+        """Note that a step was validated, and which one is the best by now; link ``best.ckpt`` to that.
+
+        The note comes first: a kill before the link costs nothing, `clean` makes it.
+        """
+        record = {"validated": step, "best": best and best._asdict()}
         unfinished = self._record.with_suffix(UNFINISHED)
-        unfinished.write_text(json.dumps({"best": {"step": step, "score": score}}) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(record) + "\n", encoding="utf-8")
         unfinished.replace(self._record)
+        if best is not None:
+            self._link(self.best, self.path(best.step))
         self._prune()
 
+    def validated(self) -> int | None:
+        """Return the step that was validated last."""
+        step: int | None = self._read().get("validated")
+        return step
+
     def best_so_far(self) -> Best | None:
-        """Return the score of ``best.ckpt``; None where there is none."""
-        if not (self.best.exists() and self._record.is_file()):
-            return None
-        best = json.loads(self._record.read_text(encoding="utf-8"))["best"]
-        return Best(best["step"], best["score"]) if self.best.resolve() == self.path(best["step"]).resolve() else None
+        """Return the best checkpoint that is there; None where there is none."""
+        best = self._read().get("best")
+        return Best(**best) if best and self.path(best["step"]).exists() else None
+
+    def _read(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8")) if self._record.is_file() else {}
+        return record
 
     def clean(self) -> None:
         """Mend what a kill during a save has left: the newest checkpoint has its name and its link."""
@@ -108,6 +121,8 @@ class CheckpointStore:
         steps = self.steps()
         if steps:
             self._link(self.last, self.path(steps[-1]))
+        if best := self.best_so_far():
+            self._link(self.best, self.path(best.step))
 
     def rewind(self, step: int) -> list[Path]:
         """Put aside the checkpoints of later steps than the one that a run goes on from; return where they are now.
@@ -129,6 +144,8 @@ class CheckpointStore:
     def _prune(self) -> None:
         steps = self.steps()
         best = {self.best.resolve().name} if self.best.exists() else set()
+        if noted := self.best_so_far():
+            best.add(self.path(noted.step).name)
         for step in steps[: -self.keep_last]:
             path = self.path(step)
             if path.name not in best:

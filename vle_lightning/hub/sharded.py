@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import re
 import tempfile
 from argparse import Namespace
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.planner import ReadItem
@@ -48,7 +50,10 @@ PLAIN = {  # what an index of torch's form is made of, beside dtypes
         )
     ),
 }
-BROKEN = (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+BROKEN = (
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    CheckpointException,
+)
 
 
 def is_sharded(path: Path) -> bool:
@@ -92,6 +97,7 @@ def check_parts(path: Path) -> None:
                 size = (path / place.relative_path).stat().st_size
                 if size < place.offset + place.length:
                     raise UserError(f"{path / place.relative_path} is cut short: {size} bytes")
+            torch.load(path / META, map_location="cpu", weights_only=True)
             return
         for file in sorted((path / TAG).glob("*.pt")):
             _open(file)
@@ -141,8 +147,10 @@ def _read_deepspeed(path: Path) -> dict[str, Any]:
     with _quiet():
         weights = get_fp32_state_dict_from_zero_checkpoint(str(path), TAG)
         moments = _read_moments(path / TAG, client[ZERO]["names"])
-    for state in moments.values():
-        state["step"] = torch.tensor(client[ZERO]["step"])
+    for number, state in moments.items():
+        shape = weights[client[ZERO]["names"][number]].shape
+        moments[number] = {key: moment.reshape(shape) for key, moment in state.items()}  # ZeRO-3's are flat
+        moments[number]["step"] = torch.tensor(client[ZERO]["step"])
     kept = {key: client[key] for key in client[ZERO]["keys"]}
     states = {"state": moments, "param_groups": client[ZERO]["groups"]}
     return {**kept, "state_dict": dict(weights), "optimizer_states": [states]}
@@ -221,4 +229,7 @@ class _Index(pickle.Unpickler):
 
 
 def _first_line(error: BaseException) -> str:
+    """Say what is wrong; torch's advice to load a file all the same is not handed on."""
+    if called := re.search(r"(?:GLOBAL|Unsupported global:) `?([\w.]+)", str(error)):
+        return f"opening it could run code ({called[1]})"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

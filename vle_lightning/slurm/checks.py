@@ -9,7 +9,7 @@ from typing import Any
 
 from vle_lightning.errors import UserError
 from vle_lightning.slurm.script import Resources
-from vle_lightning.strategies.build import STRATEGIES
+from vle_lightning.strategies.build import make_strategy
 
 MANIFEST = "manifest.json"  # of a shard folder (docs/data.md)
 OURS = ("--trainer.num_nodes", "--trainer.devices", "--ckpt_path")  # follow from the job
@@ -44,9 +44,13 @@ def check(settings: Settings, job: Resources, accumulate: Accumulate) -> dict[st
     if wanted not in ("auto", *(("gpu", "cuda") if job.on_gpus else ("cpu",))):
         others = "--gpus 0 and --devices N" if job.on_gpus else "--gpus N"
         raise UserError(f"trainer.accelerator is {wanted}; ask for {others}, or set another one")
-    strategy = settings["trainer"]["strategy"]
-    if isinstance(strategy, str) and strategy not in STRATEGIES:
-        raise UserError(f"trainer.strategy: there is no {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+    for name in ("batch_size", "global_batch_size"):
+        if settings["data"][name] < 1:
+            raise UserError(f"data.{name} is {settings['data'][name]}; it must be at least 1")
+    if isinstance(strategy := settings["trainer"]["strategy"], str):
+        options = ("offload", "sharded_checkpoints")
+        offload, sharded = (bool(settings.get(name, False)) for name in options)
+        make_strategy(strategy, "gpu" if job.on_gpus else "cpu", "32-true", offload, 1.0, sharded)  # refuses
     data, steps = settings["data"], int(settings["trainer"]["max_steps"])
     try:
         micro_batches = accumulate(data["global_batch_size"], data["batch_size"], job.world_size)

@@ -71,8 +71,11 @@ def run_write(
     setup = options.setup or None
     script = write_script(name, folder, job, os.path.abspath(sys.executable), fit, setup)
     file = folder / SCRIPT
-    folder.mkdir(parents=True, exist_ok=True)  # for the job's output, which Slurm opens before the run begins
-    file.write_text(script, encoding="utf-8")
+    try:  # the folder is for the job's output as well, which Slurm opens before the run begins
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(script, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"run_root: {file} cannot be written: {error}") from error
     print(script)
     step = last_step(folder)
     facts["starts"] = (

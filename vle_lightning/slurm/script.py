@@ -14,6 +14,8 @@ from vle_lightning.slurm.requeue import REASON
 
 MOST_WARNING, LEAST_WARNING = 65535, 1  # seconds; sbatch(1), --signal
 WARNING = 300  # seconds that a run has for its last step and its checkpoint, if the time limit is not shorter
+LEAST_LIMIT = 60  # seconds
+PLAIN = re.compile(r"[\w.,:/@+%=-]*")  # what a batch script's header takes as it is
 FIRST_PORT, PORTS = 12000, 20000  # below those that Linux gives to outgoing connections, 32768 and up
 
 
@@ -71,6 +73,8 @@ def warning_time(told: str, wanted: int | None) -> int:
         UserError: the limit would come first.
     """
     limit = time_limit(told)
+    if limit is not None and limit < LEAST_LIMIT:
+        raise UserError(f"--time {told} is {limit} s; a run needs at least {LEAST_LIMIT} s to start and to save")
     if wanted is None:
         return WARNING if limit is None else min(WARNING, limit // 4)
     most = MOST_WARNING if limit is None else min(limit - 1, MOST_WARNING)
@@ -101,10 +105,17 @@ def headers(name: str, folder: Path, job: Resources) -> list[str]:
         f"--signal=USR1@{warning_time(job.time, job.warning)}",
         "--requeue",
         "--open-mode=append",
-        f"--output={folder}/slurm-%j.out",
+        f"--output={str(folder).replace('%', '%%')}/slurm-%j.out",
     ]
     given = {"partition": job.partition, "account": job.account, "qos": job.qos}
-    return [*options, *(f"--{key}={value}" for key, value in given.items() if value), *job.others]
+    options += [f"--{key}={value}" for key, value in given.items() if value]
+    return [_quoted(option) for option in (*options, *job.others)]
+
+
+def _quoted(option: str) -> str:
+    """Quote an option's value where sbatch would take it apart."""
+    key, equals, value = option.partition("=")
+    return f"{key}{equals}{value if PLAIN.fullmatch(value) else shlex.quote(value)}"
 
 
 def write_script(

@@ -134,8 +134,11 @@ def batch_size(folder: Path) -> int | None:
     """Return the global batch of a run; None where no configuration says it."""
     if not (folder / CONFIG).is_file():
         return None
-    settings = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) or {}
-    size: int | None = settings.get("data", {}).get("global_batch_size")
+    try:
+        settings = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        size = int(settings["data"]["global_batch_size"])
+    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError):
+        return None
     return size
 
 
@@ -169,8 +172,12 @@ def duration(seconds: float | None) -> str:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return content
+    """Read a small record; {} where there is none, or none that can be read: a table of runs shows the others."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _number(value: float | None, form: str) -> str:

@@ -27,7 +27,13 @@ class Spread(NamedTuple):
 
 
 def make_strategy(
-    name: str, accelerator: str, precision: str, offload: bool, timeout: float, sharded_checkpoints: bool = False
+    name: str,
+    accelerator: str,
+    precision: str,
+    offload: bool,
+    timeout: float,
+    sharded_checkpoints: bool = False,
+    unused_weights: bool = False,
 ) -> Spread:
     """Make the strategy of that name.
 
@@ -38,6 +44,7 @@ def make_strategy(
         offload: to the memory of the host, see `ZeroStrategy`.
         timeout: seconds that a collective may take.
         sharded_checkpoints: each rank writes its part of a folder, instead of rank zero one file.
+        unused_weights: whether there are weights that no loss depends on.
 
     Raises:
         UserError: there is no such strategy, or it cannot do what is asked for.
@@ -52,7 +59,9 @@ def make_strategy(
     if name == "auto":
         return Spread(name, None)
     if name == "ddp":
-        return Spread(DDPStrategy(timeout=limit, gradient_as_bucket_view=True), None)
+        return Spread(
+            DDPStrategy(timeout=limit, gradient_as_bucket_view=True, find_unused_parameters=unused_weights), None
+        )
     if name == "fsdp":
         return Spread(ShardedStrategy(limit, sharded_checkpoints), None)
     if accelerator == "cpu" or not torch.cuda.is_available():

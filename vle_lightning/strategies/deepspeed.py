@@ -44,6 +44,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         super().__init__(stage=stage, offload_optimizer=offload, offload_parameters=offload and stage == 3)
         self._timeout = timeout
         assert isinstance(self.config, dict)
+        self.config["train_micro_batch_size_per_gpu"] = 1  # for its log; else a loader is asked
         self.config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW needs no compiler
         self._skipping = False
 

@@ -65,6 +65,17 @@ class ShardedStrategy(ModelParallelStrategy):
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write a part of the folder on each rank.
+
+        Raises:
+            OSError: what torch calls a RuntimeError where the disk is full.
+        """
+        try:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+        except RuntimeError as error:
+            raise OSError(f"{filepath} cannot be written: {str(error).splitlines()[0]}") from error
+
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ANN401
         """Read one file on every rank, and keep of weights and moments what is this rank's.
 
@@ -76,6 +87,7 @@ class ShardedStrategy(ModelParallelStrategy):
         task, options = self.lightning_module, StateDictOptions(full_state_dict=True)
         assert isinstance(task, VisionLanguageTask)
         set_model_state_dict(task, checkpoint.pop("state_dict"), options=options)
+        options = StateDictOptions(full_state_dict=True, strict=False)  # weights that no loss reads have no moments
         for optimizer, saved in zip(self.optimizers, checkpoint.pop("optimizer_states", []), strict=False):
             if saved["state"]:
                 set_optimizer_state_dict(task, optimizer, by_name(saved, task), options=options)

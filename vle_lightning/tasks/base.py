@@ -13,13 +13,14 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from vle_lightning.batch import Batch, DataFacts
 from vle_lightning.distributed import any_rank
 from vle_lightning.metrics.ratio import Ratio
 from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
 from vle_lightning.models.presets import find_config
-from vle_lightning.optim import OptimConfig, make_optimizer
+from vle_lightning.optim import OptimConfig, make_optimizer, renew
 from vle_lightning.tasks.pictures import Names, Picture
 from vle_lightning.tasks.portable import PortableTask
 
@@ -72,6 +73,11 @@ class VisionLanguageTask(PortableTask):
         self._scores = nn.ModuleDict()
         self.own_loss: Tensor | None = None  # () of the latest training micro-batch, before the ranks agree on it
         self._finite_loss: Tensor | None = None  # () the latest such one that is finite
+
+    @property
+    def trains_all(self) -> bool:
+        """Does the loss depend on every weight that trains?"""
+        return True
 
     def disagreements(self, facts: DataFacts) -> list[str]:
         """Say where the model and its data do not fit each other; a subclass adds what concerns its head."""
@@ -130,6 +136,12 @@ class VisionLanguageTask(PortableTask):
         ratio = split[name]
         assert isinstance(ratio, Ratio)
         ratio.update(hits.detach(), total)
+
+    def on_train_start(self) -> None:
+        """Let this start's learning rates hold: a resumed optimiser brings those along that it was saved with."""
+        for optimizer, configured in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            assert isinstance(configured.scheduler, LambdaLR)
+            renew(optimizer, configured.scheduler, self, self.optim)
 
     def training_step(self, batch: Batch) -> Tensor:
         """Run one micro-batch; dropout is a function of seed, step and micro-batch, not of the rank.

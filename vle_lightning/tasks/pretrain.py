@@ -63,6 +63,8 @@ class PretrainTask(VisionLanguageTask):
         self.weights = {"mlm": 1.0, "itm": 1.0, "mpc": 1.0, "pbc": 1.0} if objectives is None else objectives
         if not self.weights:
             raise UserError("model.objectives is empty; name at least one objective, such as {mlm: 1.0}")
+        if blind == "text":
+            raise UserError("model.blind=text: every objective of pre-training reads the text")
         if blind != "none" and set(self.weights) != {"mlm"}:
             raise UserError(f"model.blind={blind}: only the objective mlm can do without; set model.objectives")
         heads = {name: find_objective(name).build(self.model, classes) for name in self.weights}
@@ -113,6 +115,11 @@ class PretrainTask(VisionLanguageTask):
             counts = batch.valid.any().to(total.dtype)  # a micro-batch of fillers does not
             self.score(stage, "loss", total.detach() * counts, counts)
         return total
+
+    @property
+    def trains_all(self) -> bool:
+        """Say whether there is ITM: it reads both poolers, the others leave one stream's last layer alone."""
+        return "itm" in self.objectives
 
     @property
     def predicts(self) -> bool:
