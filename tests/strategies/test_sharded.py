@@ -81,6 +81,7 @@ def test_a_run_goes_on_from_a_folder(sharded: Path, alone: Path) -> None:
     strategy = sharded.name.removeprefix("sharded_")
     continues(sharded, f"{sharded.name}_one", "auto", 1, alone)
     continues(sharded, f"{sharded.name}_again", strategy, 2, alone, *SHARDED)
+    continues(sharded, f"{sharded.name}_other", "deepspeed_1" if strategy == "fsdp" else "fsdp", 2, alone)
 
 
 @pytest.mark.slow
@@ -92,6 +93,8 @@ def test_every_command_takes_a_folder(sharded: Path, tmp_path: Path) -> None:
     for command in ("validate", "predict"):
         run(command, "--config", *EXPERIMENT, *here, "--ckpt_path", str(tmp_path / folder.name))
     assert json.loads((tmp_path / "predictions.json").read_text())
+    spread = ("--trainer.strategy", sharded.name.removeprefix("sharded_"), "--trainer.devices", "2")
+    run("validate", "--config", *EXPERIMENT, *here, *spread, "--ckpt_path", str(tmp_path / folder.name))
     run("fit", "--config", *EXPERIMENT, "--run_name", f"{sharded.name}_init", "--model.init", str(folder), *FEW)
 
 

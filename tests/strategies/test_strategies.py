@@ -61,3 +61,11 @@ def test_a_run_of_one_process_goes_on_under_every_strategy(spread: Path, alone: 
 def test_recomputed_activations_keep_the_losses_where_ranks_share_weights(strategy: str, alone: Path) -> None:
     folder = fit(f"{strategy}_recomputed", strategy, 2, "--activation_checkpointing", "[text,image,fusion]")
     assert read_losses(folder / "losses") == pytest.approx(read_losses(alone / "losses"), rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_3"])
+def test_objectives_that_leave_weights_alone_train_and_resume(strategy: str) -> None:
+    few = ("--model.objectives", "{mlm: 1.0}", "--trainer.max_steps", "4", "--validate_every", "2")
+    folder = fit(f"{strategy}_mlm", strategy, 2, *few)
+    assert (folder / "best.ckpt").exists()
+    fit(f"{strategy}_mlm_again", strategy, 2, *few, "--ckpt_path", str(folder / "step_000002.ckpt"))
