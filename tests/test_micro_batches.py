@@ -79,6 +79,7 @@ def test_two_ranks_train_and_validate_as_one_does(alone: Path) -> None:
     assert json.loads((together / "run.json").read_text())["devices"] == 2
 
 
+@pytest.mark.slow
 def test_the_run_that_others_are_compared_with_does_learn(alone: Path) -> None:
     before = alone.with_name("before")
     assert main(fit(PRETRAIN, "before", "--trainer.max_steps", "1")) == 0

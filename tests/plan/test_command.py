@@ -30,6 +30,7 @@ def planned(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_the_toy_run_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = planned(tmp_path, *TOY, *ON_TWO, "--data.batch_size", "16", "--utilisation", "0.5")
     text = capsys.readouterr().out

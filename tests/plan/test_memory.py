@@ -132,6 +132,7 @@ def test_the_peak_is_the_worst_moment() -> None:
     assert peak_bytes(kept, ("image",), heads=500.0) == 31 + 7 + 61 + 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STAGES)
 def test_more_samples_take_more_and_recomputing_less(tiny: Workload, strategy: str) -> None:
     spread = Spread(strategy, 2)

@@ -49,10 +49,8 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
     assert without == []
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, id=name, marks=() if name == "pretrain" else pytest.mark.slow) for name, case in CASES.items()],
-)
+@pytest.mark.slow
+@cases
 def test_a_task_overfits_eight_samples(case: Case) -> None:
     task = build(case)
     batch = case[1](rows=8)
