@@ -68,6 +68,7 @@ def test_checkpoints_hold_plain_types_only(pretrained: Path, name: str) -> None:
     assert checkpoint["architecture"]["fusion"]["width"] == 32
 
 
+@pytest.mark.slow
 def test_the_saved_config_runs_again(pretrained: Path) -> None:
     settings = yaml.safe_load((pretrained / "config.yaml").read_text())
     assert settings["data"]["class_count"] == 24  # an interpolation, resolved
