@@ -40,7 +40,8 @@ from vle_lightning.parsing import (
     read_experiment,
     refuse_misplaced,
 )
-from vle_lightning.run import Run, RunFolder, check_checkpoint
+from vle_lightning.run import Run
+from vle_lightning.run_folder import RunFolder, check_checkpoint
 from vle_lightning.slurm.job import check_job
 from vle_lightning.strategies.build import SPREADING, STRATEGIES
 from vle_lightning.tasks.base import VisionLanguageTask

@@ -35,13 +35,9 @@ from vle_lightning.callbacks.throughput import Throughput
 from vle_lightning.callbacks.watchdog import Watchdog
 from vle_lightning.checkpointing.store import CheckpointStore
 from vle_lightning.checkpointing.whole import as_file
-from vle_lightning.errors import UserError
-from vle_lightning.hub.folder import read_plain
+from vle_lightning.run_folder import RunFolder
 from vle_lightning.tasks.base import VisionLanguageTask
 from vle_lightning.tasks.pictures import Names
-
-AUTO = "auto"
-TRACES = ("config.yaml", "best.ckpt", "last.ckpt", "metrics.json")  # of a run in a folder
 
 
 class Recorded(Protocol):
@@ -68,55 +64,6 @@ class Classed(Protocol):
     @property
     def class_names(self) -> list[str]:
         """Return the name of each class."""
-
-
-class RunFolder:
-    """``checkpoints/<run name>/`` and what lies in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.best, self.last = path / "best.ckpt", path / "last.ckpt"
-        self.metrics, self.record = path / "metrics.json", path / "run.json"
-
-    def holds(self, path: Path) -> bool:
-        """Is ``path`` this folder or in it?"""
-        return path.resolve().is_relative_to(self.path.resolve())
-
-    def set_aside(self) -> None:
-        """Rename the folder of an earlier run to the first free ``<name>.<number>``: none is overwritten."""
-        if not any((self.path / name).exists() for name in TRACES):
-            return
-        number = 1
-        while (older := self.path.with_name(f"{self.path.name}.{number}")).exists():
-            number += 1
-        self.path.rename(older)
-        print(f"{self.path} held an earlier run, which is now {older}")
-
-    def choose_checkpoint(self, command: str, given: str | None) -> str | None:
-        """Return the checkpoint file that a command starts from.
-
-        Args:
-            command: fit starts afresh unless told; validate, test and predict take the run's best checkpoint.
-            given: ``--ckpt_path``: a file, ``last`` or ``best`` of this folder, None, or for a fit ``auto``: the last
-                one if there is one.
-
-        Raises:
-            UserError: there is no such file.
-        """
-        newest = CheckpointStore(self.path).newest()
-        if command == "fit" and (given is None or (given == AUTO and newest is None)):
-            return None
-        last = newest if command == "fit" and newest is not None else self.last
-        named = {None: self.best, "best": self.best, "last": last, AUTO: last}
-        file = named.get(given, Path(given or ""))
-        if (file / self.last.name).exists():  # a run folder
-            file = file / (self.last if command == "fit" else self.best).name
-        if not file.exists():
-            raise UserError(
-                f"--ckpt_path: there is no checkpoint {file} to {command}; run `python -m vle_lightning fit` "
-                "with this experiment first, or name another file"
-            )
-        return str(file)
 
 
 class Run:
@@ -249,42 +196,6 @@ class Run:
             "devices": trainer.num_nodes * trainer.num_devices,
             "precision": str(self.settings.trainer.precision),
         }
-
-
-def check_checkpoint(file: str, task: VisionLanguageTask) -> int:
-    """Make sure that a run can go on from a checkpoint.
-
-    Returns:
-        The step that it is of.
-
-    Raises:
-        UserError: it cannot be read, holds more than plain data, or is of another model.
-    """
-    content = read_plain(Path(file), "--ckpt_path")
-    weights = content.get("state_dict")
-    if not isinstance(weights, dict):
-        raise UserError(f"--ckpt_path: {file} is no checkpoint of a run: it has no 'state_dict'")
-    lacking = sorted({"pytorch-lightning_version", "loops", "optimizer_states"} - content.keys())
-    if lacking:
-        raise UserError(
-            f"--ckpt_path: {file} holds weights alone (no {', '.join(lacking)}); start from it with --model.init"
-        )
-    own, blind = task.state_dict(), content.get("options", {}).get("blind", task.model.blind)
-    if blind != task.model.blind:
-        raise UserError(f"--ckpt_path: {file} was trained with model.blind {blind}, not {task.model.blind}")
-    faults = [f"{key} is missing" for key in own.keys() - weights.keys()]
-    faults += [f"{key} is unknown here" for key in weights.keys() - own.keys()]
-    faults += [
-        f"{key} is {tuple(weights[key].shape)}, the model has {tuple(own[key].shape)}"
-        for key in own.keys() & weights.keys()
-        if weights[key].shape != own[key].shape
-    ]
-    if faults:
-        raise UserError(
-            f"--ckpt_path: {file} is of another model (another model.architecture, objectives or answers?): "
-            f"{len(faults)} tensors differ, such as {'; '.join(sorted(faults)[:3])}"
-        )
-    return int(content.get("global_step", 0))
 
 
 def skipped_by_split(counts: Counter[Kind]) -> dict[str, dict[str, int]]:

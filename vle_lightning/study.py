@@ -17,7 +17,8 @@ from vle_lightning.callbacks.recorder import write_json
 from vle_lightning.errors import UserError
 from vle_lightning.metrics.columns import mean, mean_by
 from vle_lightning.parsing import read_experiment
-from vle_lightning.run import RunFolder, print_scores
+from vle_lightning.run import print_scores
+from vle_lightning.run_folder import RunFolder
 
 Metrics = Mapping[str, float]
 Row = Mapping[str, object]
