@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def test_a_job_goes_on_until_it_is_done_and_its_output_too(cluster: Cluster, tmp
 
 def test_a_job_that_saves_nothing_is_given_up_after_three_starts(cluster: Cluster, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path, "kill -KILL $$")
-    assert finish(cluster, job, tmp_path) == "FAILED after 2 restarts: 137 137 137"
+    # srun's code is the highest of its tasks': 143 of one that was told to end before it killed itself
+    assert re.fullmatch(r"FAILED after 2 restarts:( 137| 143){3}", finish(cluster, job, tmp_path))
     assert "given up: the run was ended by SIGKILL" in output(tmp_path)
 
 
