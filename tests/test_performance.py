@@ -80,22 +80,22 @@ def recompute(*parts: Part) -> PatchTask:
     return lambda task: checkpoint_activations(task.model, parts)
 
 
-def compare(patch: PatchTask, steps: int, autocast: bool = False) -> None:
+def differences(patch: PatchTask, steps: int, autocast: bool = False) -> list[str]:
+    """Name the losses and gradients that a patched task has otherwise."""
     expected, gradients = train(make_task(), steps, autocast)
     losses, ours = train(make_task(patch), steps, autocast)
-    assert losses == pytest.approx(expected, rel=1e-5)
     assert ours.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    found = [] if losses == pytest.approx(expected, rel=1e-5) else [f"losses {losses}, not {expected}"]
+    return found + [n for n, g in gradients.items() if not torch.allclose(ours[n], g, rtol=1e-4, atol=1e-6)]
 
 
 @pytest.mark.parametrize("parts", [("text",), ("image",), ("fusion",), PARTS])
 def test_recomputing_keeps_losses_and_gradients_under_dropout(parts: tuple[Part, ...]) -> None:
-    compare(recompute(*parts), steps=2)
+    assert differences(recompute(*parts), steps=2) == []
 
 
 def test_recomputing_keeps_them_in_bf16() -> None:
-    compare(recompute(*PARTS), steps=2, autocast=True)
+    assert differences(recompute(*PARTS), steps=2, autocast=True) == []
 
 
 def kept_bytes(task: PretrainTask) -> int:
@@ -192,7 +192,7 @@ def test_compiling_keeps_losses_under_dropout_without_a_storm(parts: tuple[Part,
         checkpoint_activations(task.model, parts)
         compile_layers(task.model)
 
-    compare(patch, steps=5)
+    assert differences(patch, steps=5) == []
     # a kind at one length, and again for all lengths: text and fusion; pictures have one
     assert counters["stats"]["unique_graphs"] == 5
     assert not counters["graph_break"]

@@ -242,7 +242,16 @@ def test_several_nodes_without_srun_are_refused() -> None:
     ],
 )
 def test_what_can_run_is_not_refused(environment: dict[str, str], nodes: int, devices: int) -> None:
-    check_job(environment, nodes, devices)
+    assert refusal(environment, nodes, devices) is None
+
+
+def refusal(environment: dict[str, str], nodes: int, devices: int) -> str | None:
+    """Return why a job is refused; None for one that can run."""
+    try:
+        check_job(environment, nodes, devices)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize(

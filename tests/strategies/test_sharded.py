@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.strategies.runs import EXPERIMENT, HALF, continues, fit, run
+from tests.strategies.runs import EXPERIMENT, HALF, fit, run, second_halves
 from vle_lightning.errors import UserError
 from vle_lightning.hub.sharded import check_parts, is_sharded, read_sharded
 
@@ -79,9 +79,14 @@ def test_a_folder_exports_to_the_weights_of_one_process(sharded: Path, alone: Pa
 @pytest.mark.slow
 def test_a_run_goes_on_from_a_folder(sharded: Path, alone: Path) -> None:
     strategy = sharded.name.removeprefix("sharded_")
-    continues(sharded, f"{sharded.name}_one", "auto", 1, alone)
-    continues(sharded, f"{sharded.name}_again", strategy, 2, alone, *SHARDED)
-    continues(sharded, f"{sharded.name}_other", "deepspeed_1" if strategy == "fsdp" else "fsdp", 2, alone)
+    other = "deepspeed_1" if strategy == "fsdp" else "fsdp"
+    for name, chosen, devices, options in (
+        ("one", "auto", 1, ()),
+        ("again", strategy, 2, SHARDED),
+        ("other", other, 2, ()),
+    ):
+        actual, expected = second_halves(sharded, f"{sharded.name}_{name}", chosen, devices, alone, *options)
+        assert actual == pytest.approx(expected, rel=1e-4), name
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.strategies.losses import read_losses, without_boxes
-from tests.strategies.runs import MICRO_BATCHES, STEPS, continues, fit, run
+from tests.strategies.runs import MICRO_BATCHES, STEPS, fit, run, second_halves
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_the_workplace")]
 STRATEGIES = ("ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
@@ -50,11 +50,14 @@ def test_a_checkpoint_exports_to_the_weights_of_one_process(spread: Path, alone:
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_goes_on_at_half_way_under_ddp(devices: int, spread: Path, alone: Path) -> None:
-    continues(spread, f"{spread.name}_ddp_{devices}", "ddp" if devices == 2 else "auto", devices, alone)
+    strategy = "ddp" if devices == 2 else "auto"
+    actual, expected = second_halves(spread, f"{spread.name}_ddp_{devices}", strategy, devices, alone)
+    assert actual == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_run_of_one_process_goes_on_under_every_strategy(spread: Path, alone: Path) -> None:
-    continues(alone, f"alone_{spread.name}", spread.name, 2, alone)
+    actual, expected = second_halves(alone, f"alone_{spread.name}", spread.name, 2, alone)
+    assert actual == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_3"])

@@ -194,17 +194,13 @@ class FusedAttention(TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
-    """Shapes of attention over queries (B, H, N, D), without its values."""
+    """Shapes of attention over queries (B, H, N, D), without its values; memory is counted in forward alone."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         output = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1], dtype=torch.float32))
         return output
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Any:  # noqa: ANN401
-        raise NotImplementedError("memory is counted in forward")
 
 
 def _with_layers(config: DualStreamConfig, layers: int) -> DualStreamConfig:
