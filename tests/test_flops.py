@@ -7,8 +7,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.factories import ANSWER_NAMES, CLASSES, SIZE, generator, make_texts, pretrain_batch, vcr_batch, vqa_batch
-from vle_lightning.batch import Batch, RetrievalBatch
+from tests.factories import ANSWER_NAMES, CLASSES, pretrain_batch, vcr_batch, vqa_batch
+from tests.tasks.retrieval_ranks import retrieval_batch
+from vle_lightning.batch import Batch
 from vle_lightning.encoders.text import TextConfig
 from vle_lightning.flops import EncoderCall, FlopRecorder, encoder_flops
 from vle_lightning.models.dual_stream import Blind, DualStreamConfig
@@ -21,26 +22,6 @@ from vle_lightning.tasks.vcr import VCRTask
 from vle_lightning.tasks.vqa import VQATask
 
 PATCHES, WIDTH = 36, 32  # of the tiny preset on 48 px
-
-
-def retrieval_batch(rows: int = 4, tokens: int = 7) -> RetrievalBatch:
-    random = generator(0)
-    ids, mask = make_texts(rows, tokens, random)
-    names = tuple(map(str, range(rows)))
-    return RetrievalBatch(
-        sample_ids=names,
-        valid=torch.ones(rows, dtype=torch.bool),
-        step=0,
-        number=0,
-        pixel_values=torch.randn(rows, 3, SIZE, SIZE, generator=random),
-        input_ids=ids,
-        attention_mask=mask,
-        owners=torch.arange(rows),
-        image_ids=names,
-        text_ids=names,
-        texts=names,
-        shifts=torch.tensor([1, 2]),
-    )
 
 
 def vqa_task(blind: Blind = "none") -> VQATask:
