@@ -22,6 +22,7 @@ from transformers.utils.hub import cached_file
 
 MODEL_FILE = "spm.model"
 VOCABULARY_FILES = (MODEL_FILE, "tokenizer.json", "vocab.json", "vocab.txt")
+SEED_FILE = "seed_sentencepieces_file"  # field of SentencePiece's trainer: pieces to start from
 SPECIAL_PIECES = 5  # [PAD], [CLS], [SEP], [UNK], [MASK]
 WORD_START = "\u2581"  # SentencePiece's mark for the space before a word
 
@@ -85,7 +86,7 @@ def train_unigram(lines: list[str], seeds: Counter[str], vocab_size: int) -> byt
             hard_vocab_limit=False,
             character_coverage=1.0,
             normalization_rule_name="nmt_nfkc",
-            seed_sentencepieces_file=str(seed_file) if seeds else "",
+            **{SEED_FILE: str(seed_file) if seeds else ""},
             pad_id=0,
             bos_id=1,
             eos_id=2,
@@ -98,9 +99,20 @@ def train_unigram(lines: list[str], seeds: Counter[str], vocab_size: int) -> byt
             num_threads=1,  # more threads sum in another order: other bytes
             minloglevel=2,
         )
-    trained = ModelProto.FromString(model.getvalue())
-    trained.trainer_spec.ClearField("seed_sentencepieces_file")  # a temporary name: other bytes each time
-    return bytes(trained.SerializeToString(deterministic=True))
+    return without_seed_file(ModelProto.FromString(model.getvalue()))
+
+
+def without_seed_file(model: ModelProto) -> bytes:
+    """Serialise a SentencePiece model without the name of its seed file, which is temporary: other bytes each time.
+
+    The messages of sentencepiece before 0.2.3 do not know the field, although its trainer writes it.
+    """
+    spec = model.trainer_spec
+    if SEED_FILE in spec.DESCRIPTOR.fields_by_name:
+        spec.ClearField(SEED_FILE)
+    else:
+        spec.DiscardUnknownFields()
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def load_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:

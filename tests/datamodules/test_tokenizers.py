@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.tokenizers import load_tokenizer, train_tokenizer
+from datamodules.tokenizers import load_tokenizer, train_tokenizer, without_seed_file
 
 TEXTS = [
     f"{size} {colour} {shape}, left of a square"
@@ -127,3 +129,22 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tmp_path: Path) -> None:
     write_fast_tokenizer(tmp_path, [*SPECIAL, "red"], mask_token="")
     with pytest.raises(ValueError, match=r"no special tokens for \['mask'\]"):
         load_tokenizer(str(tmp_path))
+
+
+def test_the_messages_of_older_sentencepiece_releases_give_the_same_bytes(folder: Path) -> None:
+    written = descriptor_pb2.FileDescriptorProto()
+    ModelProto.DESCRIPTOR.file.CopyToProto(written)
+    spec = next(message for message in written.message_type if message.name == "TrainerSpec")
+    for index, field in enumerate(spec.field):
+        if field.name == "seed_sentencepieces_file":  # 0.2.1 and 0.2.2 do not declare it
+            del spec.field[index]
+            break
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(written)
+    older = message_factory.GetMessageClass(pool.FindMessageTypeByName("sentencepiece.ModelProto"))
+    expected = (folder / "spm.model").read_bytes()
+    model = ModelProto.FromString(expected)
+    model.trainer_spec.seed_sentencepieces_file = "/tmp/a temporary name/seeds.tsv"
+    assert without_seed_file(model) == expected
+    model.trainer_spec.seed_sentencepieces_file = "/tmp/another/seeds.tsv"
+    assert without_seed_file(older.FromString(model.SerializeToString())) == expected
