@@ -85,6 +85,24 @@ def test_one_failure_is_the_exit_code_and_the_others_go_on(
     assert run_gpu_check([*CPU, "--only", "fsdp"]) == 0
 
 
+def test_what_was_measured_is_on_the_disk_when_the_check_is_ended_from_outside(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def end(part: Part, *_: object) -> dict[str, Any]:
+        if part.name == "ddp":
+            raise KeyboardInterrupt
+        return {"status": "done", "figures": {"tflops": 2.0, "matmul_tflops": 8.0}}
+
+    monkeypatch.setattr(command, "run_apart", end)
+    out = tmp_path / "out.json"
+    with pytest.raises(KeyboardInterrupt):
+        run_gpu_check([*CPU, "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert list(record["parts"])[:2] == ["rates", "tiny"]
+    assert record["parts"]["tiny"]["figures"]["utilisation_of_measured"] == 0.25
+    assert "ddp" not in record["parts"]
+
+
 def test_losses_that_differ_from_those_of_ddp_are_a_failure() -> None:
     def losses(*values: float) -> dict[str, Any]:
         return {"status": "done", "figures": {"losses": list(values)}}
@@ -102,7 +120,7 @@ def test_losses_that_differ_from_those_of_ddp_are_a_failure() -> None:
 
 def test_both_models_are_measured_with_and_without_compile_first() -> None:
     names = [part.name for part in make_parts(Scale("cuda"), Path())]
-    assert names[:4] == ["vle-base", "vle-base compiled", "vle-large", "vle-large compiled"]
+    assert names[:5] == ["rates", "vle-base", "vle-base compiled", "vle-large", "vle-large compiled"]
     assert {"fsdp", "deepspeed_2", "deepspeed_3", "toy pre-training", "gpu tests"} < set(names)
     assert command.TOGETHER < 8 * 60
 
@@ -116,7 +134,7 @@ def test_where_the_record_goes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--only", "nothing"], "--only: there is no part 'nothing'; choose among tiny,"), (["--what"], "--what")],
+    [(["--only", "nothing"], "--only: there is no part 'nothing'; choose among rates, tiny,"), (["--what"], "--what")],
 )
 def test_a_wrong_command_line_is_one_sentence(arguments: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):

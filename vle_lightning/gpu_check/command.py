@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,14 @@ def run_gpu_check(arguments: Sequence[str]) -> int:
     out = target(options.out, options.device, str(about["hardware"]))
     began = time.perf_counter()
     results: dict[str, Any] = {}
+    record = {
+        **about,
+        "device": options.device,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **git_state(),
+        "versions": versions(),
+        "parts": results,
+    }
     with tempfile.TemporaryDirectory() as shared:
         for part in make_parts(scale, Path(shared)):
             if options.only and part.name not in options.only:
@@ -61,19 +69,13 @@ def run_gpu_check(arguments: Sequence[str]) -> int:
             left = TOGETHER - (time.perf_counter() - began)
             results[part.name] = run_apart(part, options.device, Path(shared), left)
             compare_losses(results)
+            compare_rates(results)
             tell(part.name, results[part.name])
-    record = {
-        **about,
-        "device": options.device,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        **git_state(),
-        "versions": versions(),
-        "seconds": round(time.perf_counter() - began, 1),
-        "parts": results,
-    }
+            record["seconds"] = round(time.perf_counter() - began, 1)
+            if out is not None:
+                write_json(out, record)  # at once: what was measured outlives an end from outside
     failed = [name for name, result in results.items() if result["status"] == "failed"]
     if out is not None:
-        write_json(out, record)
         print(f"{out}: {len(results) - len(failed)} of {len(results)} parts without a failure")
     return 1 if failed else 0
 
@@ -188,7 +190,23 @@ def run_apart(part: Part, device: str, shared: Path, left: float) -> dict[str, A
     return {**result, "seconds": round(time.perf_counter() - began, 1)}
 
 
+def compare_rates(results: Mapping[str, dict[str, Any]]) -> None:
+    """Add each part's share of the measured rate of a matrix product (``utilisation_of_measured``).
+
+    Args:
+        results: of all parts so far, by name; changed in place.
+    """
+    best = results.get("rates", {}).get("figures", {}).get("matmul_tflops")
+    if best is None:
+        return
+    for result in results.values():
+        figures = result["figures"]
+        for name in [name for name in figures if name.endswith("tflops") and name != "matmul_tflops"]:
+            figures[name.removesuffix("tflops") + "utilisation_of_measured"] = figures[name] / best
+
+
 def tell(name: str, result: dict[str, Any]) -> None:
     """Print how a part ended, and its numbers."""
-    numbers = [f"{key} {value:.4g}" for key, value in result["figures"].items() if isinstance(value, float)]
+    figures = result["figures"].items()
+    numbers = [f"{key} {value:.4g}" for key, value in figures if type(value) in (int, float)]
     print(f"{name}: {result['status']}. {result.get('reason') or ', '.join(numbers)}", flush=True)

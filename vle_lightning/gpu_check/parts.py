@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vle_lightning.gpu_check.rates import check_rates
 from vle_lightning.gpu_check.report import Report
 from vle_lightning.gpu_check.runs import SHARDED, RunSettings, check_run, check_tests
 from vle_lightning.gpu_check.training import TrainingSettings, check_training
@@ -66,7 +67,8 @@ def make_parts(scale: Scale, shared: Path) -> list[Part]:
     tests = Part("gpu tests", 120, lambda report: check_tests(scale.device, report))
     first = [part for part in parts if not part.name.endswith("recomputed")]
     last = [part for part in parts if part.name.endswith("recomputed")]
-    return [*first, *runs, tests, *last]
+    rates = Part("rates", 60, lambda report: check_rates(scale.device, report))
+    return [rates, *first, *runs, tests, *last]
 
 
 def _training(settings: TrainingSettings) -> Callable[[Report], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from vle_lightning.batch import PretrainBatch
 from vle_lightning.callbacks.throughput import peak_flops
 from vle_lightning.flops import FlopRecorder
 from vle_lightning.gpu_check.device import peak_memory, reset_peaks, synchronise
+from vle_lightning.gpu_check.phases import Phases, count_calls
 from vle_lightning.gpu_check.report import Report
 from vle_lightning.gpu_check.workload import CLASSES, TOKENS, make_pairs
 from vle_lightning.models.dual_stream import Part
@@ -61,7 +63,9 @@ class Trainer:
         config = find_config(settings.architecture)
         self.image_size, self.vocabulary = config.image.image_size, config.text.vocab_size
         self.tokens = min(TOKENS, config.text.max_positions)
-        self.task = PretrainTask(settings.architecture, classes=CLASSES).to(self.device).train()
+        with self.device:  # drawing the weights of a large model on the CPU takes longer than all of its steps
+            self.task = PretrainTask(settings.architecture, classes=CLASSES).train()
+        self.task.to(self.device)
         checkpoint_activations(self.task.model, settings.recomputed)
         if settings.compiled:
             compile_layers(self.task.model)
@@ -71,15 +75,23 @@ class Trainer:
         """Draw a batch, on the device."""
         return make_pairs(rows, self.image_size, self.vocabulary, self.tokens).to(self.device)
 
-    def step(self, batch: PretrainBatch) -> torch.Tensor:
+    def step(self, batch: PretrainBatch, phases: Phases | None = None) -> torch.Tensor:
         """Forward in bf16, backward, clip, AdamW; return the loss ()."""
-        with torch.autocast(self.device.type, torch.bfloat16):
+        phase = (lambda _: nullcontext()) if phases is None else phases.phase
+        with phase("forward"), torch.autocast(self.device.type, torch.bfloat16):
             loss = self.task.step(batch, Stage.TRAIN)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.task.parameters(), CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with phase("backward"):
+            loss.backward()
+        with phase("clip"):
+            nn.utils.clip_grad_norm_(self.task.parameters(), CLIP)
+        with phase("optimiser"):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         return loss.detach()
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return what the encoder is made of, and the objectives, by name."""
+        return dict([*self.task.model.named_children(), *self.task.objectives.named_children()])
 
     def fits(self, rows: int) -> bool:
         """Say whether a step with so many pairs fits into the device's memory."""
@@ -112,11 +124,12 @@ def check_training(settings: TrainingSettings, report: Report) -> None:
     report.add(first_step_seconds=time.perf_counter() - began, first_loss=require_finite(first))
     flops = {part: value / settings.batch_size for part, value in recorder.flops().items()}
     report.add(flops_per_sample=flops)
-    deadline = time.perf_counter() + settings.seconds
     report.add(**measure(trainer, batch, sum(flops.values()), settings.seconds / (4 if settings.largest else 1)))
+    report.add(**measure_phases(trainer, batch))
     if not settings.largest:
         return
     del batch
+    deadline = time.perf_counter() + settings.seconds
     largest = find_largest(trainer.fits, GRAIN, settings.ceiling, deadline)
     report.add(largest_batch=largest.size, largest_batch_is_proven=largest.is_proven)
     if largest.size > settings.batch_size:
@@ -160,6 +173,20 @@ def measure(trainer: Trainer, batch: PretrainBatch, flops: float, seconds: float
     }
     peak = peak_flops(device, PRECISION) if device.type == "cuda" else None
     return found if peak is None else {**found, "utilisation": speed * flops / peak}
+
+
+def measure_phases(trainer: Trainer, batch: PretrainBatch) -> dict[str, float]:
+    """Take one step phase by phase and one under the profiler.
+
+    Returns:
+        Seconds by phase (``phase/...``), and the calls of a step (`count_calls`).
+    """
+    phases = Phases(trainer.device)
+    with phases.forward_of(trainer.modules()):
+        trainer.step(batch, phases)
+    with count_calls(trainer.device) as calls:
+        trainer.step(batch)
+    return {f"phase/{name}": seconds for name, seconds in phases.seconds.items()} | calls
 
 
 def require_finite(loss: torch.Tensor) -> float:
