@@ -69,8 +69,9 @@ class VQABuilder(BatchBuilder[VQASample, VQABatch]):
     def collate(self, head: BatchHead, samples: Sequence[VQASample], rng: np.random.Generator) -> VQABatch:
         """Make a batch of B samples.
 
-        A question whose answers are all outside the list stays, with targets of zero, as in METER: it teaches that
-        no listed answer is right, and the official score counts it. It is reported in ``skipped``.
+        A question whose answers are all outside the list stays, with targets of zero: it teaches that no listed
+        answer is right, and the official score counts it. It is reported in ``skipped``. ViLT and METER train on no
+        such questions; the converter of VQAv2 leaves them out of the training splits.
         """
         del rng
         questions = [sample.question for sample in samples]

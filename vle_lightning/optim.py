@@ -63,7 +63,10 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, obj
 
 
 def schedule_factor(step: int, steps: int, warmup: float, end: float = 0.0) -> float:
-    """Return the learning rate of a step as a share of its peak: linear up, then linear down to ``end``.
+    """Return the learning rate of a step as a share of its peak: linear up from 0, then linear down to ``end``.
+
+    With ``end`` 0 it is transformers' linear schedule, which VLE and METER use: the first step's rate is 0, and step
+    ``round(steps * warmup)`` alone is taken at the peak.
 
     Args:
         step: optimiser steps taken so far.
@@ -71,9 +74,9 @@ def schedule_factor(step: int, steps: int, warmup: float, end: float = 0.0) -> f
         warmup: share of the steps over which the rate rises.
         end: the share that is left at the last step.
     """
-    rising = max(round(steps * warmup), 1)
+    rising = round(steps * warmup)
     if step < rising:
-        return (step + 1) / rising
+        return step / rising
     return max(end, 1 - (1 - end) * (step - rising) / max(steps - rising, 1))
 
 

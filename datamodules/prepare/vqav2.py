@@ -5,13 +5,15 @@ images whose id is divisible by 40, about 1,000 of 40,504, and ``val_train`` all
 keep back 1,000 images of an unseeded shuffle, so which ones they were cannot be redone; the number is theirs.
 
 Beside the shards of all splits lies ``answers.json``, the list of answers that a classifier chooses from: every
-answer that is the most frequent one of at least nine training questions (the usual rule, arXiv 1708.02711), or
-a given list. The published lists of 3,129 count the questions of train and val together.
+answer that is the most frequent one of at least nine questions of train and val together (the usual rule, arXiv
+1708.02711), normalised as the official scorer does, or a given list. ViLT's and METER's lists of 3,129 are made so; only
+the order is ours. As they do, questions without any listed answer are left out of the splits that are trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 from datamodules.prepare import answers as answer_list
@@ -33,12 +35,14 @@ from datamodules.prepare.rows import (
     uncounted,
 )
 from datamodules.records import Question, Record
+from vle_lightning.vqa_answers import normalise
 
 MIN_COUNT = 9
 REST_EVERY = 40  # 40,504 / 40 = 1,013 images
 FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test2015"}
 FILES = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 PARTS = {"val_train": "val", "val_rest": "val"}  # splits that are parts of others
+TRAINED = ("train", "val_train")
 SPLITS = (*FILES, *PARTS)
 HIDDEN = ("test", "test-dev")  # splits without published answers
 
@@ -62,13 +66,17 @@ class Dataset(RawDataset):
 
     kind = "questions"
 
-    def __init__(self, src: Path, answers: Path | None = None, answers_with_val: bool = False) -> None:
+    def __init__(
+        self, src: Path, answers: Path | None = None, answers_with_val: bool = True, keep_unlisted: bool = False
+    ) -> None:
         """Take the raw folder and how to choose the answers.
 
         Args:
             src: Raw folder.
-            answers: A JSON list of the answers to choose from; without it the frequent ones of training.
-            answers_with_val: Count val's answers too, as the published lists of 3,129 do.
+            answers: A JSON list of the answers to choose from; without it the frequent ones.
+            answers_with_val: Count val's answers too, as ViLT and METER do.
+            keep_unlisted: Keep training questions of which no answer is listed; they teach that no listed answer
+                is right.
 
         Raises:
             FileNotFoundError: The file ``answers`` is missing.
@@ -77,6 +85,7 @@ class Dataset(RawDataset):
         super().__init__(src)
         self.answers = None if answers is None else answer_list.given(answers)
         self.counted = ("train", "val") if answers_with_val else ("train",)
+        self.keep_unlisted = keep_unlisted
         self.trained = False  # whether training questions were read since the answers were last listed
 
     def image_places(self, split: str) -> tuple[str, ...]:
@@ -95,8 +104,10 @@ class Dataset(RawDataset):
 
     def annotation_files(self, split: str) -> tuple[Path, ...]:
         """Return the split's questions, and its answers where they are published."""
-        files = (self.questions_file(split), self.answers_file(split))
-        return tuple(existing_file(path) for path in files if path is not None)
+        files = [self.questions_file(split), self.answers_file(split)]
+        if split in TRAINED and self.answers is None:
+            files += [self.answers_file(counted) for counted in self.counted]
+        return tuple(existing_file(path) for path in dict.fromkeys(files) if path is not None)
 
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield every image that has a question with answers."""
@@ -106,8 +117,9 @@ class Dataset(RawDataset):
         questions = group(rows, "image_id")
         answers_file = self.answers_file(split)
         answers = None if answers_file is None else read_answers(answers_file, skip)
+        listed = None if split not in TRAINED or self.keep_unlisted else frozenset(self.listed)
         for image_id in order(image_ids(questions, split)):
-            found = usable_questions(questions[image_id], answers, split, skip)
+            found = usable_questions(questions[image_id], answers, listed, split, skip)
             if found:
                 stem = f"COCO_{folder}_{image_id:012d}"
                 yield Item(stem, f"{stem}.jpg", Record(image_id=f"coco/{image_id}", questions=tuple(found)))
@@ -118,16 +130,23 @@ class Dataset(RawDataset):
         A conversion without the training split leaves a list that is there as it is, and makes one where none
         is and the training answers are at hand.
         """
-        if self.answers is not None:
-            answer_list.write(out, self.answers)
-            return
-        files = [path for split in self.counted if (path := self.answers_file(split)) is not None]
-        if not self.trained and ((out / answer_list.NAME).is_file() or not files[0].is_file()):
-            return
-        rows = (row for path in files for row in read_answers(path, uncounted).values())
-        answers = answer_list.frequent((row["multiple_choice_answer"] for row in rows), MIN_COUNT)
-        answer_list.write(out, answers)
+        if self.answers is None and not self.trained:
+            if (out / answer_list.NAME).is_file() or not all(path.is_file() for path in self.counted_files()):
+                return
+        answer_list.write(out, self.listed)
         self.trained = False
+
+    def counted_files(self) -> list[Path]:
+        """Return the files whose answers are counted."""
+        return [path for split in self.counted if (path := self.answers_file(split)) is not None]
+
+    @cached_property
+    def listed(self) -> list[str]:
+        """Return the answers to choose from: those given, or else the frequent ones."""
+        if self.answers is not None:
+            return self.answers
+        rows = (row for path in self.counted_files() for row in read_answers(path, uncounted).values())
+        return answer_list.frequent((normalise(row["multiple_choice_answer"]) for row in rows), MIN_COUNT)
 
 
 def whole_split(split: str) -> str:
@@ -153,12 +172,15 @@ def read_answers(path: Path, skip: SkipDefect) -> dict[str, Row]:
     return {str(row["question_id"]): row for row in distinct(rows, "question_id", path.name, skip)}
 
 
-def usable_questions(rows: list[Row], answers: dict[str, Row] | None, split: str, skip: SkipDefect) -> list[Question]:
+def usable_questions(
+    rows: list[Row], answers: dict[str, Row] | None, listed: frozenset[str] | None, split: str, skip: SkipDefect
+) -> list[Question]:
     """Return an image's questions with their answers; empty ones and those without answers are counted.
 
     Args:
         rows: Of the questions.
         answers: Rows by question id; None where they are hidden.
+        listed: The answers of which a question must have one; None where it need not.
         split: For the report.
         skip: Counts the defects.
     """
@@ -171,6 +193,8 @@ def usable_questions(rows: list[Row], answers: dict[str, Row] | None, split: str
             skip("empty question", where)
         elif not given and answers is not None:
             skip("question without answers", where)
+        elif listed is not None and listed.isdisjoint(given):
+            skip("question without a listed answer", f"{where}: {given[0]!r}")
         else:
             types = (clean_text(annotation.get("answer_type")), clean_text(annotation.get("question_type")))
             questions.append(Question(str(row["question_id"]), clean_text(row["question"]), given, *types))

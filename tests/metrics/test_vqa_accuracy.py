@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vle_lightning.errors import UserError
 from vle_lightning.metrics.vqa_accuracy import VQAAccuracy, vqa_accuracy, vqa_scores
-from vle_lightning.metrics.vqa_normalise import normalise
+from vle_lightning.vqa_answers import normalise
 
 ANSWERS = st.sampled_from(["red", "Red", "red.", "a red", "the", "a", "2", "two", "1,000", "1000", "no\n", "no", ""])
 

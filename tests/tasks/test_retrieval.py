@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.tasks.retrieval_ranks import (
     IMAGES,
@@ -31,6 +31,7 @@ from vle_lightning.models.contrastive import ContrastiveHead, contrastive_loss
 from vle_lightning.models.pairs import pool_pairs
 from vle_lightning.models.ranking import Candidates, hard_candidates, ranking_loss, shifted_candidates
 from vle_lightning.optim import OptimConfig, make_optimizer
+from vle_lightning.streams import Stream
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.ranked import best_matches
@@ -472,3 +473,22 @@ def test_all_ranks_name_what_is_broken_on_one(
 ) -> None:
     for rank in range(world):
         assert "the score of image 'image/0' and text 'image/0/0' is no number" in of_ranks[rank][world][1]
+
+
+def test_scores_are_distinct_under_bfloat16() -> None:
+    """In bfloat16 the two logits of the head, and with them 4,000 pairs, share far fewer scores."""
+    torch.manual_seed(0)
+    task = make_task().eval()
+    nn.init.normal_(task.head.weight)
+    batch = replace(retrieval_batch(1), pixel_values=torch.randn(1, 3, 48, 48))
+    text = task.model.encode_text(batch.input_ids, batch.attention_mask)
+    image = task.model.encode_image(batch.pixel_values)
+    drawn = torch.randn(4000, image.states.shape[-1])
+    images = Stream(image.states.expand(4000, -1, -1) + drawn[:, None], image.mask.expand(4000, -1))
+    texts = text.select(torch.zeros(4000, dtype=torch.long))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = task.match(texts, images)
+        logits = task.head(pool_pairs(task.model, texts, images))
+    assert scores.dtype == torch.float32
+    assert len(scores.unique()) > 3900
+    assert len((logits[:, 1] - logits[:, 0]).unique()) < 2000  # what ranking in bfloat16 would see

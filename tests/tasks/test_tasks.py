@@ -8,6 +8,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import get_linear_schedule_with_warmup
 
 from tests.factories import ANSWER_NAMES, ANSWERS, CLASSES, pretrain_batch, vcr_batch, vqa_batch
 from vle_lightning.batch import Batch
@@ -164,9 +168,18 @@ def test_towers_fusion_and_heads_learn_at_their_own_rates() -> None:
     assert sum(sizes) == sum(parameter.numel() for parameter in task.parameters())
 
 
+@settings(max_examples=50)
+@given(steps=st.integers(1, 300), warmup=st.floats(0.0, 1.0))
+def test_the_schedule_is_that_of_transformers(steps: int, warmup: float) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    expected = get_linear_schedule_with_warmup(optimizer, round(steps * warmup), steps).lr_lambdas[0]
+    rates = [schedule_factor(step, steps, warmup) for step in range(steps)]
+    assert rates == pytest.approx([expected(step) for step in range(steps)])
+
+
 def test_the_rate_rises_over_the_warm_up_and_falls_to_the_end() -> None:
     rates = [schedule_factor(step, 100, 0.1, end=0.1) for step in range(101)]
-    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
-    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[:3] == pytest.approx([0.0, 0.1, 0.2])
+    assert [step for step, rate in enumerate(rates) if rate == 1.0] == [10]
     assert rates[55] == pytest.approx(0.55)
     assert rates[100] == pytest.approx(0.1)

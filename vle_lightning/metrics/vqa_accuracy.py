@@ -10,7 +10,7 @@ from torch import Tensor
 from vle_lightning.errors import UserError
 from vle_lightning.metrics.by_id import ByID, Key, SampleID
 from vle_lightning.metrics.columns import check_lengths, mean, mean_by
-from vle_lightning.metrics.vqa_normalise import normalise, strip_answer
+from vle_lightning.vqa_answers import normalise, strip_answer
 
 
 def soft_accuracy(logits: Tensor, targets: Tensor) -> Tensor:

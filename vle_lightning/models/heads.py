@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +27,15 @@ class Pooler(nn.Module):
         """Pool states (B, N, D) to (B, D)."""
         pooled: Tensor = self.dense(states[:, 0]).tanh()
         return pooled
+
+
+def in_float32(head: nn.Linear, states: Tensor) -> Tensor:
+    """Apply a linear head to states (..., D) in float32, also under autocast and where its weights are bfloat16.
+
+    In bfloat16, scores near 4 are 1/64 apart: thousands of pairs of a ranking would share a score.
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        return F.linear(states.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
 
 def classifier(width: int, hidden: int, classes: int) -> nn.Sequential:

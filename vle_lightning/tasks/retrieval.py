@@ -16,7 +16,7 @@ from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.metrics.retrieval import RetrievalRecall
 from vle_lightning.models.contrastive import ContrastiveHead, contrastive_loss
 from vle_lightning.models.dual_stream import Blind, DualStreamConfig
-from vle_lightning.models.heads import initialise
+from vle_lightning.models.heads import in_float32, initialise
 from vle_lightning.models.pairs import pool_pairs
 from vle_lightning.models.ranking import (
     Candidates,
@@ -109,7 +109,7 @@ class RetrievalTask(VisionLanguageTask):
 
     def match(self, text: Stream, image: Stream) -> Tensor:
         """Score K pairs: by how much the logit of a match is above that of none, (K,)."""
-        logits = self.head(pool_pairs(self.model, text, image)).float()
+        logits = in_float32(self.head, pool_pairs(self.model, text, image))
         score: Tensor = logits[:, 1] - logits[:, 0]
         return score
 

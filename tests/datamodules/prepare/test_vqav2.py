@@ -14,7 +14,7 @@ from datamodules.prepare.__main__ import main
 from datamodules.shards import ShardFolder
 from tests.datamodules.prepare.raw_files import records_of, write_images, write_json
 
-TRAIN = Options(splits=("train",))
+TRAIN, VAL = Options(splits=("train",)), Options(splits=("val",))
 
 
 def write_vqa(src: Path, split: str, answers: Sequence[str | None], questions: list[str] | None = None) -> None:
@@ -42,26 +42,57 @@ def write_vqa(src: Path, split: str, answers: Sequence[str | None], questions: l
 
 
 def test_questions_of_an_image_share_its_record(tmp_path: Path) -> None:
-    write_vqa(tmp_path, "train", ["red", "blue", "red"])
-    convert("vqav2", tmp_path, tmp_path / "out", TRAIN)
-    records = records_of(tmp_path / "out" / "vqav2" / "train")
+    write_vqa(tmp_path, "val", ["red", "blue", "red"])
+    convert("vqav2", tmp_path, tmp_path / "out", VAL)
+    records = records_of(tmp_path / "out" / "vqav2" / "val")
     assert set(records) == {"coco/1", "coco/2"}
     first, second = records["coco/1"].questions
     assert (first.id, first.question, first.answers) == ("10", "what colour?", ("red",) * 10)
     assert (second.answers[9], second.answer_type, second.question_type) == ("blue", "other", "what")
 
 
+def test_answers_are_normalised_and_counted_over_train_and_val_as_vilt_and_meter_do(tmp_path: Path) -> None:
+    write_vqa(tmp_path, "train", ["yes"] * 9 + ["t-shirt"] * 9 + ["the man"] * 9 + ["one"] * 5 + ["dont know"] * 9)
+    write_vqa(tmp_path, "val", ["1"] * 4 + ["yes", "no"])
+    convert("vqav2", tmp_path, tmp_path / "out", TRAIN)
+    listed = json.loads((tmp_path / "out" / "answers.json").read_text())
+    assert listed == ["yes", "1", "don't know", "man", "t shirt"]  # their five; the order is ours
+
+
+def test_training_questions_without_a_listed_answer_are_left_out_unless_kept(tmp_path: Path) -> None:
+    write_vqa(tmp_path, "train", ["e"] * 9 + ["b"])
+    write_vqa(tmp_path, "val", ["b", "e"])
+    convert("vqav2", tmp_path, tmp_path / "out", Options(splits=("train", "val", "val_train")))
+    folders = {split: ShardFolder(tmp_path / "out" / "vqav2" / split).manifest for split in ("train", "val", "val_train")}
+    assert {split: manifest.samples for split, manifest in folders.items()} == {"train": 9, "val": 2, "val_train": 1}
+    assert folders["train"].skipped == {"question without a listed answer": 1}
+    arguments = ["vqav2", "--src", str(tmp_path), "--splits", "train", "--keep_unlisted", "true", "--out"]
+    main([*arguments, str(tmp_path / "kept")])
+    assert ShardFolder(tmp_path / "kept" / "vqav2" / "train").manifest.samples == 10
+
+
+def test_a_missing_file_of_counted_answers_is_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_vqa(tmp_path, "train", ["a"] * 9)
+    with pytest.raises(SystemExit) as caught:
+        main(["vqav2", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--splits", "train"])
+    assert caught.value.code == 2
+    assert "v2_mscoco_val2014_annotations.json" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "vqav2" / "train" / "manifest.json").exists()
+
+
 def test_answers_that_occur_nine_times_in_training_are_listed(tmp_path: Path) -> None:
-    write_vqa(tmp_path, "train", ["b"] * 9 + ["a"] * 9 + ["c"] * 10 + ["d"] * 8)
-    write_vqa(tmp_path, "val", ["d"] * 20)
+    write_vqa(tmp_path, "train", ["b"] * 9 + ["e"] * 9 + ["c"] * 10 + ["d"] * 8)
+    write_vqa(tmp_path, "val", ["f"] * 8)
     convert("vqav2", tmp_path, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == ["c", "a", "b"]
+    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == ["c", "b", "e"]
     convert("vqav2", tmp_path, tmp_path / "out", Options(splits=("val",)))
-    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == ["c", "a", "b"]
+    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == ["c", "b", "e"]
 
 
 def test_a_given_list_of_answers_is_used(tmp_path: Path) -> None:
-    write_vqa(tmp_path, "train", ["b"] * 9)
+    write_vqa(tmp_path, "train", ["yes"] * 9)
     write_json(tmp_path / "list.json", ["yes", "é"])
     arguments = ["vqav2", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--splits", "train"]
     main([*arguments, "--answers", str(tmp_path / "list.json")])
@@ -73,14 +104,15 @@ def test_a_given_list_of_answers_is_used(tmp_path: Path) -> None:
 
 
 def test_questions_without_text_or_answers_are_counted(tmp_path: Path) -> None:
-    write_vqa(tmp_path, "train", ["red", None, "red", None], ["what?", "who?", " ", "where?"])
-    convert("vqav2", tmp_path, tmp_path / "out", TRAIN)
-    manifest = ShardFolder(tmp_path / "out" / "vqav2" / "train").manifest
+    write_vqa(tmp_path, "val", ["red", None, "red", None], ["what?", "who?", " ", "where?"])
+    convert("vqav2", tmp_path, tmp_path / "out", VAL)
+    manifest = ShardFolder(tmp_path / "out" / "vqav2" / "val").manifest
     assert manifest.skipped == {"question without answers": 2, "empty question": 1}
     assert (manifest.images, manifest.samples) == (1, 1)
 
 
 def test_val_falls_into_two_parts_by_image(tmp_path: Path) -> None:
+    write_vqa(tmp_path, "train", ["red"])
     write_vqa(tmp_path, "val", ["red"] * 200)  # two questions on each of the images 1 to 100
     splits = ("val", "val_train", "val_rest")
     convert("vqav2", tmp_path, tmp_path / "out", Options(splits=splits, workers=1))
@@ -91,14 +123,14 @@ def test_val_falls_into_two_parts_by_image(tmp_path: Path) -> None:
     assert ShardFolder(tmp_path / "out" / "vqav2" / "val_rest").manifest.samples == 4
 
 
-def test_answers_of_val_count_where_wanted(tmp_path: Path) -> None:
-    write_vqa(tmp_path, "train", ["a"] * 9 + ["b"] * 5)
-    write_vqa(tmp_path, "val", ["b"] * 4)
+def test_answers_of_val_count_unless_told_otherwise(tmp_path: Path) -> None:
+    write_vqa(tmp_path, "train", ["b"] * 9 + ["e"] * 5)
+    write_vqa(tmp_path, "val", ["e"] * 4)
     arguments = ["vqav2", "--src", str(tmp_path), "--splits", "train", "--out"]
-    main([*arguments, str(tmp_path / "out")])
-    main([*arguments, str(tmp_path / "both"), "--answers_with_val", "true"])
-    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == ["a"]
-    assert json.loads((tmp_path / "both" / "answers.json").read_text()) == ["a", "b"]
+    main([*arguments, str(tmp_path / "both")])
+    main([*arguments, str(tmp_path / "train"), "--answers_with_val", "false"])
+    assert json.loads((tmp_path / "both" / "answers.json").read_text()) == ["b", "e"]
+    assert json.loads((tmp_path / "train" / "answers.json").read_text()) == ["b"]
 
 
 def test_a_conversion_that_goes_on_after_training_still_lists_the_answers(tmp_path: Path) -> None:
@@ -112,18 +144,18 @@ def test_a_conversion_that_goes_on_after_training_still_lists_the_answers(tmp_pa
 
 
 def test_rows_of_wrong_types_are_counted(tmp_path: Path) -> None:
-    write_vqa(tmp_path, "train", ["red"] * 4)
-    path = tmp_path / "v2_OpenEnded_mscoco_train2014_questions.json"
+    write_vqa(tmp_path, "val", ["red"] * 4)
+    path = tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json"
     questions = json.loads(path.read_text())["questions"]
     questions[1]["image_id"] = "1"
     questions[2]["question_id"] = 10
     write_json(path, {"questions": questions})
-    path = tmp_path / "v2_mscoco_train2014_annotations.json"
+    path = tmp_path / "v2_mscoco_val2014_annotations.json"
     annotations = json.loads(path.read_text())["annotations"]
     annotations[3]["answers"] = ["red"]
     write_json(path, {"annotations": annotations})
-    convert("vqav2", tmp_path, tmp_path / "out", TRAIN)
-    manifest = ShardFolder(tmp_path / "out" / "vqav2" / "train").manifest
+    convert("vqav2", tmp_path, tmp_path / "out", VAL)
+    manifest = ShardFolder(tmp_path / "out" / "vqav2" / "val").manifest
     assert manifest.skipped == {"field of a wrong type": 2, "id given twice": 1, "question without answers": 1}
     assert manifest.samples == 1
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vle_lightning.metrics.vqa_normalise import CONTRACTIONS, normalise, process_punctuation, strip_answer
+from vle_lightning.vqa_answers import CONTRACTIONS, normalise, process_punctuation, strip_answer
 
 MARKS = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
 WORDS_AS_WRITTEN = {  # enough of each kind of word to tell whether and when words are looked up

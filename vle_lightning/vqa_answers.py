@@ -1,7 +1,8 @@
 """The answer normalisation of the official VQA scorer (github.com/GT-Vision-Lab/VQA, vqaEval.py), slips included.
 
-A score can be set beside a published one only if answers are compared as the public scorer compares them. Its oddities
-therefore are kept; each function names its own.
+A score can be set beside a published one only if answers are compared as the public scorer compares them, and a list
+of answers only if they are counted alike. So the scorer's oddities are kept; each function names its own. This module
+is read by the metrics and by the converter that makes the list.
 """
 
 from __future__ import annotations
