@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from tests.test_run_folder import end, hold
 from vle_lightning.callbacks.recorder import FinalValidation
 from vle_lightning.cli import main, raised_by_us
 
@@ -88,6 +89,25 @@ def test_an_earlier_run_is_put_aside(workplace: Path) -> None:
         assert run("fit", PRETRAIN, "--run_name", "twice", "--trainer.max_steps", "2") == 0
     assert (workplace / "checkpoints" / "twice.1" / "metrics.json").exists()
     assert (workplace / "checkpoints" / "twice" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--ckpt_path", "auto")], ids=["afresh", "going on"])
+def test_a_second_start_in_a_living_folder_says_who_is_at_work(
+    pretrained: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in pretrained.iterdir())
+    holder = hold(pretrained.absolute())
+    assert run("fit", PRETRAIN, "--run_name", pretrained.name, "--model.optim.lr", "1e-9", *options) == 2
+    assert f"is in use: process {holder.pid} on" in capsys.readouterr().err
+    end(holder)
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in pretrained.iterdir()) == before
+
+
+def test_a_run_name_that_leaves_run_root_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("../victim", "", "a\nb"):
+        assert run("fit", PRETRAIN, "--run_name", name) == 2
+        assert "run_name is" in capsys.readouterr().err
+    assert not (workplace / "victim").exists()
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

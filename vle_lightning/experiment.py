@@ -41,7 +41,7 @@ from vle_lightning.parsing import (
     refuse_misplaced,
 )
 from vle_lightning.run import Run
-from vle_lightning.run_folder import RunFolder, check_checkpoint
+from vle_lightning.run_folder import RunFolder, check_checkpoint, check_run_name
 from vle_lightning.slurm.job import check_job
 from vle_lightning.strategies.build import SPREADING, STRATEGIES
 from vle_lightning.tasks.base import VisionLanguageTask
@@ -139,12 +139,15 @@ class ExperimentCLI(LightningCLI):
         """Settle what depends on the subcommand and the machine, so that config.yaml holds it."""
         settings, source = self.settings, self.experiment.source
         check_trainer(settings, self.experiment)
-        settings.run_name = settings.run_name or self.experiment.run_name
+        given = self.experiment.run_name if settings.run_name is None else settings.run_name
+        settings.run_name = check_run_name(given)
         folder = RunFolder(Path(settings.run_root) / settings.run_name)
-        self.run = Run(folder, settings, self.experiment.arguments)
+        self.run = run = Run(folder, settings, self.experiment.arguments)
         if settings.trainer.precision is None:
             on_gpu = torch.cuda.is_available() and settings.trainer.accelerator in ("auto", "gpu", "cuda")
             settings.trainer.precision = "bf16-mixed" if on_gpu else "32-true"
+        if self.subcommand == "fit" and is_first_process():
+            run.lock.take()  # before anything is looked at or renamed that another start may be changing
         if self.subcommand is not None:
             settings.weights_only = True
             self._goes_on = settings.ckpt_path is not None
@@ -238,6 +241,7 @@ class ExperimentCLI(LightningCLI):
         """Validate the selected checkpoint once more, and write the record."""
         if not self.settings.trainer.fast_dev_run:
             self.run.finish(self.trainer, self.model, self.datamodule)
+        self.run.lock.release()
 
     def after_test(self) -> None:
         """Keep the scores beside those of the fit."""

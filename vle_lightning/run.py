@@ -36,6 +36,7 @@ from vle_lightning.callbacks.watchdog import Watchdog
 from vle_lightning.checkpointing.store import CheckpointStore
 from vle_lightning.checkpointing.whole import as_file
 from vle_lightning.run_folder import RunFolder
+from vle_lightning.run_lock import RunLock
 from vle_lightning.tasks.base import VisionLanguageTask
 from vle_lightning.tasks.pictures import Names
 
@@ -78,6 +79,7 @@ class Run:
             arguments: the command line.
         """
         self.folder, self.settings, self.arguments = folder, settings, arguments
+        self.lock = RunLock(folder.path)
         self.resumed_step: int | None = None
         self.clock = RunClock()
         self.skips = SkipReport(folder.path, settings.max_skipped)

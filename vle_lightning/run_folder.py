@@ -10,7 +10,10 @@ from vle_lightning.hub.folder import read_plain
 from vle_lightning.tasks.base import VisionLanguageTask
 
 AUTO = "auto"
-TRACES = ("config.yaml", "best.ckpt", "last.ckpt", "metrics.json")  # of a run in a folder
+TRACES = ("best.ckpt", "last.ckpt", "run.json", "progress.json")  # of a run of ours
+OPTIONS = ("run_name:", "seed_everything:")  # that each config.yaml of ours holds
+WRITTEN = ("config.yaml", "metrics.json", "predictions.json")  # names that others use, too
+LONGEST_NAME = 200  # bytes; file systems take 255, and a number or an ending may follow
 
 
 class RunFolder:
@@ -26,14 +29,33 @@ class RunFolder:
         return path.resolve().is_relative_to(self.path.resolve())
 
     def set_aside(self) -> None:
-        """Rename the folder of an earlier run to the first free ``<name>.<number>``: none is overwritten."""
-        if not any((self.path / name).exists() for name in TRACES):
+        """Rename the folder of an earlier run to the first free ``<name>.<number>``: none is overwritten.
+
+        Raises:
+            UserError: the folder holds somebody's files, and no record of a run.
+        """
+        if not self.holds_a_run():
+            if theirs := [name for name in WRITTEN if (self.path / name).exists()]:
+                raise UserError(
+                    f"run_name: {self.path} holds {theirs[0]}, which this run would overwrite, and no record of an "
+                    "earlier run; choose another run_name, or move that file"
+                )
             return
         number = 1
         while (older := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
         self.path.rename(older)
         print(f"{self.path} held an earlier run, which is now {older}")
+
+    def holds_a_run(self) -> bool:
+        """Is there a record of a run of ours? A mere config.yaml may be somebody else's."""
+        if any((self.path / name).is_symlink() or (self.path / name).exists() for name in TRACES):
+            return True
+        config = self.path / "config.yaml"
+        if not config.is_file():
+            return False
+        lines = config.read_text(encoding="utf-8", errors="replace").splitlines()
+        return all(any(line.startswith(option) for line in lines) for option in OPTIONS)
 
     def choose_checkpoint(self, command: str, given: str | None) -> str | None:
         """Return the checkpoint file that a command starts from.
@@ -60,6 +82,22 @@ class RunFolder:
                 "with this experiment first, or name another file"
             )
         return str(file)
+
+
+def check_run_name(name: str) -> str:
+    """Return the name of a run if it can be that of a folder directly in ``run_root``.
+
+    Raises:
+        UserError: it is empty, too long, holds a separator or a control character, or means another folder.
+    """
+    wish = "give one plain name of a folder, such as pretrain-toy; run_root says where it lies"
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise UserError(f"run_name is {name!r}; {wish}")
+    if not name.isprintable():
+        raise UserError(f"run_name is {name!r}, which holds a character that cannot be printed; {wish}")
+    if len(name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
+        raise UserError(f"run_name {name[:40]!r}... is longer than {LONGEST_NAME} bytes; {wish}")
+    return name
 
 
 def check_checkpoint(file: str, task: VisionLanguageTask) -> int:

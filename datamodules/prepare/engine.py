@@ -64,8 +64,17 @@ def all_classes() -> dict[str, type[AnyDataset]]:
     return {name: module.Dataset for name, module in modules.items() if hasattr(module, "Dataset")}
 
 
-def convert(name: str, src: Path, out: Path, options: Options | None = None) -> None:
-    """Convert a raw data set with its default settings to ``out/name/SPLIT/``.
+def convert(
+    name: str, src: Path, out: Path, options: Options | None = None, arguments: Mapping[str, Any] | None = None
+) -> None:
+    """Convert a raw data set to ``out/name/SPLIT/``.
+
+    Args:
+        name: Of the data set, and of the source.
+        src: Raw folder.
+        out: Root of the shards.
+        options: How.
+        arguments: Of the data set beside ``src``, where they are not the defaults.
 
     Raises:
         ValueError: No data set of this name, or the raw files are not in the official layout.
@@ -74,7 +83,7 @@ def convert(name: str, src: Path, out: Path, options: Options | None = None) -> 
     classes = all_classes()
     if name not in classes:
         raise ValueError(f"no data set {name!r}; known are {', '.join(sorted(classes))}")
-    convert_dataset(name, classes[name](src), out, options or Options())
+    convert_dataset(name, classes[name](src, **(arguments or {})), out, options or Options(), arguments)
 
 
 def convert_dataset(

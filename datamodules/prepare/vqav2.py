@@ -6,7 +6,7 @@ keep back 1,000 images of an unseeded shuffle, so which ones they were cannot be
 
 Beside the shards of all splits lies ``answers.json``, the list of answers that a classifier chooses from: every
 answer that is the most frequent one of at least nine questions of train and val together (the usual rule, arXiv
-1708.02711), normalised as the official scorer does, or a given list. ViLT's and METER's lists of 3,129 are made so; only
+1708.02711), normalised as the official scorer does, or a given list. ViLT's and METER's lists of 3,129 are made so;
 the order is ours. As they do, questions without any listed answer are left out of the splits that are trained on.
 """
 
@@ -130,9 +130,9 @@ class Dataset(RawDataset):
         A conversion without the training split leaves a list that is there as it is, and makes one where none
         is and the training answers are at hand.
         """
-        if self.answers is None and not self.trained:
-            if (out / answer_list.NAME).is_file() or not all(path.is_file() for path in self.counted_files()):
-                return
+        is_made, can_be_made = (out / answer_list.NAME).is_file(), all(path.is_file() for path in self.counted_files())
+        if self.answers is None and not self.trained and (is_made or not can_be_made):
+            return
         answer_list.write(out, self.listed)
         self.trained = False
 

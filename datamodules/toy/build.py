@@ -27,6 +27,8 @@ from datamodules.toy.tasks import COVERED_SPLITS, GALLERY_SPLITS, PAIR_SPLITS, d
 from datamodules.toy.workers import Workers
 from datamodules.toy.world import CLASSES
 
+# every question of a world trains, however few it has; validation is unseen, its answers too
+ARGUMENTS = {"vqav2": {"answers_with_val": False, "keep_unlisted": True}}
 FORMAT = 3  # raise it when equal options give another world
 FINISHED, UNFINISHED = "world.json", "world.unfinished.json"
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -131,7 +133,7 @@ def words_of(texts: Iterable[str]) -> set[str]:
 def _convert(out: Path, name: str) -> list[str]:
     """Convert one layout, make sure that all of it was used, and say what it gave."""
     with contextlib.redirect_stdout(io.StringIO()):  # the progress bars of two processes would overwrite each other
-        convert(name, out / "raw" / name, out / "shards", Options(splits=SOURCES[name]))
+        convert(name, out / "raw" / name, out / "shards", Options(splits=SOURCES[name]), ARGUMENTS.get(name))
     lines = []
     for split in SOURCES[name]:
         manifest = ShardFolder(out / "shards" / name / split).manifest

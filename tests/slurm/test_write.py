@@ -188,6 +188,42 @@ def test_wrong_options_end_with_one_sentence(arguments: list[str], hint: str) ->
         parse(OneSentenceParser("write", allow_abbrev=False), arguments)
 
 
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [
+        ("--partition", "--partition"),
+        ("--account", "--account"),
+        ("--qos", "--qos"),
+        ("--sbatch", "--sbatch"),
+        ("--setup", "--setup"),
+        ("--experiment", "run_name"),  # which follows from the file
+        ("run_root", "run_root"),
+        ("run_name", "run_name"),
+    ],
+)
+@pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\u2028"])
+def test_control_characters_never_reach_a_script(
+    option: str, place: str, character: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (option, character) == ("--setup", "\n"):
+        return  # commands of the user's own, one a line
+    monkeypatch.chdir(tmp_path)
+    text = f"x{character}touch victim"
+    given = {"run_name": None, "run_root": "runs"} | ({option: text} if option in ("run_name", "run_root") else {})
+    arguments = ["write", "--nodes", "1", "--time", "60", "--experiment", str(TOY)]
+    Path(text).write_text("task: pretrain\n")  # the experiment file
+    if option.startswith("--"):
+        arguments += [option, f"'{text}'" if option == "--sbatch" else text]
+    with pytest.raises(UserError, match=f"^{place}.*(control character|cannot be printed)"):
+        run_slurm(arguments, lambda fit: {**settings(), **given}, accumulation)
+    assert list(tmp_path.iterdir()) == [tmp_path / text]
+
+
+def test_an_open_quotation_mark_is_named() -> None:
+    with pytest.raises(UserError, match="--sbatch: .*cannot be split"):
+        slurm(["write", "--nodes", "1", "--time", "60", "--sbatch", "--comment='x"])
+
+
 @pytest.mark.parametrize("option", ["--trainer.devices=4", "--ckpt_path"])
 def test_what_the_job_decides_is_refused(option: str) -> None:
     with pytest.raises(UserError, match="follows from the job"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from vle_lightning.errors import UserError
 from vle_lightning.inference.commands import OneSentenceParser
 from vle_lightning.parsing import read_experiment
+from vle_lightning.run_folder import check_run_name
 from vle_lightning.slurm.checks import Accumulate, Reader, Settings, check, refuse_ours
 from vle_lightning.slurm.requeue import NOTHING, last_step, name_step, run_requeue
 from vle_lightning.slurm.script import Resources, warning_time, write_script
@@ -66,7 +67,8 @@ def run_write(
     settings = read_settings(fit)
     job = resources(options, settings)
     facts = check(settings, job, accumulate)
-    name = settings["run_name"] or read_experiment(fit).run_name
+    name = read_experiment(fit).run_name if settings["run_name"] is None else settings["run_name"]
+    check_run_name(name)
     folder = Path(settings["run_root"], name).absolute()
     setup = options.setup or None
     script = write_script(name, folder, job, os.path.abspath(sys.executable), fit, setup)
@@ -141,8 +143,20 @@ def resources(options: Namespace, settings: Settings) -> Resources:
         partition=options.partition,
         account=options.account,
         qos=options.qos,
-        others=tuple(shlex.split(options.sbatch)),
+        others=split_options(options.sbatch),
     )
+
+
+def split_options(told: str) -> tuple[str, ...]:
+    """Split ``--sbatch`` as a shell does.
+
+    Raises:
+        UserError: a quotation mark is open.
+    """
+    try:
+        return tuple(shlex.split(told))
+    except ValueError as error:
+        raise UserError(f"--sbatch: {told!r} cannot be split into options: {error}") from error
 
 
 def submit(file: Path) -> str:

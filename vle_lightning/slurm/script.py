@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ MOST_WARNING, LEAST_WARNING = 65535, 1  # seconds; sbatch(1), --signal
 WARNING = 300  # seconds that a run has for its last step and its checkpoint, if the time limit is not shorter
 LEAST_LIMIT = 60  # seconds
 PLAIN = re.compile(r"[\w.,:/@+%=-]*")  # what a batch script's header takes as it is
+CONTROL = ("Cc", "Zl", "Zp")  # Unicode's control characters, line and paragraph separators
 FIRST_PORT, PORTS = 12000, 20000  # below those that Linux gives to outgoing connections, 32768 and up
 
 
@@ -112,6 +114,20 @@ def headers(name: str, folder: Path, job: Resources) -> list[str]:
     return [_quoted(option) for option in (*options, *job.others)]
 
 
+def check_texts(texts: Mapping[str, str | None]) -> None:
+    """Refuse texts that would be more than one line in a script: sbatch or the shell would run the rest.
+
+    Args:
+        texts: what goes into the script, by the option that gave it; None where an option was not given.
+
+    Raises:
+        UserError: one holds a control character; names the option and the character.
+    """
+    for option, text in texts.items():
+        if found := next((c for c in text or "" if unicodedata.category(c) in CONTROL), None):
+            raise UserError(f"{option}: {text!r} holds the control character {found!r}; leave it out")
+
+
 def _quoted(option: str) -> str:
     """Quote an option's value where sbatch would take it apart."""
     key, equals, value = option.partition("=")
@@ -129,8 +145,15 @@ def write_script(
         job: what it asks for.
         python: path of the interpreter.
         fit: the options of ``fit``; those that say how many devices there are come from ``job``.
-        setup: shell commands that come first, such as ``module load cuda``.
+        setup: shell commands that come first, such as ``module load cuda``; one a line.
+
+    Raises:
+        UserError: a text holds a control character.
     """
+    texts = {"--experiment or an option of fit": "".join(fit), "run_name": name}
+    texts |= {"run_root": str(folder), "--time": job.time, "--partition": job.partition, "--account": job.account}
+    texts |= {"--qos": job.qos, "--sbatch": "".join(job.others), "the folder that this runs in": str(Path.cwd())}
+    check_texts({**texts, "--setup": (setup or "").replace("\n", "").replace("\t", "")})
     devices = ["--trainer.num_nodes", str(job.nodes), "--trainer.devices", str(job.devices)]
     devices += ["--trainer.accelerator", "gpu" if job.on_gpus else "cpu"]
     command = shlex.join([python, "-m", "vle_lightning", "fit", *fit, *devices, "--ckpt_path", "auto"])

@@ -63,7 +63,9 @@ def test_training_questions_without_a_listed_answer_are_left_out_unless_kept(tmp
     write_vqa(tmp_path, "train", ["e"] * 9 + ["b"])
     write_vqa(tmp_path, "val", ["b", "e"])
     convert("vqav2", tmp_path, tmp_path / "out", Options(splits=("train", "val", "val_train")))
-    folders = {split: ShardFolder(tmp_path / "out" / "vqav2" / split).manifest for split in ("train", "val", "val_train")}
+    folders = {
+        split: ShardFolder(tmp_path / "out" / "vqav2" / split).manifest for split in ("train", "val", "val_train")
+    }
     assert {split: manifest.samples for split, manifest in folders.items()} == {"train": 9, "val": 2, "val_train": 1}
     assert folders["train"].skipped == {"question without a listed answer": 1}
     arguments = ["vqav2", "--src", str(tmp_path), "--splits", "train", "--keep_unlisted", "true", "--out"]

@@ -1,0 +1,112 @@
+"""Run folders: which names they may have, which are set aside, and that one process at a time trains in one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vle_lightning.errors import UserError
+from vle_lightning.run_folder import RunFolder, check_run_name
+from vle_lightning.run_lock import RunLock
+
+ROOT = Path(__file__).parents[1]
+HOLD = """
+import sys
+from pathlib import Path
+from vle_lightning.run_lock import RunLock
+lock = RunLock(Path(sys.argv[1]))
+lock.take()
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/path/victim", "../victim", "a\nb", "a\0b", "x" * 300, "a\\b"])
+def test_a_run_name_is_one_plain_path_component(name: str) -> None:
+    with pytest.raises(UserError, match="run_name .*give one plain name"):
+        check_run_name(name)
+
+
+@pytest.mark.parametrize("name", ["pretrain-toy", "a.b", "läuft", "run 7", "x" * 200])
+def test_plain_names_are_taken(name: str) -> None:
+    assert check_run_name(name) == name
+
+
+def test_a_strangers_folder_is_neither_renamed_nor_written_into(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "config.yaml").write_text("database: postgres\n")
+    with pytest.raises(UserError, match=r"holds config.yaml.*choose another run_name"):
+        RunFolder(victim).set_aside()
+    assert [path.name for path in tmp_path.iterdir()] == ["victim"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("run.json", "{}"), ("progress.json", "{}"), ("config.yaml", "# lightning\nseed_everything: 0\nrun_name: a\n")],
+)
+def test_a_folder_with_a_record_of_ours_is_set_aside(tmp_path: Path, file: str, content: str) -> None:
+    for number in (1, 2):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / file).write_text(content)
+        RunFolder(tmp_path / "a").set_aside()
+        assert (tmp_path / f"a.{number}" / file).read_text() == content
+
+
+def test_a_folder_that_holds_a_batch_script_alone_stays(tmp_path: Path) -> None:
+    (tmp_path / "job.sbatch").touch()
+    RunFolder(tmp_path).set_aside()
+    assert (tmp_path / "job.sbatch").exists()
+
+
+def hold(folder: Path, job: str | None = None) -> subprocess.Popen[str]:
+    """Let another process take the lock; return once it has."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({"SLURM_JOB_ID": job} if job else {})
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "taken\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a process as hard as the system can."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_second_process_is_told_who_holds_the_folder_until_that_one_dies(tmp_path: Path) -> None:
+    holder = hold(tmp_path / "run")
+    with pytest.raises(UserError, match=rf"is in use: process {holder.pid} on .*Choose another run_name"):
+        RunLock(tmp_path / "run", {}).take()
+    end(holder)
+    lock = RunLock(tmp_path / "run", {})
+    lock.take()
+    lock.release()
+    assert not (tmp_path / "run").exists()  # the lock lies beside the folder
+
+
+def test_a_requeued_job_waits_for_its_own_earlier_start_alone(tmp_path: Path) -> None:
+    holder = hold(tmp_path / "run", job="17")
+    with pytest.raises(UserError, match="Slurm job 17"):
+        RunLock(tmp_path / "run", {"SLURM_JOB_ID": "18"}).take()
+    with pytest.raises(UserError, match="Slurm job 17"):
+        RunLock(tmp_path / "run", {"SLURM_JOB_ID": "17"}).take(patience=0)
+    assert holder.stdin is not None
+    holder.stdin.close()  # ends it within moments, as the last processes of a requeued job end
+    lock = RunLock(tmp_path / "run", {"SLURM_JOB_ID": "17"})
+    lock.take(patience=30)
+    lock.release()
+    holder.wait()
+
+
+def test_a_damaged_lock_file_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".run.lock").write_bytes(b"\xff\x00 no json")
+    lock = RunLock(tmp_path / "run", {})
+    lock.take()
+    lock.release()
