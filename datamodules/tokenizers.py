@@ -86,7 +86,7 @@ def train_unigram(lines: list[str], seeds: Counter[str], vocab_size: int) -> byt
             hard_vocab_limit=False,
             character_coverage=1.0,
             normalization_rule_name="nmt_nfkc",
-            **{SEED_FILE: str(seed_file) if seeds else ""},
+            seed_sentencepieces_file=str(seed_file) if seeds else "",
             pad_id=0,
             bos_id=1,
             eos_id=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,18 @@ def test_a_run_name_that_leaves_run_root_is_refused(workplace: Path, capsys: pyt
         assert run("fit", PRETRAIN, "--run_name", name) == 2
         assert "run_name is" in capsys.readouterr().err
     assert not (workplace / "victim").exists()
+
+
+def test_a_run_that_learns_nothing_fails_and_selects_nothing(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--run_name", "sick", "--model.objectives", "{itm: .inf}", "--max_bad_steps", "9")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of each bad step
+        assert run("fit", PRETRAIN, *options, "--trainer.max_steps", "2") == 2
+    assert "error: " in capsys.readouterr().err
+    assert not (workplace / "checkpoints" / "sick" / "best.ckpt").exists()
+    assert not (workplace / "checkpoints" / "sick" / "metrics.json").exists()
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

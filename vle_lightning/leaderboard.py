@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vle_lightning.callbacks.recorder import write_text
 from vle_lightning.errors import UserError
+from vle_lightning.files import write_text
 from vle_lightning.inference.commands import OneSentenceParser
 
 CHOICES = 4

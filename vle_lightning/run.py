@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import lightning as L
 from jsonargparse import Namespace
@@ -28,13 +27,14 @@ from vle_lightning.callbacks.recorder import (
     RunClock,
     git_state,
     versions,
-    write_json,
 )
 from vle_lightning.callbacks.skips import Kind, SkipReport, lost_samples
 from vle_lightning.callbacks.throughput import Throughput
 from vle_lightning.callbacks.watchdog import Watchdog
 from vle_lightning.checkpointing.store import CheckpointStore
 from vle_lightning.checkpointing.whole import as_file
+from vle_lightning.errors import UserError
+from vle_lightning.files import read_object, write_json
 from vle_lightning.run_folder import RunFolder
 from vle_lightning.run_lock import RunLock
 from vle_lightning.tasks.base import VisionLanguageTask
@@ -87,7 +87,9 @@ class Run:
         self.health = Health(folder.path, settings.max_bad_steps)
         store = CheckpointStore(folder.path, settings.keep_last)
         saving = partial(self.watchdog.during, Phase.SAVING)
-        self.checkpoints = Checkpoints(store, settings.save_every, settings.validate_every, saving)
+        self.checkpoints = Checkpoints(
+            store, settings.save_every, settings.validate_every, saving, self.skips.usable_share
+        )
         self.interruption = Interruption(None if settings.trainer.enable_checkpointing is False else self.checkpoints)
 
     def callbacks(self, task: VisionLanguageTask, datamodule: Recorded) -> list[Callback]:
@@ -125,14 +127,24 @@ class Run:
             trainer: after its fit.
             task: what was trained.
             datamodule: of the fit; Lightning's, too.
+
+        Raises:
+            UserError: nothing was learnt or saved, or the last step could not be saved: the record, which is written
+                all the same, is of an earlier one.
         """
         assert isinstance(datamodule, L.LightningDataModule)
-        record = self._describe(trainer, task, datamodule)
+        trained = trainer.global_step
+        if 0 < trained <= self.health.bad_steps:
+            raise UserError(
+                f"nothing was learnt: none of the {trained} steps had a finite loss and gradient; {self.health.file} "
+                "lists them. Lower model.optim.lr, or look at these samples"
+            )
         if self.checkpoints.owes_validation(trainer):  # of the last step: the fit had nothing left to do
             last = str(as_file(self.folder.last, trainer.is_global_zero))
             trainer.validate(task, None, last, verbose=False, datamodule=datamodule, weights_only=True)
             self.checkpoints.judge(trainer, task)
         name, rule = self.checkpoints.selected(trainer)
+        record = self._describe(trainer, task, datamodule, self.checkpoints.saved_step(trainer))
         chosen = self.folder.path / name
         file = as_file(chosen, trainer.is_global_zero)
         trainer.loggers = []  # the selected state was logged when it was young
@@ -141,7 +153,13 @@ class Run:
             scores += trainer.test(task, None, str(file), verbose=False, datamodule=datamodule, weights_only=True)
         if trainer.is_global_zero:
             metrics = {name: float(value) for part in scores for name, value in part.items()}
-            selected = {"checkpoint": chosen.name, "rule": rule, "data": datamodule.manifests()}
+            step = self.checkpoints.store.step_of(chosen)
+            selected = {
+                "checkpoint": chosen.name,
+                "checkpoint_step": step,
+                "rule": rule,
+                "data": datamodule.manifests(),
+            }
             write_json(self.folder.record, {**record, **selected})
             write_json(self.folder.metrics, dict(sorted({**metrics, **datamodule.references()}.items())))
         if task.predicts:
@@ -149,6 +167,11 @@ class Run:
         if trainer.is_global_zero:
             print(f"{chosen} is the selected checkpoint ({rule})")
             print_scores(self.folder.metrics)
+        if record["steps"] != trained:
+            raise UserError(
+                f"step {trained}, the last one, could not be saved in {self.folder.path}: its checkpoint and record "
+                f"are of step {record['steps']}. Make room, and go on with --ckpt_path auto"
+            )
 
     def record_test(self, trainer: L.Trainer, checkpoint: str) -> None:
         """Add the test scores to metrics.json, and to run.json what they are of.
@@ -162,7 +185,7 @@ class Run:
         """
         if not trainer.is_global_zero:
             return
-        metrics, record = read_json(self.folder.metrics), read_json(self.folder.record)
+        metrics, record = read_object(self.folder.metrics), read_object(self.folder.record)
         split = self.settings.data.test_split
         own = record.get("test_split") or split, record.get("checkpoint", Path(checkpoint).name)
         others = [name for name, of in zip((split, Path(checkpoint).name), own, strict=True) if name != of]
@@ -178,8 +201,11 @@ class Run:
     def _command(self) -> str:
         return shlex.join(["python", "-m", "vle_lightning", *self.arguments])
 
-    def _describe(self, trainer: L.Trainer, task: VisionLanguageTask, datamodule: Recorded) -> dict[str, object]:
-        skipped, steps = self.skips.counts, trainer.global_step
+    def _describe(
+        self, trainer: L.Trainer, task: VisionLanguageTask, datamodule: Recorded, steps: int
+    ) -> dict[str, object]:
+        """Describe the run up to a step, the last one that was saved."""
+        skipped = self.skips.counts
         return {
             "run_name": self.settings.run_name,
             "task": self.settings.task,
@@ -211,14 +237,8 @@ def names_of(datamodule: Recorded) -> Names:
     return Names(datamodule.tokenizer.decode, datamodule.class_names if isinstance(datamodule, Classed) else ())
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a record of this code; {} where there is none yet."""
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return content
-
-
 def print_scores(file: Path) -> None:
     """Print a metrics.json, one number a line."""
     print(f"{file}:")
-    for name, value in json.loads(file.read_text()).items():
-        print(f"  {name:<40} {value:.4f}")
+    for name, value in read_object(file).items():
+        print(f"  {name:<40} " + ("not finite" if value is None else f"{value:.4f}"))

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vle_lightning.callbacks.recorder import write_json
 from vle_lightning.errors import UserError
+from vle_lightning.files import write_json
 from vle_lightning.metrics.columns import mean, mean_by
 from vle_lightning.parsing import read_experiment
 from vle_lightning.run import print_scores

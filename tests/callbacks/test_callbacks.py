@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 from vle_lightning.batch import Batch, Skip
+from vle_lightning.callbacks.checkpoints import Checkpoints
 from vle_lightning.callbacks.recorder import FinalValidation, PredictionWriter, RunClock, git_state, versions
 from vle_lightning.callbacks.skips import SkipReport, lost_samples
+from vle_lightning.checkpointing.store import Best, CheckpointStore
 from vle_lightning.errors import UserError
+from vle_lightning.tasks.base import VisionLanguageTask
 
 
 class Log:
@@ -90,6 +95,44 @@ def test_a_part_of_a_sample_is_counted_but_no_lost_sample(tmp_path: Path) -> Non
     report.on_train_end(trainer, TASK)
     assert report.counts == {(part.kind, False, "train"): 50}
     assert lost_samples(report.counts, "train") == 0
+
+
+def test_a_high_share_of_skips_is_told_from_the_first_validation_on(tmp_path: Path) -> None:
+    report, trainer = SkipReport(tmp_path, limit=0.5), make_trainer()
+    report.on_validation_start(trainer, TASK)
+    report.on_validation_batch_end(trainer, TASK, None, make_batch(1, *[BROKEN] * 3), 0)
+    with pytest.warns(UserWarning, match=r"3 of 4 samples of val could not be used \(unreadable image: 3\)"):
+        report.on_validation_end(trainer, TASK)
+    assert report.usable_share() == 0.25
+
+
+class Judged(VisionLanguageTask):
+    """A task with a score."""
+
+    monitor: ClassVar[str] = "val/score"  # type: ignore[misc]
+    monitor_mode: ClassVar[str] = "max"  # type: ignore[misc]
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+
+@pytest.mark.parametrize(
+    ("score", "usable", "best"),
+    [(0.7, 1.0, 20), (0.4, 1.0, 10), (math.inf, 1.0, 10), (math.nan, 1.0, 10), (0.9, 0.25, 10)],
+    ids=["better", "worse", "infinite", "not a number", "of one readable sample"],
+)
+@pytest.mark.filterwarnings("ignore:step 20 cannot be the best")
+def test_only_scores_that_mean_something_select(score: float, usable: float, best: int, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for step in (10, 20):
+        store.path(step).touch()
+    store.judge(10, Best(10, 0.5, "max val/score"))
+    trainer = make_trainer(is_global_zero=True, global_step=20, callback_metrics={"val/score": torch.tensor(score)})
+    Checkpoints(store, usable=lambda: usable).judge(trainer, Judged())
+    found = store.best_so_far()
+    assert found is not None
+    assert found.step == best
+    assert store.validated() == 20
 
 
 def test_skips_survive_a_resume(tmp_path: Path) -> None:

@@ -169,8 +169,10 @@ def test_a_full_disk_ends_no_run_and_loses_no_checkpoint(workplace: Path) -> Non
     # a checkpoint is larger, all else smaller
     with files_of_at_most(1_000_000), pytest.warns(UserWarning, match="step 4 could not be saved.*is there as before"):
         code = main([*fit("full", "--trainer.max_steps", "4"), "--ckpt_path", "auto"])
-    assert code == 0  # it ends with what there is
+    assert code == 2  # the last step is lost, and the record says which one the checkpoint holds
     assert CheckpointStore(folder).steps() == [2]
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["steps"], record["checkpoint_step"], record["samples_seen"]) == (2, 2, 8)
     verify(folder / "step_000002.ckpt", 2)
     assert main([*fit("full", "--trainer.max_steps", "4"), "--ckpt_path", "auto"]) == 0
     assert CheckpointStore(folder).steps() == [2, 4]

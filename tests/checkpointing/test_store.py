@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import zipfile
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from vle_lightning.checkpointing.store import Best, CheckpointStore, verify, write
+from vle_lightning.checkpointing.store import Best, CheckpointStore, describe, verify, write
 from vle_lightning.errors import UserError
 
 
@@ -149,3 +150,33 @@ def test_the_best_is_noted_before_it_is_linked(tmp_path: Path) -> None:
     store.clean()
     assert opened(store.best) == 10
     assert store.validated() == 10
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"[1]", b"\xff", b'{"validated": "x"}', b'{"validated": 1, "best": {"step": 1}}', b"[" * 100_000]
+    + [b'{"validated": 10, "best": {"step": 10, "score": Infinity, "rule": "max a"}}'],
+)
+def test_a_damaged_record_is_rebuilt_from_the_newest_readable_checkpoint(damage: bytes, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run", keep_last=3)
+    best = Best(10, 0.5, "max val/score")
+    for step in (10, 20, 30):
+        store.make_room(step)
+        content = checkpoint(step) | {"callbacks": {"Checkpoints": describe(min(step, 20), best)}}
+        write(content, store.unfinished(step))
+        store.commit(step)
+    store.path(30).write_bytes(b"damaged as well")
+    (store.folder / "checkpoints.json").write_bytes(damage)
+    with pytest.warns(UserWarning, match=r"checkpoints.json is damaged .* rebuilt"):
+        assert store.best_so_far() == best
+    assert store.validated() == 20  # from the file, which is whole again
+    assert json.loads((store.folder / "checkpoints.json").read_text()) == describe(20, best)
+
+
+def test_a_damaged_record_beside_checkpoints_without_one_is_empty(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run")
+    save(store, 10)
+    (store.folder / "checkpoints.json").write_bytes(b"")
+    with pytest.warns(UserWarning, match="validated last: None"):
+        assert store.best_so_far() is None
+    assert store.newest() == store.path(10)

@@ -221,7 +221,7 @@ def test_control_characters_never_reach_a_script(
 
 def test_an_open_quotation_mark_is_named() -> None:
     with pytest.raises(UserError, match="--sbatch: .*cannot be split"):
-        slurm(["write", "--nodes", "1", "--time", "60", "--sbatch", "--comment='x"])
+        slurm(["write", "--nodes", "1", "--time", "60", "--sbatch=--comment='x"])
 
 
 @pytest.mark.parametrize("option", ["--trainer.devices=4", "--ckpt_path"])

@@ -12,11 +12,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from vle_lightning.callbacks.steps import ends_step
-from vle_lightning.checkpointing.store import Best, CheckpointStore, verify, write
+from vle_lightning.checkpointing.store import Best, CheckpointStore, describe, verify, write
 from vle_lightning.distributed import gather_objects, of_first_rank
 from vle_lightning.errors import UserError
 from vle_lightning.strategies.base import WritesFolders
 from vle_lightning.tasks.base import VisionLanguageTask
+
+LEAST_USABLE = 0.5  # share of a validation's samples; the score of fewer selects nothing
 
 
 class Checkpoints(Checkpoint):
@@ -31,6 +33,7 @@ class Checkpoints(Checkpoint):
         save_every: int | None = None,
         validate_every: int | None = None,
         saving: Callable[[], AbstractContextManager[None]] = nullcontext,
+        usable: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """Look after the checkpoints of a run.
 
@@ -39,8 +42,11 @@ class Checkpoints(Checkpoint):
             save_every: optimiser steps; after each validation alone by default.
             validate_every: optimiser steps; each epoch by default.
             saving: a context that tells others what this rank is at.
+            usable: tells the share of the latest validation's samples that could be used.
         """
         self.store, self.save_every, self.validate_every, self.saving = store, save_every, validate_every, saving
+        self.usable = usable
+        self._record: dict[str, object] | None = None  # of the store, as it will be once this step is saved
         self._saved: int | None = None  # the step of the latest save
 
     def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -63,7 +69,9 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         due = step == trainer.max_steps or (self.validate_every is not None and step % self.validate_every == 0)
         # a run that goes on under another name has not got the step's checkpoint here
-        return due and of_first_rank(self.store.path(step).exists() and self.store.validated() != step)
+        return due and of_first_rank(
+            trainer.is_global_zero and self.store.path(step).exists() and self.store.validated() != step
+        )
 
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -76,20 +84,41 @@ class Checkpoints(Checkpoint):
         """Save, and mark the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if self.save(trainer):
-            self.judge(trainer, task)
+        best = self._best_with(trainer, task)
+        self._record = describe(trainer.global_step, best)  # travels in the checkpoint, so that a lost record is mended
+        if self.save(trainer) and trainer.is_global_zero:
+            self.store.judge(trainer.global_step, best)
 
     def judge(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Compare the step's score with that of the best checkpoint."""
+        """Compare the score of a step that was saved before it was validated with that of the best checkpoint."""
+        if trainer.is_global_zero:
+            self.store.judge(trainer.global_step, self._best_with(trainer, task))
+
+    def _best_with(self, trainer: L.Trainer, task: L.LightningModule) -> Best | None:
+        """Return the best checkpoint, this step's score considered; one that means nothing selects nothing."""
         assert isinstance(task, VisionLanguageTask)
-        if not trainer.is_global_zero:
-            return
         step, best = trainer.global_step, self.store.best_so_far()
         score = float(trainer.callback_metrics.get(task.monitor, math.nan))
+        if not math.isfinite(score):
+            return best
+        if (usable := self.usable()) < LEAST_USABLE:
+            rank_zero_warn(f"step {step} cannot be the best: {usable:.0%} of the validation's samples could be used")
+            return best
         better = best is None or (score < best.score if task.monitor_mode == "min" else score > best.score)
-        if better and not math.isnan(score):
-            best = Best(step, score, f"{task.monitor_mode} {task.monitor}")
-        self.store.judge(step, best)
+        return Best(step, score, f"{task.monitor_mode} {task.monitor}") if better else best
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what ``checkpoints.json`` says, or will say once this step is saved."""
+        return dict(self._record or describe(self.store.validated(), self.store.best_so_far()))
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Change nothing: the run folder's own record counts, unless it is lost (`CheckpointStore`)."""
+
+    def saved_step(self, trainer: L.Trainer) -> int:
+        """Return the step of the newest checkpoint, the same on all ranks; this step's if nothing is kept at all."""
+        newest = self.store.newest()
+        step = None if newest is None else self.store.step_of(newest)
+        return of_first_rank(trainer.global_step if step is None else step)
 
     def save(self, trainer: L.Trainer) -> bool:
         """Save the state of this step, once; all ranks call this together and return the same.
@@ -137,7 +166,7 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
         best = self.store.best_so_far()
         chosen = self.store.best if self.store.best.exists() else self.store.last
-        rule = best.rule if best else "the last step, for there was no validation"
+        rule = best.rule if best else "the last saved step, for none was validated with a score that counts"
         name = of_first_rank(chosen.name if chosen.exists() else None)
         if name is None:
             raise UserError(f"nothing could be saved in {self.store.folder}: is the disk full?")

@@ -14,9 +14,9 @@ from rich.console import Console
 from torch import Tensor
 
 from vle_lightning.batch import Batch
-from vle_lightning.callbacks.recorder import write_json
 from vle_lightning.callbacks.steps import is_logged
 from vle_lightning.callbacks.throughput import Throughput
+from vle_lightning.files import write_json
 
 
 class Progress(RichProgressBar):
@@ -109,6 +109,6 @@ class ProgressFile(Callback):
             "devices": trainer.world_size,
         }
         try:
-            write_json(self.file, content)
+            write_json(self.file, content, durable=False)
         except OSError as error:  # a full disk ends no run: the next write may find room
             rank_zero_warn(f"{self.file} cannot be written: {error}")

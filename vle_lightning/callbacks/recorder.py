@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import time
@@ -20,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vle_lightning.distributed import gather_objects
+from vle_lightning.files import write_json, write_text
 
 PACKAGES = (
     "torch",
@@ -147,19 +147,6 @@ class PredictionWriter(BasePredictionWriter):
             write_json(self.file, gathered)
             for name, content in official.items():
                 write_text(self.file.with_name(name), content)
-
-
-def write_json(file: Path, content: Mapping[str, object] | Sequence[object]) -> None:
-    """Write a file that a person can read, all or nothing."""
-    write_text(file, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(file: Path, content: str) -> None:
-    """Write a file, all or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(content, encoding="utf-8")
-    unfinished.replace(file)
 
 
 def is_first_process() -> bool:

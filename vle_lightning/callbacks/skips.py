@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from vle_lightning.batch import Batch, Skip
 from vle_lightning.callbacks.steps import is_logged
@@ -45,6 +45,7 @@ class SkipReport(Callback):
         self._local: Counter[Kind] = Counter()
         self._carried: Counter[Kind] = Counter()  # from before a resume
         self._seen: Counter[str] = Counter()  # samples by split
+        self._seen_by_all = 0  # in the latest validation
         self._written: set[Skip] = set()
 
     def on_train_batch_end(
@@ -105,7 +106,18 @@ class SkipReport(Callback):
                 f"skipped/{kind.split}/{kind.name.replace(' ', '_')}": float(n) for kind, n in self.counts.items()
             }
             logger.log_metrics(values, step=trainer.global_step - 1)
-        self._judge("val", self.counts, sum(gather_objects(self._seen["val"])))
+        self._seen_by_all = sum(gather_objects(self._seen["val"]))
+        self._judge("val", self.counts, self._seen_by_all)
+        lost = lost_samples(self.counts, "val")
+        if lost > self.limit * self._seen_by_all:  # too few to end a run by, not too few to know of
+            rank_zero_warn(
+                f"{lost} of {self._seen_by_all} samples of val could not be used ({told(self.counts, 'val')}); "
+                f"{self.file} lists them"
+            )
+
+    def usable_share(self) -> float:
+        """Return the share of the latest validation's samples, of all ranks, that could be used; 1 where none was."""
+        return 1 - lost_samples(self.counts, "val") / max(self._seen_by_all, 1)
 
     def on_test_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Say what was left out, and stop where that is too much."""

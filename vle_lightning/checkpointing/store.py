@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +15,11 @@ from typing import Any, NamedTuple
 import torch
 
 from vle_lightning.errors import UserError
+from vle_lightning.files import write_json
 from vle_lightning.hub.sharded import check_parts
 
 STEP_NAME = re.compile(r"step_(?P<step>\d+)\.ckpt")
+CARRIER = "Checkpoints"  # the callback whose state in a checkpoint is the record
 UNFINISHED, REPLACED, ABANDONED = ".unfinished", ".replaced", ".abandoned"
 BROKEN = (OSError, RuntimeError, ValueError, zipfile.BadZipFile)  # what reading a damaged file raises
 
@@ -89,27 +93,51 @@ class CheckpointStore:
 
         The note comes first: a kill before the link costs nothing, `clean` makes it.
         """
-        record = {"validated": step, "best": best and best._asdict()}
-        unfinished = self._record.with_suffix(UNFINISHED)
-        unfinished.write_text(json.dumps(record) + "\n", encoding="utf-8")
-        unfinished.replace(self._record)
+        write_json(self._record, describe(step, best))
         if best is not None:
             self._link(self.best, self.path(best.step))
         self._prune()
 
     def validated(self) -> int | None:
         """Return the step that was validated last."""
-        step: int | None = self._read().get("validated")
-        return step
+        return self._read()[0]
 
     def best_so_far(self) -> Best | None:
         """Return the best checkpoint that is there; None where there is none."""
-        best = self._read().get("best")
-        return Best(**best) if best and self.path(best["step"]).exists() else None
+        best = self._read()[1]
+        return best if best and self.path(best.step).exists() else None
 
-    def _read(self) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8")) if self._record.is_file() else {}
-        return record
+    def step_of(self, path: Path) -> int | None:
+        """Return the step of a checkpoint, or of what a link names; None for files of other names."""
+        match = STEP_NAME.fullmatch(path.resolve().name)
+        return int(match["step"]) if match else None
+
+    def _read(self) -> tuple[int | None, Best | None]:
+        """Return the step validated last and the best one; what a power cut has damaged is rebuilt."""
+        if not self._record.is_file():
+            return None, None
+        try:
+            return parse(json.loads(self._record.read_text(encoding="utf-8")))
+        except (ValueError, RecursionError) as error:
+            return self._rebuild(" ".join(str(error).split()))
+
+    def _rebuild(self, fault: str) -> tuple[int | None, Best | None]:
+        """Take the record that the newest readable checkpoint carries, write it anew, and say so."""
+        found: tuple[int | None, Best | None] = None, None
+        for step in reversed(self.steps()):
+            try:
+                content = torch.load(self.path(step), map_location="cpu", weights_only=True, mmap=True)
+                found = parse(content["callbacks"][CARRIER])
+            except (*BROKEN, KeyError, TypeError):  # of an earlier version of this code, a folder, or damaged as well
+                continue
+            break
+        warnings.warn(
+            f"{self._record} is damaged ({fault}): it was rebuilt from the checkpoints; validated last: {found[0]}, "
+            f"best: {found[1]}",
+            stacklevel=2,
+        )
+        write_json(self._record, describe(*found))
+        return found
 
     def clean(self) -> None:
         """Mend what a kill during a save has left: the newest checkpoint has its name and its link."""
@@ -159,6 +187,34 @@ class CheckpointStore:
         if link.is_dir() and not link.is_symlink():
             remove(link)
         aside.replace(link)
+
+
+def describe(validated: int | None, best: Best | None) -> dict[str, object]:
+    """Return the record of what was validated last and of the best."""
+    return {"validated": validated, "best": best and best._asdict()}
+
+
+def parse(record: object) -> tuple[int | None, Best | None]:
+    """Read a record; see `describe`.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"no JSON object but {type(record).__name__}")
+    validated, best = record.get("validated"), record.get("best")
+    if not (validated is None or type(validated) is int):
+        raise ValueError(f"validated is {validated!r}")
+    if best is None:
+        return validated, None
+    fields: dict[str, type | tuple[type, ...]] = {"step": int, "score": (int, float), "rule": str}
+    if not isinstance(best, dict) or best.keys() != fields.keys():
+        raise ValueError(f"best is {best!r}")
+    if wrong := [name for name, kinds in fields.items() if not isinstance(best[name], kinds)]:
+        raise ValueError(f"best.{wrong[0]} is {best[wrong[0]]!r}")
+    if isinstance(best["step"], bool) or not math.isfinite(best["score"]):
+        raise ValueError(f"best is {best!r}")
+    return validated, Best(**best)
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from vle_lightning.callbacks.recorder import git_state, versions, write_json
+from vle_lightning.callbacks.recorder import git_state, versions
 from vle_lightning.errors import UserError
+from vle_lightning.files import write_json
 from vle_lightning.gpu_check.device import describe
 from vle_lightning.gpu_check.parts import Part, Scale, make_parts
 from vle_lightning.gpu_check.report import NotRunError, Report, read_report

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vle_lightning.callbacks.recorder import write_json
+from vle_lightning.files import write_json
 
 
 class NotRunError(Exception):

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from PIL import Image
 
 from vle_lightning.errors import UserError
+from vle_lightning.files import finite
 from vle_lightning.inference.base import Pipeline
 from vle_lightning.inference.kinds import DRAWN
 from vle_lightning.inference.pictures import open_picture
@@ -54,7 +55,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     parser = OneSentenceParser(f"python -m vle_lightning {name}", description=command.__doc__, allow_abbrev=False)
     parser.add_argument("image", type=Path, help="picture file")
     result = command(parser, arguments)
-    print(json.dumps(_finite(result), ensure_ascii=False))
+    print(json.dumps(finite(result), ensure_ascii=False, allow_nan=False))
     return 0
 
 
@@ -142,12 +143,3 @@ def _read(file: Path, check: Callable[[Mapping[str, Any]], object]) -> dict[str,
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     return content
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 (JSON)
-    """Write NaN, which JSON does not have, as null."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vle_lightning.callbacks.recorder import write_text
 from vle_lightning.errors import UserError
+from vle_lightning.files import write_text
 from vle_lightning.results.hardware import read_hardware
 from vle_lightning.results.page import render
 from vle_lightning.results.runs import read_published, read_runs

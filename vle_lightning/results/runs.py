@@ -99,7 +99,7 @@ def _read_run(folder: Path) -> tuple[Run | None, str | None]:
     if not (folder / "metrics.json").exists():
         begun = any((folder / name).exists() for name in TRACES)
         return None, "is left out: it has no metrics.json, its run has not ended" if begun else None
-    metrics = _read_object(folder / "metrics.json")
+    metrics = {name: value for name, value in _read_object(folder / "metrics.json").items() if value is not None}
     if wrong := [name for name, value in metrics.items() if not is_number(value)]:
         raise ValueError(f"metrics.json: {wrong[0]} is no number")
     if (folder / "run.json").exists():

@@ -150,7 +150,7 @@ def write_script(
     Raises:
         UserError: a text holds a control character.
     """
-    texts = {"--experiment or an option of fit": "".join(fit), "run_name": name}
+    texts: dict[str, str | None] = {"--experiment or an option of fit": "".join(fit), "run_name": name}
     texts |= {"run_root": str(folder), "--time": job.time, "--partition": job.partition, "--account": job.account}
     texts |= {"--qos": job.qos, "--sbatch": "".join(job.others), "the folder that this runs in": str(Path.cwd())}
     check_texts({**texts, "--setup": (setup or "").replace("\n", "").replace("\t", "")})
