@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
+from google.protobuf.message import DecodeError
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Regex, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -128,10 +129,12 @@ def load_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
     """
     check_folder(name_or_folder)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_folder)
-    except (OSError, ValueError, KeyError) as error:
+        # no code of a folder is run, and nobody is asked whether it may be
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+    except Exception as error:  # of a damaged vocabulary, tokenizers and sentencepiece raise Exception itself
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise FileNotFoundError(
-            f"tokenizer {name_or_folder!r} cannot be opened (folder or hub name): {error}"
+            f"tokenizer {name_or_folder!r} cannot be opened (folder or hub name): {reason}"
         ) from error
     missing = [name for name in ("pad", "cls", "sep", "unk", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
@@ -160,7 +163,10 @@ def check_folder(name_or_folder: str) -> None:
 
 def model_normalizer(model_file: Path) -> normalizers.Normalizer:
     """Return the normaliser that a SentencePiece model carries: its character map, then single spaces."""
-    model = ModelProto.FromString(model_file.read_bytes())
+    try:
+        model = ModelProto.FromString(model_file.read_bytes())
+    except DecodeError as error:
+        raise ValueError(f"{model_file} is no SentencePiece model: {error}; bring back a copy") from error
     steps: list[normalizers.Normalizer] = []
     if model.normalizer_spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))

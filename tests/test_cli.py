@@ -111,6 +111,12 @@ def test_a_run_name_that_leaves_run_root_is_refused(workplace: Path, capsys: pyt
     assert not (workplace / "victim").exists()
 
 
+def test_options_in_a_checkpoint_do_not_enter_the_configuration(pretrained: Path, workplace: Path) -> None:
+    content = torch.load(pretrained / "last.ckpt", weights_only=True)
+    torch.save({**content, "hyper_parameters": {"seed": 99, "blind": "image"}}, workplace / "foreign.ckpt")
+    assert run("validate", PRETRAIN, "--ckpt_path", "foreign.ckpt") == 0
+
+
 def test_a_run_that_learns_nothing_fails_and_selects_nothing(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

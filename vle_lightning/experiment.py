@@ -31,7 +31,6 @@ from datamodules.base import VisionLanguageDataModule
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
 from vle_lightning.checkpointing.whole import as_file
 from vle_lightning.errors import UserError
-from vle_lightning.hub.folder import read_plain
 from vle_lightning.options import add_options, check_least, check_trainer, spread, tune
 from vle_lightning.parsing import (
     ExperimentParser,
@@ -131,9 +130,9 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"{self.experiment.source(key)}: {key}: {str(error.msg).splitlines()[0]}") from error
         settings = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
         check_least(settings, self.experiment)
-        given = settings.get("ckpt_path")
-        if given and Path(given).is_file():
-            read_plain(Path(given), "--ckpt_path")  # Lightning opens it next, and says less of what is wrong
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no options from a checkpoint: Lightning would let its ``hyper_parameters`` override the experiment."""
 
     def before_instantiate_classes(self) -> None:
         """Settle what depends on the subcommand and the machine, so that config.yaml holds it."""

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from vle_lightning.checkpointing.store import CheckpointStore
 from vle_lightning.errors import UserError
-from vle_lightning.hub.folder import read_plain
+from vle_lightning.hub.folder import not_finite, read_plain
 from vle_lightning.tasks.base import VisionLanguageTask
 
 AUTO = "auto"
 TRACES = ("best.ckpt", "last.ckpt", "run.json", "progress.json")  # of a run of ours
 OPTIONS = ("run_name:", "seed_everything:")  # that each config.yaml of ours holds
 WRITTEN = ("config.yaml", "metrics.json", "predictions.json")  # names that others use, too
+PARTS: dict[str, type] = {"loops": dict, "optimizer_states": list}  # of a checkpoint that a run goes on from
+SHOWN = 5  # tensors in a message
 LONGEST_NAME = 200  # bytes; file systems take 255, and a number or an ending may follow
 
 
@@ -84,6 +86,20 @@ class RunFolder:
         return str(file)
 
 
+def _fault_of_optimizers(states: list[object]) -> str | None:
+    """Say what of the states of optimisers cannot be loaded; None where they look sound."""
+    for state in states:
+        if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
+            return "its optimizer_states have no 'state'"
+        groups = state.get("param_groups")
+        if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+            return "its optimizer_states have no 'param_groups'"
+        moments = {f"{name} of {key}": v for key, part in state["state"].items() for name, v in part.items()}
+        if sick := not_finite(moments):
+            return f"its optimizer_states are not finite: {sick[0]}"
+    return None
+
+
 def check_run_name(name: str) -> str:
     """Return the name of a run if it can be that of a folder directly in ``run_root``.
 
@@ -117,6 +133,18 @@ def check_checkpoint(file: str, task: VisionLanguageTask) -> int:
     if lacking:
         raise UserError(
             f"--ckpt_path: {file} holds weights alone (no {', '.join(lacking)}); start from it with --model.init"
+        )
+    for key, kind in PARTS.items():
+        if not isinstance(content[key], kind):
+            raise UserError(f"--ckpt_path: {file} is damaged: its {key} are a {type(content[key]).__name__}")
+    if fault := _fault_of_optimizers(content["optimizer_states"]):
+        raise UserError(f"--ckpt_path: {file} is damaged: {fault}; take another checkpoint of the run folder")
+    if "fit_loop" not in content["loops"]:
+        raise UserError(f"--ckpt_path: {file} is damaged: its loops have no fit_loop; take another checkpoint")
+    if sick := not_finite(weights):
+        raise UserError(
+            f"--ckpt_path: {file} holds weights that are not finite (NaN or infinity), such as "
+            f"{', '.join(sick[:SHOWN])}; take another checkpoint of the run folder"
         )
     own, blind = task.state_dict(), content.get("options", {}).get("blind", task.model.blind)
     if blind != task.model.blind:

@@ -110,7 +110,7 @@ class Judged(VisionLanguageTask):
     """A task with a score."""
 
     monitor: ClassVar[str] = "val/score"  # type: ignore[misc]
-    monitor_mode: ClassVar[str] = "max"  # type: ignore[misc]
+    monitor_mode: ClassVar[str] = "max"
 
     def __init__(self) -> None:
         nn.Module.__init__(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,27 @@ def test_the_messages_of_older_sentencepiece_releases_give_the_same_bytes(folder
     assert without_seed_file(model) == expected
     model.trainer_spec.seed_sentencepieces_file = "/tmp/another/seeds.tsv"
     assert without_seed_file(older.FromString(model.SerializeToString())) == expected
+
+
+@pytest.mark.parametrize("kept", [0, 10, 500])
+def test_a_damaged_vocabulary_is_one_sentence(kept: int, folder: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "spm.model").write_bytes((folder / "spm.model").read_bytes()[:kept])
+    with pytest.raises((FileNotFoundError, ValueError), match=str(broken)):
+        load_tokenizer(str(broken))
+
+
+def test_code_of_a_folder_is_neither_run_nor_asked_about(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trapped = shutil.copytree(folder, tmp_path / "trapped")
+    (trapped / "trap.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    parts = {"config.json": {"model_type": "trap"}, "tokenizer_config.json": {"tokenizer_class": "Trap"}}
+    for name, more in parts.items():
+        content = {**json.loads((trapped / name).read_text()), **more}
+        content["auto_map"] = {"AutoTokenizer": ["trap.Trap", None], "AutoConfig": "trap.Config"}
+        (trapped / name).write_text(json.dumps(content))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
+    with pytest.raises(FileNotFoundError, match="trapped.* cannot be opened"):
+        load_tokenizer(str(trapped))
+    assert not (tmp_path / "ran").exists()

@@ -239,3 +239,11 @@ def test_the_published_pipelines_are_matched(fixtures: Path) -> None:
     np.testing.assert_allclose(np.ravel(heat["probabilities"]), np.array(pbc["score"])[:, 1], atol=2e-6)
     np.testing.assert_allclose(heat["heatmap"], pbc["heatmap"], atol=2e-6)
     assert list(heat["picture"].size) == pbc["output_image_size"]
+
+
+def test_answers_are_never_nan(exported: Exported) -> None:
+    match = pipeline("itm", exported("pretrain"))
+    with torch.no_grad():
+        match.encoder.image_projection.weight.fill_(3e38)  # finite, and overflows
+    with pytest.raises(UserError, match="computes no finite numbers in torch.float32"):
+        match(image=PICTURES[0], text="a small dog")

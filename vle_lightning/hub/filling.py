@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.errors import UserError
+from vle_lightning.hub.folder import not_finite
 
 POSITIONS = "position_embedding.weight"
 SHOWN = 20  # faults in a message
@@ -88,7 +89,7 @@ def fill(
         The report, completed.
 
     Raises:
-        UserError: a tensor is missing, unknown, of another shape or not of floats; each is listed.
+        UserError: a tensor is missing, unknown, of another shape, not of floats or not finite; each is listed.
     """
     own, tied = own_tensors(parts)
     given, differ = _untie(weights, tied)
@@ -96,6 +97,12 @@ def fill(
     wrong = [*faults, *(f"{named(key)} differs from {named(tied[key])}, to which it is tied" for key in differ)]
     if wrong := [*wrong, *_misfits(own, given, named)]:
         raise UserError(f"{option}: {report.source} {_told(wrong)}")
+    if sick := [named(key) for key in not_finite(given)]:
+        more = f" and {len(sick) - SHOWN} more" if len(sick) > SHOWN else ""
+        raise UserError(
+            f"{option}: {report.source} holds weights that are not finite (NaN or infinity): "
+            f"{', '.join(sick[:SHOWN])}{more}. It is damaged, or its training became unstable; take another checkpoint"
+        )
     cast = tuple(
         f"{named(k)} {_kind(v)} -> {_kind(own[k])}" for k, v in sorted(given.items()) if v.dtype != own[k].dtype
     )

@@ -6,6 +6,9 @@ import json
 import pickle
 import re
 import zipfile
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,6 +163,41 @@ def _read_file(file: Path, option: str) -> dict[str, Tensor]:
     return dict(weights)
 
 
+def check_integrity(file: Path, option: str) -> None:
+    """Compare every byte of a file of ``torch.save`` with its checksum, once a process; earlier forms carry none.
+
+    Raises:
+        UserError: a byte differs, or the archive cannot be read.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    about = file.stat()
+    if damaged := _damaged_member(file.absolute(), about.st_size, about.st_mtime_ns):
+        raise UserError(
+            f"{option}: {file} is damaged: {damaged} is not what was written. Take another checkpoint of the run "
+            "folder, or bring back a copy"
+        )
+
+
+@lru_cache(maxsize=64)
+def _damaged_member(file: Path, size: int, changed: int) -> str | None:
+    del size, changed  # that the file is another one
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        return f"its list of members ({error})"
+
+
+def not_finite(weights: Mapping[str, object]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity, which no training leaves in a sound model."""
+    return [
+        name
+        for name, value in weights.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+
+
 def read_plain(file: Path, option: str) -> dict[str, Any]:
     """Read a file of ``torch.save`` that holds tensors and plain Python data, and nothing that runs.
 
@@ -172,8 +210,9 @@ def read_plain(file: Path, option: str) -> dict[str, Any]:
         return read_sharded(file, option)
     if not file.is_file():
         raise UserError(f"{option}: there is no checkpoint at {file}; train one (make pretrain) or name another")
+    check_integrity(file, option)
     try:
-        # mapped: what is never asked for, the moments say, is never read
+        # mapped: what is never asked for, the moments say, is not held in memory
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except BROKEN as error:
         # the text of torch advises to load the file all the same: only the name of what would run is handed on

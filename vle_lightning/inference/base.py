@@ -115,9 +115,19 @@ class Pipeline:
         return input_ids.to(self.settings.device), mask.to(self.settings.device)
 
     def fuse(self, seen: Seen, texts: Sequence[str]) -> Fused:
-        """Fuse B texts with their pictures; each different picture is encoded once."""
+        """Fuse B texts with their pictures; each different picture is encoded once.
+
+        Raises:
+            UserError: the states are not finite, so that every answer would be NaN.
+        """
         image = self.encoder.encode_image(seen.pixel_values).select(seen.rows)
-        return self.encoder.fuse(self.encoder.encode_text(*self.tokenize(texts)), image)
+        fused = self.encoder.fuse(self.encoder.encode_text(*self.tokenize(texts)), image)
+        if not bool(torch.isfinite(fused.pooled).all()):
+            raise UserError(
+                f"{self.settings.source}: the model computes no finite numbers in {self.settings.dtype}: use float32, "
+                "or another checkpoint if it does so in float32 as well"
+            )
+        return fused
 
 
 def load_task(kind: type[TaskT], source: str | Path, head: str, **options: Any) -> TaskT:  # noqa: ANN401

@@ -1,0 +1,104 @@
+"""Damaged weights are found when they are loaded: flipped bits, NaN, broken states; no code of a folder is run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vle_lightning.errors import UserError
+from vle_lightning.hub.folder import read_plain
+from vle_lightning.hub.pretrained import from_pretrained
+from vle_lightning.run_folder import check_checkpoint
+from vle_lightning.tasks.pretrain import PretrainTask
+
+
+@pytest.fixture(scope="module")
+def task() -> PretrainTask:
+    return PretrainTask("tiny", classes=3)
+
+
+def checkpoint(task: PretrainTask, **more: object) -> dict[str, Any]:
+    content = {"state_dict": task.state_dict(), "global_step": 3, "pytorch-lightning_version": "2.6"}
+    return {**content, "loops": {"fit_loop": {}}, "optimizer_states": [], **more}
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_one_flipped_bit_of_a_checkpoint_is_found(task: PretrainTask, place: float, tmp_path: Path) -> None:
+    file = tmp_path / "last.ckpt"
+    torch.save(checkpoint(task), file)
+    assert check_checkpoint(str(file), task) == 3
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"last.ckpt (is damaged|cannot be read)"):
+        read_plain(file, "--ckpt_path")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(task: PretrainTask, value: float, tmp_path: Path) -> None:
+    content = checkpoint(task)
+    name = "model.text_projection.weight"
+    content["state_dict"] = {**content["state_dict"], name: content["state_dict"][name].clone()}
+    content["state_dict"][name][1, 2] = value
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=rf"not finite.*{name}"):
+        check_checkpoint(str(tmp_path / "last.ckpt"), task)
+    with pytest.raises(UserError, match=rf"model.init.*not finite.*{name}"):
+        PretrainTask("tiny", classes=3, init=str(tmp_path / "last.ckpt"))
+
+
+def test_an_export_whose_weights_are_not_finite_is_refused(task: PretrainTask, tmp_path: Path) -> None:
+    task.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.text_projection.weight"][0, 0] = math.nan
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="not finite"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ({"loops": 3}, "its loops are a int"),
+        ({"loops": {}}, "its loops have no fit_loop"),
+        ({"optimizer_states": "x"}, "its optimizer_states are a str"),
+        ({"optimizer_states": [{}]}, "its optimizer_states have no 'state'"),
+        ({"optimizer_states": [{"state": {}, "param_groups": 1}]}, "no 'param_groups'"),
+        (
+            {"optimizer_states": [{"state": {0: {"exp_avg": torch.tensor([math.nan])}}, "param_groups": []}]},
+            "not finite: exp_avg of 0",
+        ),
+    ],
+)
+def test_a_checkpoint_with_broken_states_is_refused(
+    task: PretrainTask, broken: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    torch.save(checkpoint(task, **broken), tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=f"last.ckpt is damaged: .*{told}"):
+        check_checkpoint(str(tmp_path / "last.ckpt"), task)
+
+
+def test_the_archive_is_read_once_for_several_looks(
+    task: PretrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(checkpoint(task), tmp_path / "last.ckpt")
+    looks: list[str] = []
+    original = ZipFile.testzip
+
+    def counted(archive: ZipFile) -> str | None:
+        looks.append("once")
+        return original(archive)
+
+    monkeypatch.setattr(ZipFile, "testzip", counted)
+    for _ in range(3):
+        read_plain(tmp_path / "last.ckpt", "--ckpt_path")
+    assert looks == ["once"]
+    torch.save(checkpoint(task, global_step=4), tmp_path / "last.ckpt")  # another file of that name
+    read_plain(tmp_path / "last.ckpt", "--ckpt_path")
+    assert looks == ["once", "once"]
