@@ -121,7 +121,10 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
     def _load(self, place: tuple[int, int, int], rng: np.random.Generator) -> tuple[RawSample, Tensor, SampleT]:
         source, shard, row = place
         raw = self.folders[source].read(shard, row)
-        image = _decoded(raw, raw.image)
+        turn = (
+            self.folders[source].manifest.layout == "captions"
+        )  # of foreign tars; ours were turned when they were prepared
+        image = _decoded(raw, raw.image, turn)
         may_flip = self.transform.flip and not any(map(SIDES.search, self.builder.words(raw)))
         view = self.transform.draw(rng, image.shape[2], image.shape[1], may_flip=may_flip)
         sample = self.builder.parse(raw, view)
@@ -129,15 +132,15 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         if self.builder.paired:
             if raw.right is None:
                 raise SampleError("pair with one picture", f"{raw.where} ({raw.sample_id})")
-            right = _decoded(raw, raw.right)
+            right = _decoded(raw, raw.right, turn)
             own = self.transform.draw(rng, right.shape[2], right.shape[1], may_flip=False)
             seen = torch.stack([seen, self.transform.apply(right, replace(own, flipped=view.flipped))])
         return raw, seen, sample
 
 
-def _decoded(raw: RawSample, data: bytes) -> Tensor:
+def _decoded(raw: RawSample, data: bytes, turn: bool) -> Tensor:
     try:
-        return decode(data)
+        return decode(data, turn)
     except ValueError as error:
         raise SampleError("unreadable image", f"{raw.where} ({raw.sample_id}): {error}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,8 +9,8 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from datamodules.inspect.drawing import Colour, draw_boxes, font, wrap
-from datamodules.inspect.verify import BAD_HEADER
 from datamodules.inspect.wording import Item
+from datamodules.pictures import DECODING_ERRORS, open_raster, to_rgb
 from datamodules.records import Kind, Question, Record, Statement, TaggedText, Text, VCRItem
 from datamodules.shards import RawSample
 from datamodules.tagged import UNKNOWN, render
@@ -45,7 +44,7 @@ def draw_cell(sample: RawSample | Unread, kind: Kind) -> Image.Image:
     head = draw_text([Paragraph(sample.sample_id, GREY, size=11)])
     try:
         return stack([head, *draw_parts(sample, sample.record.items(kind)[sample.item])], CELL_WIDTH, 4)
-    except (*BAD_HEADER, *BAD_RECORD) as error:
+    except (*DECODING_ERRORS, *BAD_RECORD) as error:
         return stack([head, draw_text([Paragraph(f"cannot be drawn: {error}", RED)])], CELL_WIDTH, 4)
 
 
@@ -67,8 +66,8 @@ def draw_parts(sample: RawSample, item: Item) -> list[Image.Image]:
 
 def open_scaled(data: bytes, width: int) -> Image.Image:
     """Decode a picture and scale it to the room that there is; small ones by a whole number, their pixels kept."""
-    with Image.open(io.BytesIO(data)) as image:
-        picture = image.convert("RGB")
+    with open_raster(data) as image:
+        picture = to_rgb(image)
     scale = min(width / picture.width, PICTURE_HEIGHT / picture.height)
     scale = int(scale) if scale > 1 else scale
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

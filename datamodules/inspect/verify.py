@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import struct
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -13,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from datamodules.dataset import record_boxes
 from datamodules.index import check_shard, image_number
 from datamodules.inspect.wording import CHOICES, Item, wordings
 from datamodules.manifest import NAME as MANIFEST
 from datamodules.manifest import Manifest
+from datamodules.pictures import DECODING_ERRORS, open_raster
 from datamodules.records import Kind, Record, Text, VCRItem
 from datamodules.shards import RawSample, SampleError, ShardFolder
 from datamodules.tagged import UNKNOWN
@@ -27,7 +25,6 @@ from datamodules.transforms import decode
 
 # what an index of wrong numbers makes of reading: places outside the file, negative or enormous sizes
 UNREADABLE = (SampleError, OSError, ValueError, OverflowError, MemoryError, tarfile.TarError)
-BAD_HEADER = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -191,9 +188,9 @@ def image_size(data: bytes, quick: bool) -> tuple[int, int]:
         height, width = decode(data).shape[1:]
         return width, height
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_raster(data) as image:
             return image.size
-    except BAD_HEADER as error:
+    except DECODING_ERRORS as error:
         raise ValueError(str(error)) from error
 
 

@@ -45,6 +45,7 @@ def add_common_arguments(parser: ArgumentParser, name: str) -> None:
     add("--limit", type=int, help="at most this many images of each split, chosen by the seed")
     add("--seed", type=int, default=standard.seed, help="of the order of the images in the shards")
     add("--workers", type=int, default=standard.workers, help="threads; the shards are the same with any number")
+    add("--follow-links", action="store_true", help="read images through links that lead out of the raw folder")
     add("--force", action="store_true", help="convert even what is converted already from the same things")
 
 

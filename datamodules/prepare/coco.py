@@ -42,6 +42,7 @@ class Dataset(RawDataset):
     """``annotations/{captions,instances}_SPLIT*.json`` and ``images/``, ``SPLIT2017/`` or ``images.tar``."""
 
     kind = "texts"
+    turns = False  # its boxes are in stored pixels
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the folders and archives that may hold the images."""

@@ -193,10 +193,10 @@ def write_items(dataset: RawDataset, split: str, writer: ShardFolderWriter, opti
     """Write a split's items but those that are in finished shards, with a line of progress."""
     with progress_line() as progress:
         task = progress.add_task(f"{writer.source} {split}", total=options.limit, completed=writer.items)
-        places = open_places(dataset.src, dataset.image_places(split))
+        places = open_places(dataset.src, dataset.image_places(split), options.follow_links)
         items = dataset.items(split, Shuffled(options.seed, split), writer.skip)
         rest = itertools.islice(items, writer.items, options.limit)
-        for item, encoded in encoded_images(rest, places, options):
+        for item, encoded in encoded_images(rest, places, options, dataset.turns):
             if isinstance(encoded, SampleError):
                 writer.leave_out(encoded.kind, encoded.where)
             else:
@@ -206,21 +206,21 @@ def write_items(dataset: RawDataset, split: str, writer: ShardFolderWriter, opti
 
 
 def encoded_images(
-    items: Iterable[Item], places: Sequence[Place], options: Options
+    items: Iterable[Item], places: Sequence[Place], options: Options, turns: bool
 ) -> Iterator[tuple[Item, Encoded | SampleError]]:
     """Read, check and scale the items' images in threads; yields in the order of the items."""
 
     def work(chunk: list[Item]) -> list[tuple[Item, Encoded | SampleError]]:
-        return [(item, encoded_item(item, places, options)) for item in chunk]
+        return [(item, encoded_item(item, places, options, turns)) for item in chunk]
 
     yield from itertools.chain.from_iterable(ordered_map(work, chunks(items), options.workers))
 
 
-def encoded_item(item: Item, places: Sequence[Place], options: Options) -> Encoded | SampleError:
+def encoded_item(item: Item, places: Sequence[Place], options: Options, turns: bool) -> Encoded | SampleError:
     """Return the item's images as they go into the shard, or what is wrong with the first that is wrong."""
 
     def encoded(name: str) -> EncodedImage:
-        return prepare_image(read_image(places, name), name, options.longest_side, options.quality)
+        return prepare_image(read_image(places, name), name, options.longest_side, options.quality, turns)
 
     try:
         return Encoded(encoded(item.image_name), None if item.right_name is None else encoded(item.right_name))

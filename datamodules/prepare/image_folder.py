@@ -3,7 +3,7 @@
 A line is ``{"image": "a/b.jpg", "captions": ["A dog.", "A dog on a bed."]}`` or ``{"image": ..., "caption": ...}``.
 Image names are paths below the raw folder, or members of ``images.tar`` or ``images.zip``. Optional:
 
-- "boxes": [[x0, y0, x1, y1], ...] in pixels, and "names", the class of each ("" where not known);
+- "boxes": [[x0, y0, x1, y1], ...] in pixels of the upright image, and "names", the class of each ("" where not known);
 - "width" and "height" of the image, in pixels. Without them the sizes are read from the images that have boxes;
 - "mentions": for each caption the numbers of the boxes (from 0) that it mentions, or null where that is not known;
   beside a single "caption" a single such list.
@@ -13,7 +13,6 @@ No line is kept in memory, only where it begins, so that there may be many milli
 
 from __future__ import annotations
 
-import io
 import reprlib
 from array import array
 from collections.abc import Iterator
@@ -21,9 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
-
-from datamodules.prepare.images import DECODING_ERRORS, Place, open_places, read_image
+from datamodules.pictures import DECODING_ERRORS, open_raster, upright_size
+from datamodules.prepare.images import Place, open_places, read_image
 from datamodules.prepare.raw import Item, Objects, Order, RawDataset, clean_text, usable_objects
 from datamodules.prepare.rows import (
     ANY,
@@ -104,8 +102,8 @@ class Dataset(RawDataset):
     def size_of(self, name: str) -> tuple[int, int] | tuple[None, None]:
         """Return an image's width and height in pixels; two None if it cannot be read."""
         try:
-            with Image.open(io.BytesIO(read_image(self.places, name))) as image:
-                return image.size
+            with open_raster(read_image(self.places, name)) as image:
+                return upright_size(image)
         except (SampleError, *DECODING_ERRORS):
             return None, None
 

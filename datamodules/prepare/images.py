@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import tarfile
 import threading
 import zipfile
@@ -15,11 +14,20 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from datamodules.pictures import (
+    DECODING_ERRORS,
+    FORMATS,
+    ORIENTATION,
+    check_bytes,
+    eight_bits,
+    is_upright,
+    open_raster,
+    read_file,
+    upright,
+)
 from datamodules.shards import SampleError
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png"}  # formats whose bytes may be kept
-# What Pillow raises for broken files; each decoder has its own way.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 UNZIPPING_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 ENCRYPTED = 1  # bit of a zip member's flags
 T = TypeVar("T")
@@ -40,17 +48,34 @@ class Place(Protocol):
 
 
 class Folder:
-    """Images as files."""
+    """Images as files; names and links do not lead out of the raw folder."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, root: Path | None = None, follow_links: bool = False) -> None:
+        """Name the folder.
+
+        Args:
+            path: Of the images; it may itself be a link.
+            root: The raw folder, which links in it may lead to.
+            follow_links: Let them lead anywhere, for those who link their images on purpose.
+        """
+        self.path, self.root, self.follow_links = path, root or path, follow_links
+        self.homes = (path.resolve(), self.root.resolve())
 
     def read(self, name: str) -> bytes | None:
-        """Return the file's bytes; None if there is no such file."""
+        """Return the file's bytes; None if there is no such file.
+
+        Raises:
+            SampleError: "name outside the raw folder", or "unreadable image": no regular file, or too large.
+        """
+        path = inside(self.path, name, self.root)
         try:
-            return (self.path / name).read_bytes()
+            if not self.follow_links and not any(path.resolve(strict=True).is_relative_to(home) for home in self.homes):
+                raise SampleError("link out of the raw folder", f"{name}; --follow-links reads it all the same")
+            return read_file(path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+            raise SampleError("unreadable image", f"{name!r}: {error}") from error
 
 
 class Archive:
@@ -67,14 +92,17 @@ class Archive:
             with tarfile.open(path, "r:") as tar:
                 files = ((member.name, (member.offset_data, member.size)) for member in tar if member.isfile())
                 self.members = by_both_names(files)
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, OverflowError, OSError) as error:  # a size that cannot be, too
             raise ValueError(f"{path} is no readable, uncompressed tar ({error}); fetch or unpack it again") from error
         self.descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, name: str) -> bytes | None:
         """Return the member's bytes; None if there is no such member."""
         place = self.members.get(name)
-        return None if place is None else os.pread(self.descriptor, place[1], place[0])
+        if place is None:
+            return None
+        refuse_large(place[1], name)
+        return os.pread(self.descriptor, place[1], place[0])
 
     def __del__(self) -> None:
         """Close the file."""
@@ -111,11 +139,34 @@ class ZipArchive:
         member = self.members.get(name)
         if member is None:
             return None
+        refuse_large(member.file_size, name)
         try:
             with self.lock:
                 return self.zip.read(member)
         except UNZIPPING_ERRORS as error:
             raise SampleError("unreadable image", f"{name} in {self.path.name}: {error}") from error
+
+
+def refuse_large(size: int, name: str) -> None:
+    """Raise SampleError "unreadable image" for a member of an archive that is too large, before it is unpacked."""
+    try:
+        if size < 0:
+            raise ValueError("a size below 0")
+        check_bytes(size)
+    except ValueError as error:
+        raise SampleError("unreadable image", f"{name}: {error}") from error
+
+
+def inside(folder: Path, name: str, root: Path) -> Path:
+    """Return the path of a name that an annotation gives, by its words alone; see `Folder` for links.
+
+    Raises:
+        SampleError: "name outside the raw folder": it is absolute, or leads out of it.
+    """
+    path = Path(os.path.normpath(folder / name)) if "\0" not in name else root.parent
+    if os.path.isabs(name) or not path.is_relative_to(os.path.normpath(root)):
+        raise SampleError("name outside the raw folder", repr(name))
+    return folder / name
 
 
 def by_both_names(files: Iterable[tuple[str, T]]) -> dict[str, T | None]:
@@ -130,15 +181,20 @@ def by_both_names(files: Iterable[tuple[str, T]]) -> dict[str, T | None]:
     return members | whole
 
 
-def open_places(src: Path, names: Sequence[str]) -> list[Place]:
+def open_places(src: Path, names: Sequence[str], follow_links: bool = False) -> list[Place]:
     """Open what exists of the folders and archives: each NAME may be a folder, NAME.tar or NAME.zip.
+
+    Args:
+        src: The raw folder.
+        names: Below it.
+        follow_links: See `Folder`.
 
     Raises:
         FileNotFoundError: None of them does.
         ValueError: An archive is damaged.
     """
     stems = dict.fromkeys(name.removesuffix(".tar") for name in names)
-    places: list[Place] = [Folder(src / stem) for stem in stems if (src / stem).is_dir()]
+    places: list[Place] = [Folder(src / stem, src, follow_links) for stem in stems if (src / stem).is_dir()]
     for ending, archive in ((".tar", Archive), (".zip", ZipArchive)):
         paths = (src / f"{stem}{ending}" for stem in stems)
         places += [archive(path) for path in paths if path.is_file()]
@@ -162,38 +218,43 @@ def read_image(places: Sequence[Place], name: str) -> bytes:
     raise SampleError("missing image", name)
 
 
-def prepare_image(data: bytes, name: str, longest_side: int | None, quality: int) -> EncodedImage:
-    """Check that an image decodes, and scale it down if it is larger than wanted.
+def prepare_image(data: bytes, name: str, longest_side: int | None, quality: int, turn: bool = True) -> EncodedImage:
+    """Check that an image decodes, turn it upright, and scale it down if it is larger than wanted.
 
-    A JPEG or PNG that needs no scaling keeps its bytes; other formats become JPEG.
+    A JPEG or PNG that needs neither keeps its bytes; other formats become JPEG.
 
     Args:
         data: The file.
         name: For messages.
         longest_side: Upper bound of width and height in pixels; None keeps every size.
         quality: Of the JPEGs that are written here, 1 to 95.
+        turn: Turn it as its EXIF orientation says; not where boxes are given in stored pixels.
 
     Raises:
         SampleError: "unreadable image".
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            keep = image.format in EXTENSIONS and (longest_side is None or max(image.size) <= longest_side)
-            if keep:
+        with open_raster(data) as image:
+            fits = longest_side is None or max(image.size) <= longest_side
+            if image.format in EXTENSIONS and fits and (is_upright(image) or not turn):
                 image.draft("RGB", (1, 1))  # checks the whole file, but decodes a JPEG at an eighth of its size
                 image.load()
                 return EncodedImage(data, EXTENSIONS[str(image.format)])
-            return encode(image, longest_side, quality)
+            return encode(image, longest_side, quality, turn)
     except UnidentifiedImageError as error:  # its own message has an address in memory
-        raise SampleError("unreadable image", f"{name}: no image format that Pillow knows") from error
+        raise SampleError("unreadable image", f"{name}: none of the formats {', '.join(FORMATS)}") from error
     except DECODING_ERRORS as error:
         raise SampleError("unreadable image", f"{name}: {error}") from error
 
 
-def encode(image: Image.Image, longest_side: int | None, quality: int) -> EncodedImage:
+def encode(image: Image.Image, longest_side: int | None, quality: int, turn: bool = True) -> EncodedImage:
     """Scale an opened image down (bicubic, antialiased) and encode it: PNG stays PNG, others become JPEG."""
     extension = EXTENSIONS.get(str(image.format), "jpg")
-    picture = image.convert("RGB")
+    reduced = eight_bits(image)  # turning forgets the format, which says what the mode "I" means
+    if turn and not is_upright(image):
+        reduced.getexif()[ORIENTATION] = image.getexif()[ORIENTATION]
+        reduced = upright(reduced)
+    picture = reduced.convert("RGB")
     scale = min(1.0, (longest_side or max(picture.size)) / max(picture.size))
     if scale < 1:
         width, height = (max(1, round(side * scale)) for side in picture.size)

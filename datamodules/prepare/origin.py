@@ -29,6 +29,7 @@ class Options:
         seed: Of the order of the images in the shards.
         workers: Threads for reading and scaling; the shards are the same with any number.
         force: Convert what is converted already, too.
+        follow_links: Read images through links that lead out of the raw folder.
     """
 
     splits: tuple[str, ...] | None = None
@@ -39,6 +40,7 @@ class Options:
     seed: int = 0
     workers: int = min(8, os.cpu_count() or 1)
     force: bool = False
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""

@@ -50,6 +50,7 @@ class RawDataset(ABC):
     """A data set in its official raw layout."""
 
     kind: ClassVar[Kind]
+    turns: ClassVar[bool] = True  # images upright, as EXIF says; not where boxes are given in stored pixels
 
     def __init__(self, src: Path) -> None:
         """Name the raw folder; arguments that a data set adds are options of the command line."""

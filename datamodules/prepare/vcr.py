@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from datamodules.prepare.images import inside
 from datamodules.prepare.raw import Item, Objects, Order, RawDataset, clean_text, tar_key, usable_objects
 from datamodules.prepare.rows import (
     ANY,
@@ -26,6 +27,7 @@ from datamodules.prepare.rows import (
     read_lines,
 )
 from datamodules.records import Record, TaggedText, VCRItem
+from datamodules.shards import SampleError
 
 CHOICES = 4
 CORNERS, SCORED = 4, 5  # numbers of a box; the fifth is the detector's score
@@ -62,6 +64,7 @@ class Dataset(RawDataset):
     """``{train,val,test}.jsonl``, and ``vcr1images/`` with the images and their metadata."""
 
     kind = "vcr"
+    turns = False  # its boxes are in stored pixels
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the one folder of the official layout."""
@@ -88,7 +91,11 @@ class Dataset(RawDataset):
 
     def objects(self, row: Row, skip: SkipDefect) -> Objects | None:
         """Read the objects of a row's image; None, counted, if its metadata are missing or broken."""
-        path = self.src / "vcr1images" / row["metadata_fn"]
+        try:
+            path = inside(self.src / "vcr1images", row["metadata_fn"], self.src)
+        except SampleError as error:
+            skip(error.kind, error.where)
+            return None
         try:
             found = check_rows([read_json(path)], METADATA, str(path), skip)
         except (FileNotFoundError, ValueError) as error:

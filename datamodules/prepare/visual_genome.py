@@ -41,6 +41,7 @@ class Dataset(RawDataset):
     """``region_descriptions.json``, ``objects.json``, ``image_data.json`` and the images."""
 
     kind = "texts"
+    turns = False  # its boxes are in stored pixels
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the folders and archives that may hold the images: splits share them."""

@@ -73,7 +73,7 @@ def test_grey_of_32_bits_is_not_cut_off_in_silence() -> None:
     for dtype in (np.int32, np.float32):
         low = Image.fromarray(np.array([[0, 255]], dtype=dtype))
         assert np.asarray(open_picture(low).convert("L")).tolist() == [[0, 255]]
-        with pytest.raises(UserError, match="grey of 32 bits and not within 0 to 255"):
+        with pytest.raises(UserError, match="grey of 32 bits that is not within 0 to 255"):
             open_picture(Image.fromarray(np.array([[0, 300]], dtype=dtype)))
 
 

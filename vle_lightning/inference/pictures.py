@@ -11,17 +11,15 @@ import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from datamodules.pictures import DECODING_ERRORS, FORMATS, ORIENTATION, UPRIGHT, eight_bits, open_raster, upright
 from datamodules.transforms import View
 from vle_lightning.errors import UserError
 
 Picture = Image.Image | str | PathLike[str] | bytes | NDArray[np.generic] | torch.Tensor
 Heat = NDArray[np.floating[Any]]
 CHANNELS = (1, 3, 4)
-# what Pillow raises of files that are cut short or damaged
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" means that, and not 32 bits
 FLOOR = 0.4  # share of the heat's range that stays transparent, as the published pipeline draws it
 TINY = 1e-12
 OPACITY = 0.75  # of the hottest patch
@@ -44,7 +42,7 @@ def open_picture(source: object) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _eight_bits(_loaded(source, "the picture"), "the picture")
+        return _loaded(source, "the picture")
     if isinstance(source, bytes | bytearray):
         return _opened(io.BytesIO(source), f"the picture of {len(source)} bytes")
     if isinstance(source, str | PathLike):
@@ -63,7 +61,7 @@ def _content(file: Any) -> bytes:  # noqa: ANN401 (any object with read)
         if file.seekable():
             file.seek(0)
         content = file.read()
-    except (AttributeError, TypeError, *BROKEN) as error:
+    except (AttributeError, TypeError, *DECODING_ERRORS) as error:
         raise UserError(f"the picture in an open file cannot be read: {error}") from error
     if not isinstance(content, bytes | bytearray):
         raise UserError(f"the picture's file gives a {type(content).__name__}, not bytes; open it with mode 'rb'")
@@ -72,30 +70,25 @@ def _content(file: Any) -> bytes:  # noqa: ANN401 (any object with read)
 
 def _opened(file: Path | io.BytesIO, told: str) -> Image.Image:
     try:
-        with Image.open(file) as picture:
+        with open_raster(file) as picture:
             picture.load()
-    except BROKEN as error:
+            reduced, turned = eight_bits(picture), picture.getexif().get(ORIENTATION, UPRIGHT)
+        if turned == UPRIGHT:
+            return reduced
+        reduced.getexif()[ORIENTATION] = turned  # which scaling to 8 bits forgets
+        return upright(reduced)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{told} cannot be read: it is none of {', '.join(FORMATS)}") from error
+    except DECODING_ERRORS as error:
         raise UserError(f"{told} cannot be read: {error}") from error
-    return _eight_bits(picture, told)
 
 
 def _loaded(picture: Image.Image, told: str) -> Image.Image:
     try:
         picture.load()
-    except BROKEN as error:
+        return eight_bits(picture)
+    except DECODING_ERRORS as error:
         raise UserError(f"{told} cannot be read: {error}") from error
-    return picture
-
-
-def _eight_bits(picture: Image.Image, told: str) -> Image.Image:
-    """Scale grey of 16 bits to 8; Pillow's own conversion makes everything above 255 white."""
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in SIXTEEN_BITS):
-        return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        pixels = np.asarray(picture)
-        if not (pixels.min() >= 0 and pixels.max() <= 255):  # False of NaN as well
-            raise UserError(f"{told} is grey of 32 bits and not within 0 to 255; scale it to 8 bits")
-    return picture
 
 
 def _from_array(array: NDArray[np.generic]) -> Image.Image:

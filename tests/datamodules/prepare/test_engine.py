@@ -235,7 +235,7 @@ def test_few_images_are_in_memory_at_a_time(tmp_path: Path) -> None:
             taken += 1
             yield Item(str(number), "a.jpg", Record(str(number), texts=(Text("0", "a dog", None),)))
 
-    stream = encoded_images(items(), [Folder(tmp_path)], Options(workers=2))
+    stream = encoded_images(items(), [Folder(tmp_path)], Options(workers=2), True)
     for given, _ in enumerate(itertools.islice(stream, 500)):
         assert taken <= given + 16 * (2 * 2 + 1)
     stream.close()  # type: ignore[attr-defined]

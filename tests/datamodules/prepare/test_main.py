@@ -152,7 +152,8 @@ def test_a_file_that_an_option_names_is_part_of_what_a_split_is_made_from(
     write_json(tmp_path / "v2_mscoco_train2014_annotations.json", {"annotations": [answer]})
     write_coco(tmp_path, [], [], images=1)
     (tmp_path / "images" / f"{1:012d}.jpg").rename(tmp_path / "images" / f"COCO_train2014_{1:012d}.jpg")
-    command = f"vqav2 --src {tmp_path} --out {tmp_path}/out --splits train --answers {tmp_path}/answers.json"
+    command = f"vqav2 --src {tmp_path} --out {tmp_path}/out --splits train --keep_unlisted true"
+    command += f" --answers {tmp_path}/answers.json"
     for content, expected in ((["a"], "1 images"), (["a"], "already converted"), (["b"], "1 images")):
         write_json(tmp_path / "answers.json", content)
         main(command.split())
