@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from lower floors and from its own part
-    ("batch", "streams", "errors", "distributed"),
+    ("batch", "streams", "errors", "entry", "distributed"),
     ("encoders", "fusion"),
     ("models",),
     ("objectives", "hub", "metrics", "optim"),
@@ -30,6 +30,7 @@ WITHOUT_LIGHTNING = (
     "batch",
     "streams",
     "errors",
+    "entry",
     "encoders",
     "fusion",
     "models",
@@ -77,6 +78,7 @@ def test_modules_import_from_lower_floors_only(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", modules("datamodules"), ids=lambda file: str(file.relative_to(ROOT)))
-def test_data_modules_import_only_the_batch_types(file: Path) -> None:
+def test_data_modules_import_only_the_batch_types_and_the_frame_of_entry_points(file: Path) -> None:
     names = [name for name in imports_of(file) if name.split(".")[0] == "vle_lightning"]
-    assert all(name.startswith("vle_lightning.batch.") for name in names), f"{file} imports {names}"
+    allowed = ("vle_lightning.batch.", "vle_lightning.entry.")
+    assert all(name.startswith(allowed) for name in names), f"{file} imports {names}"
