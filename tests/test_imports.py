@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from lower floors and from its own part
     ("batch", "streams", "errors", "entry", "distributed"),
-    ("encoders", "fusion"),
+    ("encoders", "fusion", "yaml_limits"),
     ("models",),
     ("objectives", "hub", "metrics", "optim"),
     ("tasks",),
@@ -31,6 +31,7 @@ WITHOUT_LIGHTNING = (
     "streams",
     "errors",
     "entry",
+    "yaml_limits",
     "encoders",
     "fusion",
     "models",
