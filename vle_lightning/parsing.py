@@ -14,6 +14,7 @@ from vle_lightning.errors import UserError
 from vle_lightning.yaml_limits import check_arguments, read_yaml
 
 DEFAULT_TASK = "pretrain"
+COMMAND_LINE = "command line"  # a place where options are given
 UNKNOWN = re.compile(r"(?:does not accept option '|unrecognized arguments: -+)([\w.]+)")
 OPTION = re.compile(r"(?:data|model|trainer)\.\w+|task(?=:)")
 KEYED = re.compile(r'Parser key "([\w.]+)":\s*(.*)', re.DOTALL)
@@ -54,7 +55,7 @@ class Experiment(NamedTuple):
     def source(self, key: str) -> str:
         """Say where an option was given, for error messages."""
         if self._on_command_line(key):
-            return "command line"
+            return COMMAND_LINE
         holders = [
             f
             for f, content in zip(self.files, self.settings, strict=True)

@@ -141,8 +141,15 @@ def resources(options: Namespace, settings: Settings) -> Resources:
         partition=options.partition,
         account=options.account,
         qos=options.qos,
-        others=tuple(shlex.split(options.sbatch)),
+        others=_split(options.sbatch),
     )
+
+
+def _split(given: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(given))
+    except ValueError as error:
+        raise UserError(f"--sbatch {given!r} cannot be split into options ({error}): close each quote") from error
 
 
 def submit(file: Path) -> str:
