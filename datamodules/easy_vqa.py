@@ -18,6 +18,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from vle_lightning.entry import enter
+
 OFFICIAL = ("train", "test")
 HELD_OUT = 10  # every tenth training picture
 DATA = "easy_vqa/data/"  # in the package
@@ -125,4 +127,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter("python -m datamodules.easy_vqa", main))

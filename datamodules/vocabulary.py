@@ -16,6 +16,7 @@ from pathlib import Path
 from datamodules.records import Question, Statement, Text
 from datamodules.shards import SampleError, ShardFolder
 from datamodules.tokenizers import train_tokenizer
+from vle_lightning.entry import enter
 
 
 def texts_of(folder: ShardFolder) -> Iterator[str]:
@@ -70,4 +71,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter("python -m datamodules.vocabulary", main))

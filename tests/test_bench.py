@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from vle_lightning.bench.__main__ import BENCHES, main
+from vle_lightning.bench.command import BENCHES, main
 from vle_lightning.bench.pretraining import (
     LONGEST,
     PADDED,

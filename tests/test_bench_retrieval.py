@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vle_lightning.bench.__main__ import BENCHES
+from vle_lightning.bench.command import BENCHES
 from vle_lightning.bench.retrieval import (
     LONGEST,
     SHORTEST,

@@ -252,6 +252,16 @@ def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
     assert "error: trainer: No supported gpu" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("devices", ["-1", "[0]", "0,", "0", "two", "[]", "-3", "[0, 0]", "null"])
+def test_devices_that_a_cpu_has_not_are_refused(devices: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--trainer.accelerator", "cpu", f"--trainer.devices={devices}", "--run_name", "never")
+    assert run("fit", PRETRAIN, *options) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "trainer.devices" in message
+    assert message.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [

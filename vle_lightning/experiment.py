@@ -20,7 +20,6 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf.errors import OmegaConfBaseException
@@ -31,7 +30,7 @@ from datamodules.base import VisionLanguageDataModule
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
 from vle_lightning.checkpointing.whole import as_file
 from vle_lightning.errors import UserError
-from vle_lightning.options import add_options, check_least, check_trainer, spread, tune
+from vle_lightning.options import add_options, check_trainer, check_values, spread, tune
 from vle_lightning.parsing import (
     ExperimentParser,
     ParseError,
@@ -129,7 +128,7 @@ class ExperimentCLI(LightningCLI):
             key = str(error.full_key).split(".", 1)[-1]
             raise UserError(f"{self.experiment.source(key)}: {key}: {str(error.msg).splitlines()[0]}") from error
         settings = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
-        check_least(settings, self.experiment)
+        check_values(settings, self.experiment)
 
     def _parse_ckpt_path(self) -> None:
         """Take no options from a checkpoint: Lightning would let its ``hyper_parameters`` override the experiment."""
@@ -178,8 +177,11 @@ class ExperimentCLI(LightningCLI):
         kwargs |= spread(settings, self._get(self.config_init, "trainer").plugins, self.model)
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(run.folder.path), callbacks=callbacks, **kwargs)
-        except MisconfigurationException as error:
-            raise UserError(f"trainer: {error}") from error
+        except UserError:
+            raise
+        except Exception as error:  # of any kind: Lightning has no type of its own for wrong devices and the like
+            told = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"trainer: {told} (trainer.devices is {settings.trainer.devices})") from error
         check_job(os.environ, trainer.num_nodes, trainer.num_devices)
         micro_batches = self.datamodule.accumulation(trainer.num_nodes * trainer.num_devices)
         trainer.accumulate_grad_batches = micro_batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -29,13 +30,15 @@ class OptimConfig:
     def check(self) -> None:
         """Raise UserError for a value that no training can use."""
         for name in ("lr", "fusion_multiplier", "head_multiplier"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"model.optim.{name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"model.optim.{name} is {getattr(self, name)}; it must be above 0, and finite")
         for name in ("warmup", "end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"model.optim.{name} is {getattr(self, name)}; give a share from 0 to 1")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"model.optim.weight_decay is {self.weight_decay}; it must not be negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"model.optim.betas is {self.betas}; each must be at least 0 and below 1")
 
 
 def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from vle_lightning.domains import check_domains
 from vle_lightning.errors import UserError
 from vle_lightning.models.dual_stream import Part
 from vle_lightning.parsing import Experiment
@@ -18,16 +19,6 @@ from vle_lightning.strategies.build import STAGES, make_strategy
 from vle_lightning.tasks.base import VisionLanguageTask
 
 GRACE = 600  # seconds that a collective waits longer than the watchdog, which names who is missing
-LEAST = {  # what a value must not fall below
-    "seed_everything": 0,
-    "validate_every": 1,
-    "save_every": 1,
-    "keep_last": 1,
-    "max_skipped": 0,
-    "max_bad_steps": 1,
-    "hang_timeout": 1,
-    "plots_count": 1,
-}
 
 
 def add_options(parser: LightningArgumentParser, task: str) -> None:
@@ -62,15 +53,13 @@ def add_options(parser: LightningArgumentParser, task: str) -> None:
     parser.add_argument("--compile", type=bool, default=False, help="Compile the transformer layers (torch.compile).")
 
 
-def check_least(settings: Namespace, experiment: Experiment) -> None:
-    """Refuse values that are too small.
+def check_values(settings: Namespace, experiment: Experiment) -> None:
+    """Refuse values that no run can use.
 
     Raises:
         UserError: names the option and where it was given.
     """
-    for key, least in LEAST.items():
-        if settings.get(key) is not None and settings[key] < least:
-            raise UserError(f"{experiment.source(key)}: {key} is {settings[key]}; it must be at least {least}")
+    check_domains(settings, experiment)
     if settings.get("plots") and Path(settings.plots).exists() and not Path(settings.plots).is_dir():
         raise UserError(f"--plots: {settings.plots} is a file; name a folder for the pictures")
 
@@ -87,8 +76,6 @@ def check_trainer(settings: Namespace, experiment: Experiment) -> None:
     known = ("32-true", "32", "bf16-mixed", "bf16", *halves)
     faults = {
         "trainer.precision": trainer.precision is not None and wanted not in known and f"choose {', '.join(known)}",
-        "trainer.num_nodes": trainer.num_nodes < 1 and "it must be at least 1",
-        "trainer.gradient_clip_val": (trainer.gradient_clip_val or 0) < 0 and "it must not be negative",
     }
     for key, fault in faults.items():
         if fault:

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from vle_lightning.errors import UserError
+from vle_lightning.yaml_limits import check_arguments, read_yaml
 
 DEFAULT_TASK = "pretrain"
+COMMAND_LINE = "command line"  # a place where options are given
 UNKNOWN = re.compile(r"(?:does not accept option '|unrecognized arguments: -+)([\w.]+)")
 OPTION = re.compile(r"(?:data|model|trainer)\.\w+|task(?=:)")
 KEYED = re.compile(r'Parser key "([\w.]+)":\s*(.*)', re.DOTALL)
@@ -54,7 +55,7 @@ class Experiment(NamedTuple):
     def source(self, key: str) -> str:
         """Say where an option was given, for error messages."""
         if self._on_command_line(key):
-            return "command line"
+            return COMMAND_LINE
         holders = [
             f
             for f, content in zip(self.files, self.settings, strict=True)
@@ -71,8 +72,9 @@ def read_experiment(arguments: Sequence[str]) -> Experiment:
     """Read the experiment files that a command line names, far enough to know the task.
 
     Raises:
-        UserError: a file is missing, is no YAML, or holds no options.
+        UserError: a file is missing, is no YAML or too much of it, or holds no options.
     """
+    check_arguments(tuple(arguments))
     files = tuple(Path(value) for value in _values(arguments, ("-c", "--config")))
     settings = tuple(_read(file) for file in files)
     named = [content["task"] for content in settings if "task" in content]
@@ -152,10 +154,7 @@ def _values(arguments: Sequence[str], names: tuple[str, ...]) -> list[str]:
 def _read(file: Path) -> dict[str, object]:
     if not file.is_file():
         raise UserError(f"--config: there is no experiment file {file}; those that ship are under experiments/")
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: this is no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise UserError(f"{file}: an experiment file holds options (key: value), this one a {type(content).__name__}")
     return content

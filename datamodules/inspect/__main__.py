@@ -18,6 +18,7 @@ from datamodules.inspect.statistics import Statistics
 from datamodules.inspect.verify import Problem, Verified, Verifier
 from datamodules.manifest import NAME as MANIFEST
 from datamodules.tokenizers import load_tokenizer
+from vle_lightning.entry import enter
 
 MAX_IMAGES = 400  # a sheet of more takes gigabytes
 SHEET = "contact_sheet.png"
@@ -145,4 +146,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter("python -m datamodules.inspect", main))

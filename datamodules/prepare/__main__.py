@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from datamodules.prepare.engine import all_classes, convert_dataset
 from datamodules.prepare.origin import AnyDataset, Options
+from vle_lightning.entry import enter
 
 DESCRIPTION = """Convert a data set in its official raw layout to shards: OUT/NAME/SPLIT/ gets WebDataset tars, an
 index beside each and manifest.json. The same files and options give the same bytes; an interrupted conversion goes
@@ -74,4 +75,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(enter("python -m datamodules.prepare", main))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.toy.build import WorldOptions, build_world
+from vle_lightning.entry import enter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,4 +37,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter("python -m datamodules.toy", main))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.bench.__main__ import main
+from datamodules.bench.command import main
 from datamodules.bench.photos import CAPTIONS, COPIES, draw_photo, take_photos, write_photos
 from datamodules.bench.ways import (
     best_of_alternating,

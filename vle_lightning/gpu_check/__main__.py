@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from vle_lightning.entry import enter
 from vle_lightning.gpu_check.wheels import TARGET, WHEELS, install_missing, missing
 
 
@@ -56,4 +57,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter("python -m vle_lightning.gpu_check", main))

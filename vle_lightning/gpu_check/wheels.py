@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from vle_lightning.entry import enter
+
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 WHEELS = "GPU_CHECK_WHEELS"  # environment: the folder of wheels, if not wheels/
 TARGET = "GPU_CHECK_PACKAGES"  # environment: where they were installed
@@ -114,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(enter("python -m vle_lightning.gpu_check.wheels", main))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-import yaml
-
+from vle_lightning.entry import enter
 from vle_lightning.errors import UserError
+from vle_lightning.yaml_limits import read_yaml
 
 MANIFEST, PAGE = Path("checkpoints/manifest.yaml"), Path("docs/checkpoints.md")
 BEGIN, END = "<!-- made from checkpoints/manifest.yaml -->", "<!-- end of the table -->"
@@ -40,7 +42,8 @@ def read_manifest(file: Path = MANIFEST) -> list[Entry]:
     """
     known = {field.name for field in fields(Entry)}
     entries = []
-    for content in yaml.safe_load(file.read_text(encoding="utf-8")):
+    listed: Any = read_yaml(file)
+    for content in listed:
         if set(content) != known or content["task"] not in TASKS:
             raise UserError(f"{file}: {content} must hold {', '.join(sorted(known))}; task one of {', '.join(TASKS)}")
         entries.append(Entry(**content))
@@ -75,5 +78,10 @@ def with_table(page: str, entries: Iterable[Entry]) -> str:
     return f"{before}{BEGIN}\n\n{table(entries)}\n\n{END}{after}"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Renew the table of the page."""
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), read_manifest()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(enter("python -m vle_lightning.hub.manifest", main))

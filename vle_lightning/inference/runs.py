@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from datamodules.classes import read_classes
 from vle_lightning.errors import UserError
 from vle_lightning.hub.checks import fits
 from vle_lightning.hub.sharded import is_sharded
+from vle_lightning.yaml_limits import read_yaml
 
 CONFIG = "config.yaml"
 
@@ -94,10 +93,7 @@ def run_settings(source: str | Path) -> RunSettings | None:
                 f"{path}: there is no {CONFIG} beside it, which names tokenizer and answers; keep both together, "
                 "or name a run folder, an exported folder or a hub name"
             )
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: this is no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(file)
     if not isinstance(content, dict) or not {"task", "model", "data"} <= content.keys():
         raise UserError(f"{file} is not the record of a run: it has no task, model and data")
     data = content["data"]

@@ -7,14 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from vle_lightning.entry import enter
 from vle_lightning.errors import UserError
-from vle_lightning.parity.command import check_fixtures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; by default with the arguments of the process."""
+    import torch  # here, for Lightning must not read a rank before it is known to be a number
+
+    from vle_lightning.parity.command import check_fixtures
+
     parser = argparse.ArgumentParser("python -m vle_lightning.parity", description=__doc__)
     parser.add_argument("fixtures", type=Path, help="a folder of fixture folders in the layout of docs/parity.md")
     options = parser.parse_args(arguments)
@@ -27,4 +29,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter("python -m vle_lightning.parity", main))

@@ -143,20 +143,15 @@ def resources(options: Namespace, settings: Settings) -> Resources:
         partition=options.partition,
         account=options.account,
         qos=options.qos,
-        others=split_options(options.sbatch),
+        others=_split(options.sbatch),
     )
 
 
-def split_options(told: str) -> tuple[str, ...]:
-    """Split ``--sbatch`` as a shell does.
-
-    Raises:
-        UserError: a quotation mark is open.
-    """
+def _split(given: str) -> tuple[str, ...]:
     try:
-        return tuple(shlex.split(told))
+        return tuple(shlex.split(given))
     except ValueError as error:
-        raise UserError(f"--sbatch: {told!r} cannot be split into options: {error}") from error
+        raise UserError(f"--sbatch {given!r} cannot be split into options ({error}): close each quote") from error
 
 
 def submit(file: Path) -> str:

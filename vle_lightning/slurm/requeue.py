@@ -24,7 +24,10 @@ MOST_STUCK = 3  # starts in a row that may end without a newer checkpoint
 NOTHING, UNNAMED = -1, 0  # the step of a run that has saved nothing; of a checkpoint whose name tells no step
 HISTORY, REASON, LAST = "starts.jsonl", "refused.txt", "last.ckpt"
 STEP = re.compile(r"step_(\d+)")
-MEANING = {HUNG: "a rank hung", INTERRUPTED: "a signal (the time limit, or preemption) interrupted the run"}
+MEANING = {
+    HUNG: "a rank hung, or met an unexpected error",  # hang.txt, or the file that the output names
+    INTERRUPTED: "a signal (the time limit, or preemption) interrupted the run",
+}
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vle_lightning.callbacks.heartbeat import Phase
 from vle_lightning.errors import UserError
 from vle_lightning.slurm.requeue import REFUSED, Start, last_step, name_step, read_history
+from vle_lightning.yaml_limits import read_yaml
 
 PROGRESS, CONFIG, METRICS, BEATS = "progress.json", "config.yaml", "metrics.json", "ranks"
 FRESH = 300  # seconds since a sign of life; a validation or a checkpoint may take minutes
@@ -135,9 +134,9 @@ def batch_size(folder: Path) -> int | None:
     if not (folder / CONFIG).is_file():
         return None
     try:
-        settings = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        settings: Any = read_yaml(folder / CONFIG)
         size = int(settings["data"]["global_batch_size"])
-    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
     return size
 
