@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def make_folder(tmp_path: Path, *, hashed: bool = False) -> Path:
     return folder
 
 
-def edit_manifest(folder: Path, edit: Callable[[dict[str, object]], object]) -> None:
+def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes())
     edit(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -157,7 +158,7 @@ def test_too_many_open_files_are_no_fault_of_a_sample(tmp_path: Path, monkeypatc
         folder.read(0, 0)
 
 
-MANIFESTS: list[Callable[[dict[str, object]], object]] = [
+MANIFESTS: list[Callable[[dict[str, Any]], object]] = [
     lambda manifest: manifest.update(samples="8"),
     lambda manifest: manifest.update(classes=[1]),
     lambda manifest: manifest.update(skipped={"x": "y"}),
@@ -165,18 +166,18 @@ MANIFESTS: list[Callable[[dict[str, object]], object]] = [
     lambda manifest: manifest.update(source=None),
     lambda manifest: manifest.update(shards=[]),
     lambda manifest: manifest.update(shards={"a": 1}),
-    lambda manifest: manifest["shards"][0].update(samples=-1),  # type: ignore[index]
-    lambda manifest: manifest["shards"][0].update(samples=8.0),  # type: ignore[index]
-    lambda manifest: manifest["shards"][0].update(bytes=10**30),  # type: ignore[index]
-    lambda manifest: manifest["shards"][0].update(bytes=True),  # type: ignore[index]
-    lambda manifest: manifest["shards"][0].update(name=7),  # type: ignore[index]
-    lambda manifest: manifest["shards"][0].update(name=""),  # type: ignore[index]
-    lambda manifest: manifest["shards"][0].update(more=1),  # type: ignore[index]
+    lambda manifest: manifest["shards"][0].update(samples=-1),
+    lambda manifest: manifest["shards"][0].update(samples=8.0),
+    lambda manifest: manifest["shards"][0].update(bytes=10**30),
+    lambda manifest: manifest["shards"][0].update(bytes=True),
+    lambda manifest: manifest["shards"][0].update(name=7),
+    lambda manifest: manifest["shards"][0].update(name=""),
+    lambda manifest: manifest["shards"][0].update(more=1),
 ]
 
 
 @pytest.mark.parametrize("edit", MANIFESTS)
-def test_a_manifest_with_a_wrong_value_is_named(tmp_path: Path, edit: Callable[[dict[str, object]], object]) -> None:
+def test_a_manifest_with_a_wrong_value_is_named(tmp_path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     folder = make_folder(tmp_path)
     edit_manifest(folder, edit)
     with pytest.raises(ValueError, match=r"manifest\.json is no shard manifest"):
