@@ -19,7 +19,7 @@ from datamodules.loader import PREFETCHED, BatchLoader, MicroBatchLoader, epoch_
 from datamodules.records import Kind
 from datamodules.sampler import WINDOW, EvalSampler, MicroBatchSampler, TrainOrder, accumulation
 from datamodules.shards import OPEN_SHARDS, ShardFolder, image_numbers
-from datamodules.starvation import check_open_files, check_shared_memory, check_trainer, check_workers
+from datamodules.starvation import check_limits, check_open_files, check_shared_memory, check_workers
 from datamodules.store import is_remote, open_store
 from datamodules.tokenizers import check_folder, load_tokenizer
 from datamodules.transforms import ImageTransform
@@ -229,7 +229,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         folders = self._folders[self.train_split]
         sampler = MicroBatchSampler(self.order(), self.batch_size, *self._place())
         if self.trainer:
-            check_trainer(self.trainer, len(sampler), sampler.per_step)
+            check_limits(self.trainer, len(sampler), sampler.per_step)
         evaluated = sum(map(len, self.eval_folders(self.val_split))) if self.val_split in self._folders else 0
         self._check_machine(folders, sampler.batch_size, len(sampler), -(-evaluated // self.batch_size))
         transform = ImageTransform(self.image_size, *self.training_view)

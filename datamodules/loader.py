@@ -69,14 +69,15 @@ class BatchLoader(Generic[BatchT_co]):
         Raises:
             LoaderError: a loading process died or is starved, or no sample of a batch can be used.
         """
-        iterator = self._start()
+        iterator: Iterator[BatchT_co] | None = None
         while True:
             try:
+                iterator = iterator or self._start()
                 batch = next(iterator)
             except StopIteration:
                 return
             except (StoreError, RuntimeError, OSError) as error:
-                if (told := explain(error, self._processes(iterator))) is None:
+                if (told := explain(error, processes_of(iterator or self._loader._iterator))) is None:
                     raise
                 raise told from error
             yield batch
@@ -95,11 +96,6 @@ class BatchLoader(Generic[BatchT_co]):
         finally:
             if before is not None:
                 signal.signal(signal.SIGCHLD, before)
-
-    @staticmethod
-    def _processes(iterator: Iterator[BatchT_co]) -> Sequence[BaseProcess]:
-        workers: Sequence[BaseProcess] = getattr(iterator, "_workers", ())  # torch has no public name for them
-        return workers
 
 
 class MicroBatchLoader(BatchLoader[BatchT_co]):
@@ -161,6 +157,12 @@ class MicroBatchLoader(BatchLoader[BatchT_co]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue behind ``state["step"]`` optimiser steps, from the next iteration on."""
         self._handed_out = state["step"] * self._sampler.per_step
+
+
+def processes_of(iterator: object) -> Sequence[BaseProcess]:
+    """Return the workers of a torch loader's iterator, for which torch has no public name."""
+    workers: Sequence[BaseProcess] = getattr(iterator, "_workers", ())
+    return workers
 
 
 def start_worker(worker: int) -> None:

@@ -45,7 +45,7 @@ def check_workers(workers: int) -> None:
         raise ValueError(f"data.workers is {workers}, but this machine has {cores} core(s): give at most {most}")
 
 
-def check_trainer(trainer: L.Trainer, batches: int, per_step: int) -> None:
+def check_limits(trainer: L.Trainer, batches: int, per_step: int) -> None:
     """Refuse limits of the trainer under which an epoch is not made of whole steps of the stream.
 
     Args:
@@ -180,6 +180,11 @@ def explain(error: Exception, workers: Iterable[BaseProcess]) -> LoaderError | N
         if WRAPPED.match(told):  # torch puts the worker's traceback before it
             told = told.rstrip().rpartition("\n")[2].partition(": ")[2]
         return LoaderError(told)
+    if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM):
+        return LoaderError(
+            f"data.workers: the system starts no more processes ({error.strerror}): lower data.workers, or raise the "
+            "limits of processes (ulimit -u) and memory"
+        )
     if exit_code(error) == NO_FILES:
         return LoaderError(_causes()[NO_FILES])
     return None

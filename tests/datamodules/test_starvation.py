@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,16 +16,16 @@ import pytest
 from torch.utils.data import Dataset
 
 from datamodules import starvation
-from datamodules.loader import BatchLoader
+from datamodules.loader import BatchLoader, processes_of
 from datamodules.sampler import EvalSampler
 from datamodules.starvation import (
     CANNOT_SEND,
     NO_FILES,
     NO_MEMORY,
     LoaderError,
+    check_limits,
     check_open_files,
     check_shared_memory,
-    check_trainer,
     check_workers,
     exit_code,
 )
@@ -109,7 +108,7 @@ def test_a_killed_worker_is_named_where_the_next_batch_is_asked_for(shards: Path
     loader = make(shards, tokenizer_folder, workers=2, sources={"texts": 9.0}).train_dataloader()
     batches = iter(loader)
     next(batches)
-    victim = loader._processes(cast("Iterator[Batch]", loader._loader._iterator))[0]
+    victim = processes_of(loader._loader._iterator)[0]
     assert victim.pid
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()  # nothing is raised here, in the middle of a step
@@ -129,6 +128,19 @@ def test_what_a_worker_finds_wrong_with_the_data_is_one_sentence(tmp_path: Path,
     with pytest.raises(LoaderError, match=r"^step 0, micro-batch 0: none of its samples can be used") as caught:
         list(make(tmp_path, tokenizer_folder, workers=1).train_dataloader())
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_system_that_starts_no_more_processes_is_told(
+    shards: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = make(shards, tokenizer_folder, workers=2).train_dataloader()
+
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    with pytest.raises(LoaderError, match=r"data\.workers: the system starts no more processes \(Resource"):
+        list(loader)
 
 
 class Mute(Dataset[Batch]):
@@ -179,14 +191,14 @@ def trainer_of(**options: object) -> L.Trainer:
 
 def test_limits_of_the_trainer_keep_whole_steps_or_are_refused() -> None:
     for fine in ({}, {"limit_train_batches": 4}, {"limit_train_batches": 99}, {"limit_train_batches": 0.5}):
-        check_trainer(trainer_of(**fine), batches=16, per_step=2)
-    check_trainer(trainer_of(fast_dev_run=1, limit_train_batches=1), batches=16, per_step=2)
+        check_limits(trainer_of(**fine), batches=16, per_step=2)
+    check_limits(trainer_of(fast_dev_run=1, limit_train_batches=1), batches=16, per_step=2)
     with pytest.raises(ValueError, match=r"^trainer\.overfit_batches is 1, but the stream .* repeats no batch"):
-        check_trainer(trainer_of(overfit_batches=1), batches=16, per_step=2)
+        check_limits(trainer_of(overfit_batches=1), batches=16, per_step=2)
     with pytest.raises(
         ValueError, match=r"^trainer\.limit_train_batches is 3, .* a step has 2 of them: .* give 2 or 4"
     ):
-        check_trainer(trainer_of(limit_train_batches=3), batches=16, per_step=2)
+        check_limits(trainer_of(limit_train_batches=3), batches=16, per_step=2)
 
 
 @pytest.mark.filterwarnings("ignore")
