@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.cache import CacheOptions
 from datamodules.dataset import BatchBuilder, MicroBatchDataset
-from datamodules.loader import BatchLoader, MicroBatchLoader, epoch_is_over
+from datamodules.loader import PREFETCHED, BatchLoader, MicroBatchLoader, epoch_is_over
 from datamodules.records import Kind
 from datamodules.sampler import WINDOW, EvalSampler, MicroBatchSampler, TrainOrder, accumulation
-from datamodules.shards import ShardFolder, image_numbers
+from datamodules.shards import OPEN_SHARDS, ShardFolder, image_numbers
+from datamodules.starvation import check_limits, check_open_files, check_shared_memory, check_workers
 from datamodules.store import is_remote, open_store
 from datamodules.tokenizers import check_folder, load_tokenizer
 from datamodules.transforms import ImageTransform
@@ -157,6 +158,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"data.{name} is {value}; it must be at least {bound}")
+        check_workers(self.workers)
         ImageTransform(self.image_size, *self.training_view)
 
     def setup(self, stage: str) -> None:
@@ -218,9 +220,18 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         return accumulation(self.global_batch_size, self.batch_size, devices)
 
     def train_dataloader(self) -> MicroBatchLoader[BatchT]:
-        """Return this rank's micro-batches, from where the run stopped."""
+        """Return this rank's micro-batches, from where the run stopped.
+
+        Raises:
+            ValueError: the trainer's limits do not fit the stream's steps.
+            LoaderError: the machine has not the shared memory or the open files that the workers need.
+        """
         folders = self._folders[self.train_split]
         sampler = MicroBatchSampler(self.order(), self.batch_size, *self._place())
+        if self.trainer:
+            check_limits(self.trainer, len(sampler), sampler.per_step)
+        evaluated = sum(map(len, self.eval_folders(self.val_split))) if self.val_split in self._folders else 0
+        self._check_machine(folders, sampler.batch_size, len(sampler), -(-evaluated // self.batch_size))
         transform = ImageTransform(self.image_size, *self.training_view)
         dataset = MicroBatchDataset(folders, transform, self.builder(), self.seed)
         is_over = partial(epoch_is_over, self.trainer)
@@ -336,8 +347,19 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             limit=limit,
             images_of=partial(image_numbers, folders),
         )
+        self._check_machine(folders, self.batch_size, len(sampler))
         dataset = MicroBatchDataset(folders, ImageTransform(self.image_size), self.eval_builder(), self.seed)
         return BatchLoader(dataset, sampler, self.workers)
+
+    def _check_machine(self, folders: Sequence[ShardFolder], batch_size: int, *passes: int) -> None:
+        """Raise LoaderError where the machine lacks what the workers of these passes (in batches) need at a time."""
+        pictures = 2 if self.builder().paired else 1
+        batch_bytes = batch_size * pictures * 3 * self.image_size**2 * torch.float32.itemsize  # the rest is small
+        in_flight = sum(min(batches, self.workers * PREFETCHED + 1) for batches in passes)
+        ranks = self.trainer.num_devices if self.trainer else 1
+        check_shared_memory(batch_bytes, in_flight, self.workers, ranks)
+        open_shards = sum(min(len(folder.shard_sizes), OPEN_SHARDS) for folder in folders)
+        check_open_files(self.workers, PREFETCHED, open_shards)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

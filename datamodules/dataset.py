@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.cache import StoreError
 from datamodules.records import Kind, Record
 from datamodules.sampler import MicroBatch
 from datamodules.shards import RawSample, SampleError, ShardFolder
@@ -22,6 +23,10 @@ from vle_lightning.batch import Batch, Skip
 
 SampleT = TypeVar("SampleT")
 BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
+
+
+class UnusableError(StoreError, ValueError):
+    """Nothing of a shard can be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         Where none can be used, a neighbour stands there as a filler, which reaches no loss, score or prediction.
 
         Raises:
-            ValueError: no neighbour can be used either.
+            UnusableError: no neighbour can be used either.
         """
         rng = np.random.default_rng((self.seed, which.step, which.number))
         pixels: list[Tensor] = []
@@ -113,7 +118,7 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
             except SampleError:
                 continue
         told = f"{skipped[0].kind} ({skipped[0].where}), and {len(skipped) - 1} more" if skipped else "nothing is there"
-        raise ValueError(
+        raise UnusableError(
             f"step {which.step}, micro-batch {which.number}: none of its samples can be used, nor any other of its "
             f"shard: {told}. Make the shards again, or leave their source out of data.sources"
         )

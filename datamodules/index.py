@@ -1,17 +1,20 @@
 """The index beside a shard: where each sample lies in its tar, so that one seek reads it.
 
-``NAME.index.npy`` is an int64 array (samples, 8), one row per *sample*, memory-mapped by its readers.
+``NAME.index.npy`` is an int64 array (samples, 8), one row per *sample*. Readers take it into memory: a mapped file
+that is truncated meanwhile would kill them (SIGBUS).
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tarfile
+import tokenize
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,8 @@ from datamodules.manifest import ShardEntry
 
 TEXT_EXTENSIONS = ("json", "txt")
 RIGHT = "right"  # KEY.right.jpg is the second image of a pair
+AGAIN = "make the shards again with python -m datamodules.prepare"
+BAD_NPY = (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError)
 
 
 class Column(IntEnum):
@@ -102,27 +107,102 @@ def column_of(extensions: str) -> Column:
     return Column.RIGHT_OFFSET if extensions.startswith(f"{RIGHT}.") else Column.IMAGE_OFFSET
 
 
+class WrongIndexError(ValueError):
+    """A row of an index that leads to no member of the shard, or to another one than it says."""
+
+
+def read_member(descriptor: int, offset: int, size: int, shard_bytes: int) -> tuple[str, bytes]:
+    """Return key and content of the member whose content begins at ``offset``.
+
+    Args:
+        descriptor: Of the open shard.
+        offset: From the index.
+        size: In bytes, from the index.
+        shard_bytes: Of the whole shard, from the manifest.
+
+    Raises:
+        WrongIndexError: The place is outside the shard, or the member has another size.
+        tarfile.TarError: No tar header lies before it.
+        EOFError: The file ends within the member.
+    """
+    if not tarfile.BLOCKSIZE <= offset <= shard_bytes or not 0 <= size <= shard_bytes - offset:
+        raise WrongIndexError(f"the index leads to byte {offset} and {size} bytes, the shard has {shard_bytes}")
+    data = os.pread(descriptor, tarfile.BLOCKSIZE + size, offset - tarfile.BLOCKSIZE)
+    if len(data) != tarfile.BLOCKSIZE + size:
+        raise EOFError("the file ends within the sample")
+    header = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    if header.size != size or not header.isfile():
+        raise WrongIndexError(f"{header.name} has {header.size} bytes in its tar header, {size} in the index")
+    return split_name(header.name)[0], data[tarfile.BLOCKSIZE :]
+
+
+def check_neighbours(rows: NDArray[np.int64], row: int, shard_bytes: int) -> None:
+    """Compare a row with those beside it: the samples of a shard lie in the order of their rows.
+
+    A neighbour that leads nowhere proves nothing; of two equal rows the second is wrong.
+
+    Raises:
+        WrongIndexError: The row belongs elsewhere.
+    """
+    low = max(0, row - 1)
+    beside = [(place[Column.TEXT_OFFSET], place[Column.ITEM]) for place in rows[low : row + 2].tolist()]
+    own = beside[row - low]
+    before, after = beside[: row - low], beside[row - low + 1 :]
+    wrong = [place for place in before if tarfile.BLOCKSIZE <= place[0] <= shard_bytes and place >= own]
+    wrong += [place for place in after if tarfile.BLOCKSIZE <= place[0] <= shard_bytes and place < own]
+    if wrong:
+        raise WrongIndexError("it is not in the order of the shard's records: rows of the index were exchanged")
+
+
 def check_shard(folder: Path, entry: ShardEntry) -> None:
     """Compare a shard and its index with the manifest's entry; raises what `ShardFolder` does."""
     path, index = folder / entry.name, index_path(folder / Path(entry.name).name)
-    again = "make the shards again with python -m datamodules.prepare"
     for needed in (path, index):
         if not needed.is_file():
-            raise FileNotFoundError(f"{needed} not found, but {folder / MANIFEST} lists it: {again}")
+            raise FileNotFoundError(f"{needed} not found, but {folder / MANIFEST} lists it: {AGAIN}")
     if path.stat().st_size != entry.bytes:
         raise ValueError(
-            f"{path} has {path.stat().st_size:,} bytes, {entry.bytes:,} in its manifest (truncated?): {again}"
+            f"{path} has {path.stat().st_size:,} bytes, {entry.bytes:,} in its manifest (truncated?): {AGAIN}"
         )
-    open_index(index, entry.samples)
+    with index.open("rb") as file:
+        header = check_header(file, index, entry.samples)
+    wanted = header + entry.samples * len(Column) * 8
+    if index.stat().st_size != wanted:
+        raise ValueError(f"{index} has {index.stat().st_size:,} bytes, not {wanted:,} (truncated?): {AGAIN}")
 
 
-def open_index(path: Path, samples: int) -> NDArray[np.int64]:
-    """Map an index into memory; raises ValueError if it is not one of so many samples."""
-    again = "make the shards again with python -m datamodules.prepare"
+def check_header(file: BinaryIO, path: Path, samples: int) -> int:
+    """Return how many bytes the header of an index has; raises ValueError if it is not one of so many samples."""
     try:
-        rows: NDArray[np.int64] = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no index ({error}): {again}") from error
-    if rows.shape != (samples, len(Column)):
-        raise ValueError(f"{path} has shape {rows.shape}, not {(samples, len(Column))} as its manifest says: {again}")
-    return rows
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"version {version} of the format")
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    except BAD_NPY as error:
+        raise ValueError(f"{path} is no index ({error}): {AGAIN}") from error
+    if shape != (samples, len(Column)):
+        raise ValueError(f"{path} has shape {shape}, not {(samples, len(Column))} as its manifest says: {AGAIN}")
+    if dtype != np.dtype(np.int64) or by_columns:
+        raise ValueError(f"{path} holds {dtype} by {'columns' if by_columns else 'rows'}, not int64 by rows: {AGAIN}")
+    return file.tell()
+
+
+def open_index(path: Path, samples: int, sha256: str = "") -> NDArray[np.int64]:
+    """Read an index into memory.
+
+    Args:
+        path: Of the index.
+        samples: That the manifest says it has.
+        sha256: Of the file, from the manifest; "" in folders that were made before it was written there.
+
+    Raises:
+        ValueError: It is not the index of so many samples, or not the file that was hashed.
+    """
+    content = path.read_bytes()
+    header = check_header(io.BytesIO(content), path, samples)
+    wanted = header + samples * len(Column) * 8
+    if len(content) != wanted:
+        raise ValueError(f"{path} has {len(content):,} bytes, not {wanted:,} (truncated?): {AGAIN}")
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path} is not the index of which {MANIFEST} has the hash (changed or exchanged?): {AGAIN}")
+    return np.frombuffer(content, dtype=np.int64, offset=header).reshape(samples, len(Column))

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
 import lightning as L
@@ -16,7 +19,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from datamodules.cache import StoreError
 from datamodules.sampler import EvalSampler, MicroBatchSampler
+from datamodules.starvation import end_where_nothing_is_sent, explain
 from vle_lightning.batch import Batch
 
 PREFETCHED = 4  # micro-batches per worker
@@ -59,8 +64,38 @@ class BatchLoader(Generic[BatchT_co]):
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[BatchT_co]:
-        """Yield the batches in the sampler's order."""
-        yield from self._loader
+        """Yield the batches in the sampler's order.
+
+        Raises:
+            LoaderError: a loading process died or is starved, or no sample of a batch can be used.
+        """
+        iterator: Iterator[BatchT_co] | None = None
+        while True:
+            try:
+                iterator = iterator or self._start()
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except (StoreError, RuntimeError, OSError) as error:
+                if (told := explain(error, processes_of(iterator or self._loader._iterator))) is None:
+                    raise
+                raise told from error
+            yield batch
+
+    def _start(self) -> Iterator[BatchT_co]:
+        """Start an iteration, without torch's handler of SIGCHLD.
+
+        That would raise at any place of the training loop when a worker dies; the next batch that is asked for does
+        so in a place where it can be told.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return iter(self._loader)
+        before = signal.getsignal(signal.SIGCHLD)
+        try:
+            return iter(self._loader)
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGCHLD, before)
 
 
 class MicroBatchLoader(BatchLoader[BatchT_co]):
@@ -101,7 +136,7 @@ class MicroBatchLoader(BatchLoader[BatchT_co]):
             return
         self._sampler.start_step = self.step
         self._handed_out = self.step * self._sampler.per_step
-        for batch in self._loader:
+        for batch in super().__iter__():
             self._handed_out += 1
             yield batch
 
@@ -124,14 +159,21 @@ class MicroBatchLoader(BatchLoader[BatchT_co]):
         self._handed_out = state["step"] * self._sampler.per_step
 
 
+def processes_of(iterator: object) -> Sequence[BaseProcess]:
+    """Return the workers of a torch loader's iterator, for which torch has no public name."""
+    workers: Sequence[BaseProcess] = getattr(iterator, "_workers", ())
+    return workers
+
+
 def start_worker(worker: int) -> None:
-    """Keep a worker to one thread, and leave what it inherited alone.
+    """Keep a worker to one thread, leave what it inherited alone, and let it end where it cannot send a batch.
 
     Collecting another loader's iterator that lay unused at the fork would raise in its destructor.
     """
     del worker
     gc.freeze()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    end_where_nothing_is_sent()
 
 
 def epoch_is_over(trainer: L.Trainer | None) -> bool:

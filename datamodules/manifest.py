@@ -14,6 +14,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 FORMAT = 2
 NAME = "manifest.json"
+MOST = 1 << 56  # samples or bytes; more is a slip
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,21 @@ class ShardEntry:
     samples: int
     bytes: int
     sha256: str
+    index_sha256: str = ""  # of the index beside it; "" in folders that were made before it was kept
+
+    @classmethod
+    def from_raw(cls, raw: dict[str, Any]) -> Self:
+        """Build from parsed JSON; raises TypeError or ValueError that names the field."""
+        entry = cls(**raw)
+        for name in ("name", "sha256", "index_sha256"):
+            if not isinstance(getattr(entry, name), str):
+                raise TypeError(f"{name} of a shard is {getattr(entry, name)!r}, not a text")
+        if not entry.name or "\0" in entry.name:
+            raise ValueError(f"name of a shard is {entry.name!r}")
+        for name, value in (("samples", entry.samples), ("bytes", entry.bytes)):
+            if not is_count(value) or not value:
+                raise ValueError(f"{name} of the shard {entry.name} is {value!r}, not a number of at least 1")
+        return entry
 
 
 @dataclass(frozen=True)
@@ -65,14 +81,38 @@ class Manifest:
                     f"format {raw['format']}, kind {raw.get('kind')}, layout {raw.get('layout')}; known are format "
                     f"{FORMAT}, {KINDS} and {LAYOUTS}"
                 )
-            shards = tuple(ShardEntry(**entry) for entry in raw.pop("shards"))
-            return cls(**{**raw, "skips": tuple(raw["skips"])}, shards=shards)
-        except (KeyError, TypeError, ValueError) as error:
+            shards = tuple(map(ShardEntry.from_raw, raw.pop("shards")))
+            manifest = cls(**{**raw, "skips": tuple(raw["skips"])}, shards=shards)
+            manifest.check_types()
+            return manifest
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{where} is no shard manifest ({error!r}); {again}") from error
+
+    def check_types(self) -> None:
+        """Raise TypeError naming the first field of a wrong type."""
+        fields = {
+            "source": isinstance(self.source, str),
+            "split": isinstance(self.split, str),
+            "images": is_count(self.images),
+            "samples": is_count(self.samples),
+            "boxes": is_count(self.boxes),
+            "classes": isinstance(self.classes, dict) and all(map(is_count, self.classes.values())),
+            "skipped": isinstance(self.skipped, dict) and all(map(is_count, self.skipped.values())),
+            "skips": all(isinstance(skip, dict) for skip in self.skips),
+            "made_from": isinstance(self.made_from, dict),
+            "shards": bool(self.shards),
+        }
+        if wrong := [name for name, right in fields.items() if not right]:
+            raise TypeError(f"{wrong[0]} is {str(getattr(self, wrong[0]))[:80]!r}")
 
     def write(self, path: Path) -> None:
         """Write ``manifest.json``: equal manifests give equal bytes."""
         path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def is_count(value: object) -> bool:
+    """Is it a whole number from 0 up to what a file may have in bytes?"""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST
 
 
 def read_manifest(path: Path) -> bytes:

@@ -17,6 +17,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Box = tuple[float, float, float, float]
 TaggedText = tuple[str | tuple[int, ...], ...]  # words, and tags: the numbers of the objects that are meant
 
+MOST = 1 << 53  # a side of a box; more is no float
 BOX_DECIMALS = 5  # 1e-5 of an image's side is far below a pixel
 
 
@@ -31,7 +32,8 @@ class Text:
     @classmethod
     def from_raw(cls, raw: dict[str, Any]) -> Self:
         """Build from parsed JSON."""
-        return cls(raw["id"], raw["text"], None if raw["boxes"] is None else tuple(raw["boxes"]))
+        boxes = raw["boxes"]
+        return cls(string(raw, "id"), string(raw, "text"), None if boxes is None else numbers(boxes, "boxes"))
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,13 @@ class Question:
     @classmethod
     def from_raw(cls, raw: dict[str, Any]) -> Self:
         """Build from parsed JSON."""
-        return cls(raw["id"], raw["question"], tuple(raw["answers"]), raw["answer_type"], raw["question_type"])
+        return cls(
+            string(raw, "id"),
+            string(raw, "question"),
+            strings(raw, "answers"),
+            string(raw, "answer_type"),
+            string(raw, "question_type"),
+        )
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,13 @@ class VCRItem:
     def from_raw(cls, raw: dict[str, Any]) -> Self:
         """Build from parsed JSON."""
         return cls(
-            raw["id"],
+            string(raw, "id"),
             tagged_text(raw["question"]),
-            tuple(map(tagged_text, raw["answer_choices"])),
-            raw["answer_label"],
-            tuple(map(tagged_text, raw["rationale_choices"])),
-            raw["rationale_label"],
-            raw["family"],
+            tuple(map(tagged_text, listed(raw["answer_choices"], "answer_choices"))),
+            label(raw, "answer_label"),
+            tuple(map(tagged_text, listed(raw["rationale_choices"], "rationale_choices"))),
+            label(raw, "rationale_label"),
+            string(raw, "family"),
         )
 
 
@@ -88,7 +96,8 @@ class Statement:
     @classmethod
     def from_raw(cls, raw: dict[str, Any]) -> Self:
         """Build from parsed JSON."""
-        return cls(raw["id"], raw["text"], raw["label"], raw["group"])
+        told = None if raw["label"] is None else string(raw, "label")
+        return cls(string(raw, "id"), string(raw, "text"), told, string(raw, "group"))
 
 
 @dataclass(frozen=True)
@@ -113,17 +122,17 @@ class Record:
         try:
             raw = json.loads(data)
             return cls(
-                image_id=raw["image_id"],
-                boxes=tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in raw["boxes"]),
-                names=tuple(raw["names"]),
-                texts=tuple(map(Text.from_raw, raw["texts"])),
-                questions=tuple(map(Question.from_raw, raw["questions"])),
-                vcr=tuple(map(VCRItem.from_raw, raw["vcr"])),
-                statements=tuple(map(Statement.from_raw, raw["statements"])),
+                image_id=string(raw, "image_id"),
+                boxes=tuple(map(box_of, listed(raw["boxes"], "boxes"))),
+                names=strings(raw, "names"),
+                texts=tuple(map(Text.from_raw, listed(raw["texts"], "texts"))),
+                questions=tuple(map(Question.from_raw, listed(raw["questions"], "questions"))),
+                vcr=tuple(map(VCRItem.from_raw, listed(raw["vcr"], "vcr"))),
+                statements=tuple(map(Statement.from_raw, listed(raw["statements"], "statements"))),
             )
         except KeyError as error:
             raise ValueError(f"key {error} is missing") from error
-        except (TypeError, UnicodeDecodeError) as error:
+        except (TypeError, UnicodeError, RecursionError) as error:
             raise ValueError(str(error)) from error
 
     def to_json(self) -> bytes:
@@ -151,6 +160,68 @@ class Record:
                 return self.statements
 
 
-def tagged_text(raw: list[str | list[int]]) -> TaggedText:
-    """Return VCR's mixed list of words and tags as a tuple."""
-    return tuple(part if isinstance(part, str) else tuple(part) for part in raw)
+def tagged_text(raw: object) -> TaggedText:
+    """Return VCR's mixed list of words and tags as a tuple; raises TypeError or ValueError for anything else."""
+    return tuple(
+        readable(part, "a word") if isinstance(part, str) else numbers(part, "a tag")
+        for part in listed(raw, "a tagged text")
+    )
+
+
+def listed(raw: object, name: str) -> list[Any]:
+    """Return a list as it is; raises TypeError for anything else."""
+    if not isinstance(raw, list):
+        raise TypeError(f"{name} is {_shown(raw)}, not iterable as a list")
+    return raw
+
+
+def string(raw: object, key: str) -> str:
+    """Return the text under a key; raises TypeError where it is none, ValueError where it is no Unicode."""
+    if not isinstance(raw, dict):
+        raise TypeError(f"{_shown(raw)} stands where an object with {key} is needed")
+    return readable(raw[key], key)
+
+
+def strings(raw: dict[str, Any], key: str) -> tuple[str, ...]:
+    """Return the texts under a key; raises what `string` does."""
+    return tuple(readable(value, key) for value in listed(raw[key], key))
+
+
+def readable(value: object, name: str) -> str:
+    """Return a text that tokenizers can read: JSON may hold half a surrogate pair, which they refuse."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {_shown(value)}, not a text")
+    if not value.isascii():
+        value.encode()
+    return value
+
+
+def numbers(raw: object, name: str) -> tuple[int, ...]:
+    """Return the numbers of objects; raises TypeError for anything else."""
+    for value in listed(raw, name):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} has {_shown(value)}, not a whole number")
+    return tuple(listed(raw, name))
+
+
+def label(raw: dict[str, Any], key: str) -> int | None:
+    """Return the number of the right choice, or None where it is hidden; raises TypeError for anything else."""
+    value = raw[key]
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise TypeError(f"{key} is {_shown(value)}, not a whole number")
+    return value
+
+
+def box_of(raw: object) -> Box:
+    """Return the four sides of a box; where they lie is for those to judge who need them."""
+    x0, y0, x1, y1 = listed(raw, "a box")
+    for side in (x0, y0, x1, y1):
+        if isinstance(side, bool) or not isinstance(side, int | float) or (isinstance(side, int) and abs(side) > MOST):
+            raise TypeError(f"a box has the side {_shown(side)}, not a number of [0, 1]")
+    return x0, y0, x1, y1
+
+
+def _shown(value: object) -> str:
+    """Return the beginning of a value, for messages."""
+    told = repr(value)
+    return told if len(told) <= 40 else f"{told[:37]}..."

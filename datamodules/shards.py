@@ -8,8 +8,10 @@ only index and manifest are ours.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import resource
 import tarfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,12 +23,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.cache import StoreError
-from datamodules.index import Column, check_shard, index_path, key_in_header, open_index
+from datamodules.index import (
+    AGAIN,
+    Column,
+    WrongIndexError,
+    check_neighbours,
+    check_shard,
+    image_number,
+    index_path,
+    open_index,
+    read_member,
+)
 from datamodules.manifest import NAME as MANIFEST
 from datamodules.manifest import Manifest, read_manifest
 from datamodules.records import Kind, Record, Text
 from datamodules.store import LocalStore, Store
 
+KEPT_NUMBERS = 512  # shards whose image numbers are kept: the order asks for those of a window again and again
 OPEN_SHARDS = 32  # per folder and process: two windows of the order; open shards keep their space in a cache
 
 
@@ -56,7 +69,7 @@ class RawSample:
 
 
 class OpenShard(NamedTuple):
-    """A shard's file descriptor and its index, memory-mapped."""
+    """A shard's file descriptor and its index, in memory."""
 
     descriptor: int
     rows: NDArray[np.int64]  # (samples, 8), see `Column`
@@ -70,7 +83,7 @@ class ShardFolder:
 
         Args:
             place: The folder, or where it lies.
-            check: False: a damaged shard is an error only when it is read.
+            check: False: a damaged shard is an error only when it is read, and no index is compared with its hash.
 
         Raises:
             FileNotFoundError: The manifest, a shard or an index is missing.
@@ -86,6 +99,8 @@ class ShardFolder:
         self.kind: Kind = self.manifest.kind
         self.shard_sizes: tuple[int, ...] = tuple(entry.samples for entry in self.manifest.shards)
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._numbers: OrderedDict[int, NDArray[np.int64]] = OrderedDict()  # by shard, see `images`
+        self._check = check
         for entry in self.manifest.shards if check and local else ():
             check_shard(Path(self.name), entry)
 
@@ -101,30 +116,54 @@ class ShardFolder:
             row: Number of the sample in the shard.
 
         Raises:
-            SampleError: "unreachable shard", "truncated shard", "damaged shard" or "bad json".
+            SampleError: "unreachable shard", "truncated shard", "damaged shard", "wrong index" or "bad
+                json".
+            StoreError: No more files can be opened.
         """
         where = f"{self.name}/{self.manifest.shards[shard].name}, sample {row}"
         try:
             opened = self._shard(shard)
+            return self._read(opened, row, self.manifest.shards[shard].bytes, where)
+        except StarvedError:
+            raise
         except StoreError as error:
             raise SampleError("unreachable shard", f"{where}: {error}") from error
-        place = opened.rows[row].tolist()
-        image, right, text = (
-            self._cut(opened.descriptor, place[column], place[column + 1], where)
-            for column in (Column.IMAGE_OFFSET, Column.RIGHT_OFFSET, Column.TEXT_OFFSET)
-        )
-        item = place[Column.ITEM]
-        try:
-            if self.manifest.layout == "captions":
-                record = self._captioned(opened.descriptor, place[Column.IMAGE_OFFSET], text)
-            else:
-                record = Record.from_json(text)
-            sample_id = f"{record.image_id}/{record.items(self.kind)[item].id}"
-            return RawSample(sample_id, image, record, item, where, right or None)
-        except (ValueError, IndexError) as error:
-            raise SampleError("bad json", f"{where}: {error}") from error
+        except EOFError as error:
+            raise SampleError("truncated shard", f"{where}: {error}; make the shards again") from error
+        except WrongIndexError as error:
+            raise SampleError("wrong index", f"{where}: {error}; {AGAIN}") from error
         except tarfile.TarError as error:
-            raise SampleError("damaged shard", f"{where}: {error}") from error
+            raise SampleError("damaged shard", f"{where}: no tar header where the index leads ({error})") from error
+        except ValueError as error:
+            raise SampleError("bad json", f"{where}: {error}") from error
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # the sample is sound: leaving it out would be wrong
+                raise too_many_files(where) from error
+            raise SampleError("unreachable shard", f"{where}: {error.strerror}") from error
+
+    def _read(self, opened: OpenShard, row: int, shard_bytes: int, where: str) -> RawSample:
+        place = opened.rows[row].tolist()
+        members: list[tuple[str, bytes]] = []
+        for column in (Column.IMAGE_OFFSET, Column.TEXT_OFFSET, Column.RIGHT_OFFSET):
+            if column != Column.RIGHT_OFFSET or place[Column.RIGHT_BYTES]:
+                members.append(read_member(opened.descriptor, place[column], place[column + 1], shard_bytes))
+        if len(keys := sorted({key for key, _ in members})) > 1:
+            raise WrongIndexError(f"the index takes {' and '.join(keys)} for one sample")
+        (key, image), (_, text), *right = members
+        if self.manifest.layout == "captions":
+            caption = Text("0", " ".join(text.decode().split()), None)
+            record = Record(f"{self.manifest.source}/{key}", texts=(caption,))
+        else:
+            check_neighbours(opened.rows, row, shard_bytes)
+            record = Record.from_json(text)
+        item, items = place[Column.ITEM], record.items(self.kind)
+        if image_number(record.image_id) != place[Column.IMAGE]:
+            raise WrongIndexError(f"the index means another image than {record.image_id}, which lies there")
+        if not 0 <= item < len(items):
+            raise WrongIndexError(f"the index means number {item} of the record's {len(items)} {self.kind}")
+        return RawSample(
+            f"{record.image_id}/{items[item].id}", image, record, item, where, right[0][1] if right else None
+        )
 
     def images(self, shard: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return a number (K,) for the image of each sample; rows (K,) of one shard.
@@ -132,23 +171,16 @@ class ShardFolder:
         Samples of one image have one number, in other shards and sources too. Only the index is fetched.
 
         Raises:
-            StoreError: A remote index cannot be fetched.
+            StoreError: The index cannot be fetched or is damaged.
         """
-        opened = self._open.get(shard)
-        numbers: NDArray[np.int64] = (self._rows(shard) if opened is None else opened.rows)[rows, Column.IMAGE]
+        if shard not in self._numbers:
+            # a copy: a view would keep the whole index
+            self._numbers[shard] = self._rows(shard)[:, Column.IMAGE].copy()
+            if len(self._numbers) > KEPT_NUMBERS:
+                self._numbers.popitem(last=False)
+        self._numbers.move_to_end(shard)
+        numbers: NDArray[np.int64] = self._numbers[shard][rows]
         return numbers
-
-    def _captioned(self, descriptor: int, image_offset: int, caption: bytes) -> Record:
-        """Make the record of a foreign sample: its key is in the tar header before its image."""
-        key = key_in_header(descriptor, image_offset)
-        return Record(f"{self.manifest.source}/{key}", texts=(Text("0", " ".join(caption.decode().split()), None),))
-
-    @staticmethod
-    def _cut(descriptor: int, offset: int, size: int, where: str) -> bytes:
-        data = os.pread(descriptor, size, offset)
-        if len(data) != size:
-            raise SampleError("truncated shard", f"{where}: the file ends within the sample; make the shards again")
-        return data
 
     def close(self) -> None:
         """Close the open shards; reading opens them again."""
@@ -169,19 +201,39 @@ class ShardFolder:
         return self._open[shard]
 
     def _rows(self, shard: int) -> NDArray[np.int64]:
-        """Map a shard's index into memory."""
+        """Read a shard's index; raises StoreError if it is damaged or cannot be had."""
         entry = self.manifest.shards[shard]
-        index = index_path(Path(entry.name)).name
-        return self.store.opened(index, lambda path: open_index(path, entry.samples), version=entry.sha256)
+        index, digest = index_path(Path(entry.name)).name, entry.index_sha256 if self._check else ""
+        try:
+            return self.store.opened(index, lambda path: open_index(path, entry.samples, digest), version=entry.sha256)
+        except ValueError as error:
+            raise StoreError(str(error)) from error
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise too_many_files(f"{self.name}/{index}") from error
+            raise StoreError(f"{self.name}/{index}: {error.strerror}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: another process opens its own."""
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_numbers": OrderedDict()}
 
     def __del__(self) -> None:
         """Close the open shards; a constructor that raised has none."""
         if "_open" in self.__dict__:
             self.close()
+
+
+class StarvedError(StoreError):
+    """The system gives no more of something that loading needs: no fault of a sample, so that none is left out."""
+
+
+def too_many_files(where: str) -> StarvedError:
+    """Return the error of a process that may open no more files."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return StarvedError(
+        f"{where}: this process may open no more than {limit} files: raise the limit (ulimit -n 4096), or lower "
+        "data.shuffle_shards or data.workers"
+    )
 
 
 def image_numbers(folders: Sequence[ShardFolder], samples: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -146,14 +146,17 @@ class ShardFolderWriter:
         self._close_tar()
         sync(path)
         rows = index_rows(path, self._pending)
-        write_file(index_path(path), npy_bytes(rows))
+        index = npy_bytes(rows)
+        write_file(index_path(path), index)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         content = {
             "items": self._shard_items,
             "images": len(self._pending),
             "classes": self._shard_classes,
-            "entry": vars(ShardEntry(path.name, len(rows), path.stat().st_size, digest)),
+            "entry": vars(
+                ShardEntry(path.name, len(rows), path.stat().st_size, digest, hashlib.sha256(index).hexdigest())
+            ),
         }
         self.partial.add(content, self._shard_skips, (path, index_path(path)))
         self._classes += self._shard_classes

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 import datamodules
 import vle_lightning.tasks
 from datamodules.base import VisionLanguageDataModule
+from datamodules.starvation import check_limits
 from vle_lightning.callbacks.recorder import ConfigRecord, RunLogger, is_first_process
 from vle_lightning.checkpointing.whole import as_file
 from vle_lightning.errors import UserError
@@ -234,7 +235,8 @@ class ExperimentCLI(LightningCLI):
         """Listen to the scheduler, open the data, plan its order; only then put aside an earlier run of this name."""
         self.run.interruption.listen()
         self.datamodule.setup("fit")
-        self.datamodule.order()
+        per_step = self.trainer.accumulate_grad_batches
+        check_limits(self.trainer, self.datamodule.order().steps_per_epoch * per_step, per_step)
         if not self._goes_on and is_first_process():
             self.run.folder.set_aside()
 

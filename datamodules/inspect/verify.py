@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.dataset import record_boxes
-from datamodules.index import check_shard, image_number
+from datamodules.index import check_shard, image_number, index_path, open_index
 from datamodules.inspect.wording import CHOICES, Item, wordings
 from datamodules.manifest import NAME as MANIFEST
 from datamodules.manifest import Manifest
@@ -120,6 +120,10 @@ class Verifier:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 if digest != entry.sha256:
                     self._note(shard, None, "", f"sha256 is {digest}, not {entry.sha256} as the manifest says")
+                try:
+                    open_index(index_path(folder / Path(entry.name).name), entry.samples, entry.index_sha256)
+                except ValueError as error:
+                    self._note(shard, None, "", str(error))  # its rows are looked at all the same
         except (OSError, ValueError) as error:
             self._note(shard, None, "", str(error))
             return False

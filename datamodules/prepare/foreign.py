@@ -131,10 +131,10 @@ def enter(scan: Scan, partial: PartialSplit) -> None:
     if not len(scan.rows):
         partial.add({"entry": None}, scan.skips, ())
         return
-    index = index_path(partial.shards / scan.path.name)
-    write_file(index, npy_bytes(scan.rows))
+    index, content = index_path(partial.shards / scan.path.name), npy_bytes(scan.rows)
+    write_file(index, content)
     name = relative_path(scan.path, partial.folder)
-    entry = ShardEntry(name, len(scan.rows), scan.bytes, scan.sha256)
+    entry = ShardEntry(name, len(scan.rows), scan.bytes, scan.sha256, hashlib.sha256(content).hexdigest())
     partial.add({"entry": vars(entry)}, scan.skips, (index,))
 
 

@@ -131,7 +131,7 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(module: PretrainDataModule, folder: Path, checkpoint: Path | None, stop: Stop) -> Ids:
+def fit(module: PretrainDataModule, folder: Path, checkpoint: Path | None, stop: Stop, **limits: int) -> Ids:
     seen: Ids = []
     trainer = L.Trainer(
         default_root_dir=folder,
@@ -144,6 +144,7 @@ def fit(module: PretrainDataModule, folder: Path, checkpoint: Path | None, stop:
         accumulate_grad_batches=module.accumulation(1),
         max_steps=stop.steps,
         max_epochs=stop.epochs,
+        **limits,  # type: ignore[arg-type]
     )
     trainer.fit(Recorder(seen), module, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     trainer.save_checkpoint(folder / "last.ckpt")
