@@ -220,7 +220,7 @@ def test_control_characters_never_reach_a_script(
 
 
 def test_an_open_quotation_mark_is_named() -> None:
-    with pytest.raises(UserError, match="--sbatch: .*cannot be split"):
+    with pytest.raises(UserError, match="--sbatch .*cannot be split"):
         slurm(["write", "--nodes", "1", "--time", "60", "--sbatch=--comment='x"])
 
 
