@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +98,20 @@ class PartialSplit:
         finished = Finished(content, skips, {path.name: path.stat().st_size for path in files})
         write_file(self._entry_path(len(self.finished)), to_json(finished._asdict()))
         self.finished.append(finished)
+
+    def nothing_usable(self, counts: Mapping[str, int], listed: Iterable[Skip]) -> ValueError:
+        """Return the error of a split that gave no sample, and leave the list of what was left out beside its place.
+
+        Args:
+            counts: How many of each kind.
+            listed: Those that `write_skips` returns.
+        """
+        file = self.folder.with_name(f"{self.folder.name}.{SKIPS}")
+        listing = ""
+        if (self.shards / SKIPS).is_file():
+            shutil.copyfile(self.shards / SKIPS, file)
+            listing = f" {file} lists all."
+        return ValueError(f"{self.folder}: no sample can be used: {first_of_each(counts, listed)}.{listing}")
 
     def write_skips(self, before: Path | None, after: Sequence[Skip] = ()) -> tuple[Counter[str], tuple[Skip, ...]]:
         """Write ``skips.jsonl``: first those of the annotations, then those of the shards.
@@ -236,3 +250,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def first_of_each(counts: Mapping[str, int], listed: Iterable[Skip]) -> str:
+    """Return how many of each kind were left out, and where the first of each stands."""
+    first: dict[str, str] = {}
+    for skip in listed:
+        first.setdefault(skip["kind"], skip["where"])
+    places = {kind: f" (first: {where})" for kind, where in first.items()}
+    return "; ".join(f"{count:,} x {kind}{places.get(kind, '')}" for kind, count in sorted(counts.items())) or "nothing"

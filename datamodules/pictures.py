@@ -67,7 +67,7 @@ def open_raster(source: bytes | bytearray | Path | IO[bytes]) -> Image.Image:
 
 def is_upright(image: Image.Image) -> bool:
     """Say whether a picture is stored as it is to be seen (EXIF's orientation)."""
-    return image.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT
+    return bool(image.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT)
 
 
 def upright(image: Image.Image) -> Image.Image:

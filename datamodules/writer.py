@@ -48,6 +48,7 @@ class ShardFolderWriter:
         self.source, self.split, self.kind = source, split, kind
         self.samples_per_shard = samples_per_shard
         self.skipped: Counter[str] = Counter()
+        self.listed: tuple[Skip, ...] = ()  # the first of each kind, once it is finished
         self.items = 0  # written or left out
         self.images = 0  # records written
         self._resume = resume
@@ -168,9 +169,10 @@ class ShardFolderWriter:
         if self._pending:
             self._finish_shard()
         if not self.partial.finished:
-            raise ValueError(f"{self.folder}: the source gave no usable sample; left out: {dict(self.skipped)}")
+            self._annotation_skips.flush()
+            raise self.partial.nothing_usable(*self.partial.write_skips(self._skips_path(), self._shard_skips))
         self._annotation_skips.flush()
-        skipped, listed = self.partial.write_skips(self._skips_path(), self._shard_skips)
+        skipped, self.listed = self.partial.write_skips(self._skips_path(), self._shard_skips)
         shards = tuple(ShardEntry(**finished.content["entry"]) for finished in self.partial.finished)
         manifest = Manifest(
             source=self.source,
@@ -182,7 +184,7 @@ class ShardFolderWriter:
             boxes=self._classes.total(),
             classes={name: count for name, count in self._classes.items() if name},
             skipped=dict(skipped),
-            skips=listed,
+            skips=self.listed,
             shards=shards,
             made_from=self.partial.made_from,
         )

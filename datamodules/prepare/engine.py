@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 from rich.console import Console
 
 from datamodules.manifest import NAME as MANIFEST
-from datamodules.partial import PartialSplit, already_made
-from datamodules.prepare.foreign import CaptionTars, index_tars, told
+from datamodules.partial import PartialSplit, already_made, first_of_each
+from datamodules.prepare.foreign import CaptionTars, index_tars
 from datamodules.prepare.images import EncodedImage, Place, open_places, prepare_image, read_image
 from datamodules.prepare.origin import AnyDataset, Options, origin
 from datamodules.prepare.parallel import ordered_map, progress_line
@@ -157,7 +157,7 @@ def convert_split(
         tell_start(writer.partial, console)
         write_items(dataset, split, writer, options)
         dataset.finish(folder.parent.parent)
-    console.print(f"{folder}: {writer.images:,} images; left out: {told(writer.skipped)}")
+    console.print(f"{folder}: {writer.images:,} images; left out: {first_of_each(writer.skipped, writer.listed)}")
 
 
 def index_split(
@@ -171,7 +171,9 @@ def index_split(
         partial.finish(manifest)
     finally:
         partial.close()
-    console.print(f"{partial.folder}: {manifest.images:,} images; left out: {told(manifest.skipped)}")
+    console.print(
+        f"{partial.folder}: {manifest.images:,} images; left out: {first_of_each(manifest.skipped, manifest.skips)}"
+    )
 
 
 def tell_start(partial: PartialSplit, console: Console) -> None:

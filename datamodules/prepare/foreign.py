@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def index_tars(paths: Sequence[Path], partial: PartialSplit, source: str, split:
     skipped, listed = partial.write_skips(None)
     shards = tuple(entries(partial))
     if not shards:
-        raise ValueError(f"{partial.folder}: the tars have no usable sample; left out: {told(skipped)}")
+        raise partial.nothing_usable(skipped, listed)
     samples = sum(entry.samples for entry in shards)
     return Manifest(
         source=source,
@@ -148,8 +148,3 @@ def entries(partial: PartialSplit) -> Iterable[ShardEntry]:
 def relative_path(path: Path, folder: Path) -> str:
     """Return a tar's path from the split's folder, past links to folders; the tar itself may be a link."""
     return os.path.relpath(path.parent.resolve() / path.name, folder.resolve())
-
-
-def told(counts: Mapping[str, int]) -> str:
-    """Return counts in words."""
-    return ", ".join(f"{count:,} x {kind}" for kind, count in sorted(counts.items())) or "nothing"

@@ -103,6 +103,15 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
         raise ValueError(f"{path} is no JSON ({error}); fetch it again") from error
 
 
+def described(content: object) -> str:
+    """Say what a JSON value is, for messages: its kind, and the keys of an object."""
+    if isinstance(content, dict):
+        return f"an object with the keys {reprlib.repr(sorted(content))}"
+    if isinstance(content, list):
+        return f"an array of {len(content):,}"
+    return f"{type(content).__name__} {reprlib.repr(content)}"
+
+
 def row_fits(row: object, fields: Fields, where: str, skip: SkipDefect) -> bool:
     """Return whether a row can be used; a value of a wrong type is counted.
 
@@ -112,7 +121,7 @@ def row_fits(row: object, fields: Fields, where: str, skip: SkipDefect) -> bool:
     present = row if isinstance(row, dict) else {}
     missing = sorted(key for key, field in fields.items() if field.needed and key not in present)
     if missing or not isinstance(row, dict):
-        raise ValueError(f"{where}: keys {missing} are missing; is this the official file?")
+        raise ValueError(f"{where}: keys {missing} are missing from {described(row)}; is this the official file?")
     for key, field in fields.items():
         if key in row and not field.fits(row[key]):
             skip("field of a wrong type", f"{where}: {key!r} is {reprlib.repr(row[key])}, not {field.what}")
@@ -127,7 +136,7 @@ def check_rows(rows: object, fields: Fields, where: str, skip: SkipDefect) -> li
         ValueError: It is no list of objects that all have the needed keys.
     """
     if not isinstance(rows, list):
-        raise ValueError(f"{where}: a list is needed here; is this the official file?")
+        raise ValueError(f"{where}: a list of objects is needed here, this is {described(rows)}")
     return [row for number, row in enumerate(rows) if row_fits(row, fields, f"{where}, row {number}", skip)]
 
 
@@ -137,12 +146,14 @@ def read_rows(path: Path, key: str | None, fields: Fields, skip: SkipDefect) -> 
     if key is None:
         return check_rows(content, fields, str(path), skip)
     if not isinstance(content, dict) or key not in content:
-        raise ValueError(f"{path}: key {key!r} is missing; is this the official file?")
+        raise ValueError(f"{path}: a JSON object with the key {key!r} is needed, this is {described(content)}")
     return check_rows(content[key], fields, f"{path}, {key!r}", skip)
 
 
-def parse_line(line: bytes, fields: Fields, where: str, skip: SkipDefect) -> Row | None:
-    """Return the row on a line; None if the line is empty, or, counted, if it cannot be used."""
+def parse_line(
+    line: bytes, fields: Fields, where: str, skip: SkipDefect, spelt: Mapping[str, str] | None = None
+) -> Row | None:
+    """Return the row on a line; None if the line is empty, or, counted, if it cannot be used; see `read_lines`."""
     if not line.strip():
         return None
     try:
@@ -150,14 +161,23 @@ def parse_line(line: bytes, fields: Fields, where: str, skip: SkipDefect) -> Row
     except (ValueError, RecursionError) as error:
         skip("bad json", f"{where}: {error}")
         return None
+    if spelt and isinstance(row, dict):
+        row = {spelt.get(key, key): value for key, value in row.items()}
     return row if row_fits(row, fields, where, skip) else None
 
 
-def read_lines(path: Path, fields: Fields, skip: SkipDefect) -> Iterator[Row]:
-    """Yield the rows of a JSON-lines file; a line that is no JSON is counted, a missing key an error."""
+def read_lines(path: Path, fields: Fields, skip: SkipDefect, spelt: Mapping[str, str] | None = None) -> Iterator[Row]:
+    """Yield the rows of a JSON-lines file; a line that is no JSON is counted, a missing key an error.
+
+    Args:
+        path: The file.
+        fields: What each row must hold.
+        skip: Counts the defects.
+        spelt: Other spellings of keys, by which they are known too.
+    """
     with existing_file(path).open("rb") as file:
         for number, line in enumerate(file, 1):
-            row = parse_line(line, fields, f"{path}, line {number}", skip)
+            row = parse_line(line, fields, f"{path}, line {number}", skip, spelt)
             if row is not None:
                 yield row
 

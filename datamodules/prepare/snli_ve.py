@@ -23,6 +23,7 @@ from datamodules.records import Record, Statement
 
 LABELS = ("entailment", "neutral", "contradiction")
 NO_GOLD = "-"  # the annotators did not agree
+SPELT = {"Flikr30kID": "Flickr30K_ID"}  # as the authors' own parser spells it
 FIELDS: Fields = {"Flickr30K_ID": FILE_NAME, "pairID": ID, "sentence2": ANY, "gold_label": TEXT}
 
 
@@ -42,7 +43,7 @@ class Dataset(RawDataset):
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield every image that has a statement with a gold label."""
         (path,) = self.annotation_files(split)
-        rows = group(distinct(read_lines(path, FIELDS, skip), "pairID", path.name, skip), "Flickr30K_ID")
+        rows = group(distinct(read_lines(path, FIELDS, skip, SPELT), "pairID", path.name, skip), "Flickr30K_ID")
         for photo in order(sorted(rows)):
             where = f"{path.name}, image {photo}"
             found = (labelled_statement(row, where, skip) for row in rows[photo])

@@ -7,7 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -62,6 +62,14 @@ class HashingReader(io.RawIOBase):
         return self.bytes
 
 
+LONGEST_CAPTION = 2**20  # bytes
+SHOWN = 3  # other members in a message
+EXPECTED = {  # what follows the key, which ends at the first dot of the file name
+    "no image": f": there is no KEY.{', KEY.'.join(sorted(IMAGE_EXTENSIONS))}",
+    "no caption text": ": there is no KEY.txt",
+}
+
+
 class TarSample:
     """What a tar holds under one key."""
 
@@ -69,6 +77,7 @@ class TarSample:
         self.image: tuple[int, int] | None = None  # offset and bytes
         self.text: tuple[int, int] | None = None
         self.defect: str | None = None  # the first that was found
+        self.others: list[str] = []  # some of the members that are neither
 
     def add(self, extension: str, place: tuple[int, int], caption: bytes) -> None:
         """Enter a member; two of a kind make a sample that nobody can tell from another."""
@@ -94,6 +103,8 @@ class TarSample:
 
 def caption_defect(caption: bytes) -> str | None:
     """Return why a caption cannot be used, or None if it can."""
+    if len(caption) > LONGEST_CAPTION:
+        return "caption too long"
     try:
         return None if caption.decode().split() else "empty caption"
     except UnicodeDecodeError:
@@ -118,7 +129,7 @@ def scan_tar(path: Path, source: str) -> Scan:
                 pass
             check_end(file, end, reader.bytes)
             rows, skips = read_rows(file.fileno(), path.name, source, samples)
-        except (tarfile.TarError, ValueError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, OSError) as error:  # sizes that cannot be, too
             skip = make_skip("truncated or damaged tar", f"{path.name}: {error}; fetch it again")
             return Scan(path, reader.bytes, "", np.empty((0, len(Column)), np.int64), [skip])
         table = np.array(rows, dtype=np.int64).reshape(-1, len(Column))
@@ -136,7 +147,8 @@ def read_rows(
         if not isinstance(row, str) and not in_header(descriptor, key, row[Column.IMAGE_OFFSET]):
             row = "name too long for its tar header"  # readers find the key there
         if isinstance(row, str):
-            skips.append(make_skip(row, f"{name}, {key}"))
+            found = f", but {', '.join(sample.others)}" if sample.others and row.startswith("no ") else ""
+            skips.append(make_skip(row, f"{name}, {key}{EXPECTED.get(row, '')}{found}"))
         else:
             rows.append(row)
     return rows, skips
@@ -153,9 +165,11 @@ def read_members(reader: HashingReader) -> tuple[dict[str, TarSample], int]:
                 continue
             sample = samples.setdefault(key, TarSample())
             extension = extension.lower()
+            if extension != "txt" and extension not in IMAGE_EXTENSIONS and len(sample.others) < SHOWN:
+                sample.others.append(PurePosixPath(member.name).name)
             if extension == "txt" or extension in IMAGE_EXTENSIONS:
                 opened = tar.extractfile(member) if extension == "txt" else None
-                caption = opened.read() if opened else b""
+                caption = opened.read(LONGEST_CAPTION + 1) if opened else b""
                 sample.add(extension, (member.offset_data, member.size), caption)
         return samples, tar.offset
 

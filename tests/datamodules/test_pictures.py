@@ -114,7 +114,7 @@ def test_boxes_of_one_s_own_data_are_in_pixels_of_the_upright_picture(tmp_path: 
     write_lines(tmp_path / "train.jsonl", [row])
     convert("image_folder", tmp_path, tmp_path / "out", Options(splits=("train",)))
     (record,) = records_of(tmp_path / "out" / "image_folder" / "train").values()
-    assert record.boxes == ((0, 0, 1, 0.5),)
+    assert [list(box) for box in record.boxes] == [[0, 0, 1, 0.5]]
     folder = ShardFolder(tmp_path / "out" / "image_folder" / "train")
     assert decode(folder.read(0, 0).image).shape == (3, 600, 400)
 

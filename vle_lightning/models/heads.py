@@ -35,6 +35,9 @@ def in_float32(head: nn.Linear, states: Tensor) -> Tensor:
     In bfloat16, scores near 4 are 1/64 apart: thousands of pairs of a ranking would share a score.
     """
     with torch.autocast(states.device.type, enabled=False):
+        if head.weight.dtype == torch.float32:
+            scores: Tensor = head(states.float())
+            return scores
         return F.linear(states.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
 

@@ -196,14 +196,14 @@ def test_scaling_leaves_the_boxes_where_they_are(tmp_path: Path) -> None:
         (
             "captions_train2017.json",
             {"images": []},
-            r"captions_train2017\.json: key 'annotations' is missing",
+            r"captions_train2017\.json: with the key 'annotations' is needed",
         ),
         (
             "captions_train2017.json",
             {"images": [{"id": 1}]},
             r"'images', row 0: keys \['file_name', 'height', 'width'\]",
         ),
-        ("instances_train2017.json", {"images": 3}, r"'images': a list is needed"),
+        ("instances_train2017.json", {"images": 3}, r"'images': a list of objects is needed"),
     ],
 )
 def test_files_in_another_layout_are_named(tmp_path: Path, name: str, content: object, message: str) -> None:

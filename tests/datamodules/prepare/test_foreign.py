@@ -128,7 +128,10 @@ def test_samples_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
         "name too long for its tar header": 1,
     }
     listed = [json.loads(line) for line in (Path(folder.name) / "skips.jsonl").read_text().splitlines()]
-    assert listed[0] == {"kind": "no caption text", "where": "00000.tar, only_json"}
+    assert listed[0] == {
+        "kind": "no caption text",
+        "where": "00000.tar, only_json: there is no KEY.txt, but only_json.json",
+    }
     assert len(listed) == 9
 
 
@@ -182,7 +185,7 @@ def test_a_damaged_tar_is_left_out_whole_and_reported(tmp_path: Path, damage: st
     assert folder.manifest.skipped == {"truncated or damaged tar": 1}
     assert folder.manifest.skips[0]["where"].startswith("1.tar: ")
     (tmp_path / "0.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match="no usable sample; left out: 2 x truncated or damaged tar"):
+    with pytest.raises(ValueError, match="no sample can be used: 2 x truncated or damaged tar"):
         convert("sbu", tmp_path, tmp_path / "out", TRAIN)
 
 

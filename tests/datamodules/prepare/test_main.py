@@ -158,3 +158,39 @@ def test_a_file_that_an_option_names_is_part_of_what_a_split_is_made_from(
         write_json(tmp_path / "answers.json", content)
         main(command.split())
         assert expected in words(capsys)
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must end with code 2; return its one line."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    return told
+
+
+def test_when_everything_is_left_out_the_first_place_of_each_kind_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    lines = ['{"image": NaN, "caption": "a dog"}', '{"image": "b.jpg", "caption": "a dog"}', "{"]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    told = failure(capsys, "image_folder", "--src", tmp_path, "--out", tmp_path / "out", "--splits", "train")
+    assert "1 x field of a wrong type (first: " in told
+    assert "train.jsonl, line 1: 'image' is nan, not a file name)" in told
+    assert "1 x missing image (first: b.jpg)" in told
+    assert "1 x bad json (first: " in told
+    listed = (tmp_path / "out" / "image_folder" / "train.skips.jsonl").read_text().splitlines()
+    assert len(listed) == 3
+
+
+def test_an_array_in_the_place_of_the_official_object_is_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_coco(tmp_path, [], [], images=1)
+    for file in tmp_path.rglob("captions_train*.json"):
+        write_json(file, [1, 2])
+    told = failure(capsys, "coco", "--src", tmp_path, "--out", tmp_path / "out", "--splits", "train")
+    assert "a JSON object with the key 'images' is needed, this is an array of 2" in told

@@ -68,3 +68,12 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     write_images(tmp_path / "flickr30k_images", "1.jpg")
     with pytest.raises(ValueError, match=r"snli_ve_dev\.jsonl, line 1: keys \['gold_label', 'sentence2'\] are missing"):
         convert("snli_ve", tmp_path, tmp_path / "out", DEV)
+
+
+def test_the_authors_own_spelling_of_the_photo_is_known(tmp_path: Path) -> None:
+    rows = [row("1", 1), row("2", 2)]
+    rows[1]["Flikr30kID"] = rows[1].pop("Flickr30K_ID")
+    write_lines(tmp_path / "snli_ve_dev.jsonl", rows)
+    write_images(tmp_path / "flickr30k_images", "1.jpg", "2.jpg")
+    convert("snli_ve", tmp_path, tmp_path / "out", Options(splits=("dev",)))
+    assert set(records_of(tmp_path / "out" / "snli_ve" / "dev")) == {"flickr30k/1", "flickr30k/2"}
