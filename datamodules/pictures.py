@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 # Raster formats that are decoded by a library; others, EPS among them, would start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+JPEGS = ("JPEG", "MPO")  # Pillow's names; the second holds several
 MOST_PIXELS = 89_478_485  # of one picture, Pillow's own bound: 256 MiB in RGB
 MOST_BYTES = 256 * 2**20  # of one file
 SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode "I" means that, and not 32 bits
@@ -104,5 +105,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def check_whole(data: bytes, kind: str | None) -> None:
     """Raise ValueError for a JPEG that was cut short: decoders fill the rest with grey and say nothing."""
-    if kind in ("JPEG", "MPO") and data.rfind(END_OF_JPEG, max(0, len(data) // 2)) < 0:
+    if kind in JPEGS and data.rfind(END_OF_JPEG, max(0, len(data) // 2)) < 0:
         raise ValueError("a JPEG that was cut short: its end is missing")
