@@ -168,8 +168,8 @@ def test_of_two_jobs_on_one_run_one_trains_and_the_other_says_who_does(cluster: 
     slow = {"class_path": "tests.slurm.slow.Slow", "init_args": {"seconds": 1.0}}
     experiment = {**EXPERIMENT, "trainer": {**TRAINER, "callbacks": [slow]}}
     Path("contended.yaml").write_text(yaml.safe_dump(experiment))
-    fit = f"env PYTHONPATH={ROOT} {sys.executable} -m vle_lightning fit --config {TOY} --config contended.yaml --run_name contended"
-    fit += " --trainer.accelerator cpu --trainer.devices 1 --trainer.max_steps 10 --ckpt_path auto"
+    fit = f"env PYTHONPATH={ROOT} {sys.executable} -m vle_lightning fit --config {TOY} --config contended.yaml"
+    fit += " --run_name contended --trainer.accelerator cpu --trainer.devices 1 --trainer.max_steps 10 --ckpt_path auto"
     outputs = [Path(f"contended_{name}.out").absolute() for name in "ab"]
     jobs = [
         cluster.call("sbatch", "--parsable", "--nodes=1", "--exclusive", f"--output={output}", "--wrap", f"srun {fit}")
