@@ -81,7 +81,7 @@ def read_signs(folder: Path, session: str, world: int) -> dict[int, Sign | None]
 def _read_sign(file: Path, session: str) -> Sign | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):  # a host that lost power may leave an empty file
+    except (FileNotFoundError, ValueError, RecursionError):  # a host that lost power may leave an empty file
         return None
     if content.get("session") != session:
         return None
