@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -15,6 +16,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 FORMAT = 2
 NAME = "manifest.json"
 MOST = 1 << 56  # samples or bytes; more is a slip
+LONGEST_PART = 255  # bytes of one part of a path that file systems take
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class ShardEntry:
         for name in ("name", "sha256", "index_sha256"):
             if not isinstance(getattr(entry, name), str):
                 raise TypeError(f"{name} of a shard is {getattr(entry, name)!r}, not a text")
-        if not entry.name or "\0" in entry.name:
+        if not entry.name or "\0" in entry.name or max(map(len, os.fsencode(entry.name).split(b"/"))) > LONGEST_PART:
             raise ValueError(f"name of a shard is {entry.name!r}")
         for name, value in (("samples", entry.samples), ("bytes", entry.bytes)):
             if not is_count(value) or not value:

@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
-from google.protobuf.message import DecodeError
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Regex, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -142,7 +141,10 @@ def load_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     model_file = cached_file(name_or_folder, MODEL_FILE, _raise_exceptions_for_missing_entries=False)
     if model_file is not None and backend is not None:
-        backend.normalizer = model_normalizer(Path(model_file))
+        try:
+            backend.normalizer = model_normalizer(Path(model_file))
+        except Exception as error:  # tokenizers raises Exception itself, protobuf an error of its own
+            raise ValueError(f"{model_file} is no SentencePiece model: {error}; bring back a copy") from error
     check_vocabulary(name_or_folder, tokenizer)
     return tokenizer
 
@@ -163,10 +165,7 @@ def check_folder(name_or_folder: str) -> None:
 
 def model_normalizer(model_file: Path) -> normalizers.Normalizer:
     """Return the normaliser that a SentencePiece model carries: its character map, then single spaces."""
-    try:
-        model = ModelProto.FromString(model_file.read_bytes())
-    except DecodeError as error:
-        raise ValueError(f"{model_file} is no SentencePiece model: {error}; bring back a copy") from error
+    model = ModelProto.FromString(model_file.read_bytes())
     steps: list[normalizers.Normalizer] = []
     if model.normalizer_spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))

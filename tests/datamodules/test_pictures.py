@@ -65,6 +65,7 @@ def test_boxes_of_a_tiff_are_normalised_by_its_upright_size() -> None:
     assert upright_size(open_raster(stored_bytes("TIFF"))) == (400, 600)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize(("kind", "value"), [(3, b"\0\0"), (3, b"\0\x09"), (3, b"\0\x4d"), (2, b"ab"), (3, b"")])
 def test_an_orientation_that_is_none_leaves_the_bytes_as_they_are(kind: int, value: bytes) -> None:
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHI", 0x0112, kind, 1) + value + bytes(2) * bool(value)

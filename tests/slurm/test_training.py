@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -161,3 +162,22 @@ def test_a_wrong_number_of_tasks_is_refused_before_the_first_step(cluster: Clust
     )
     assert "Traceback" not in told
     assert not list(refused.folder.glob("step_*"))
+
+
+def test_of_two_jobs_on_one_run_one_trains_and_the_other_says_who_does(cluster: Cluster) -> None:
+    slow = {"class_path": "tests.slurm.slow.Slow", "init_args": {"seconds": 1.0}}
+    experiment = {**EXPERIMENT, "trainer": {**TRAINER, "callbacks": [slow]}}
+    Path("contended.yaml").write_text(yaml.safe_dump(experiment))
+    fit = f"env PYTHONPATH={ROOT} {sys.executable} -m vle_lightning fit --config {TOY} --config contended.yaml"
+    fit += " --run_name contended --trainer.accelerator cpu --trainer.devices 1 --trainer.max_steps 10 --ckpt_path auto"
+    outputs = [Path(f"contended_{name}.out").absolute() for name in "ab"]
+    jobs = [
+        cluster.call("sbatch", "--parsable", "--nodes=1", "--exclusive", f"--output={output}", "--wrap", f"srun {fit}")
+        for output in outputs
+    ]
+    ends = [cluster.wait_for_end(job, 300) for job in jobs]
+    told = [output.read_text() for output in outputs]
+    assert sorted(ends) == ["COMPLETED", "FAILED"], told
+    refused = ends.index("FAILED")
+    assert re.search(rf"contended is in use: process \d+ on \S+, Slurm job {jobs[1 - refused]}, started", told[refused])
+    assert last_step(Path("checkpoints", "contended")) == 10

@@ -122,7 +122,7 @@ def _is_manifest(row: object) -> bool:
 def _read_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} is no JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} holds no names and values")

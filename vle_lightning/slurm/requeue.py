@@ -107,12 +107,14 @@ def last_step(run: Path) -> int:
 
 
 def read_history(run: Path) -> list[Start]:
-    """Return how the earlier starts of a run ended, the oldest first; a line that a full disk cut short is left out."""
+    """Return how the earlier starts of a run ended, the oldest first; lines that are damaged are left out."""
     file = run / HISTORY
     starts = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        with contextlib.suppress(ValueError, TypeError):
-            starts.append(Start(**json.loads(line)))
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            start = Start(**json.loads(line))
+            if type(start.code) is int and type(start.step) is int and isinstance(start.reason, str):
+                starts.append(start)
     return starts
 
 

@@ -174,7 +174,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     """Read a small record; {} where there is none, or none that can be read: a table of runs shows the others."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

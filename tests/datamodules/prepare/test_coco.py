@@ -196,7 +196,7 @@ def test_scaling_leaves_the_boxes_where_they_are(tmp_path: Path) -> None:
         (
             "captions_train2017.json",
             {"images": []},
-            r"captions_train2017\.json: with the key 'annotations' is needed",
+            r"captions_train2017\.json: a JSON object with the key 'annotations' is needed",
         ),
         (
             "captions_train2017.json",
