@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.cache import StoreError
+from datamodules.pictures import DamagedError
 from datamodules.records import Kind, Record
 from datamodules.sampler import MicroBatch
 from datamodules.shards import RawSample, SampleError, ShardFolder
@@ -126,9 +127,7 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
     def _load(self, place: tuple[int, int, int], rng: np.random.Generator) -> tuple[RawSample, Tensor, SampleT]:
         source, shard, row = place
         raw = self.folders[source].read(shard, row)
-        turn = (
-            self.folders[source].manifest.layout == "captions"
-        )  # of foreign tars; ours were turned when they were prepared
+        turn = self.folders[source].manifest.layout == "captions"  # ours were turned when they were prepared
         image = _decoded(raw, raw.image, turn)
         may_flip = self.transform.flip and not any(map(SIDES.search, self.builder.words(raw)))
         view = self.transform.draw(rng, image.shape[2], image.shape[1], may_flip=may_flip)
@@ -146,6 +145,8 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
 def _decoded(raw: RawSample, data: bytes, turn: bool) -> Tensor:
     try:
         return decode(data, turn)
+    except DamagedError as error:
+        raise SampleError("damaged image", f"{raw.where} ({raw.sample_id}): {error}") from error
     except ValueError as error:
         raise SampleError("unreadable image", f"{raw.where} ({raw.sample_id}): {error}") from error
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from datamodules.dataset import MicroBatchDataset
 from datamodules.loader import MicroBatchLoader
+from datamodules.pictures import open_raster, to_rgb
 from datamodules.pretrain import PretrainBuilder, PretrainSample
 from datamodules.sampler import MicroBatch, MicroBatchSampler, TrainOrder
 from datamodules.shards import ShardFolder, image_numbers
@@ -37,7 +36,7 @@ def pillow_path(image_size: int) -> Callable[[bytes], Tensor]:
     )
 
     def path(photo: bytes) -> Tensor:
-        pixels: Tensor = steps(Image.open(io.BytesIO(photo)).convert("RGB"))
+        pixels: Tensor = steps(to_rgb(open_raster(photo)))
         return pixels
 
     return path

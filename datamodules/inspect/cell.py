@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from datamodules.inspect.drawing import Colour, draw_boxes, font, wrap
 from datamodules.inspect.wording import Item
-from datamodules.pictures import DECODING_ERRORS, open_raster, to_rgb
+from datamodules.pictures import DECODING_ERRORS, load_upright, open_raster, to_rgb
 from datamodules.records import Kind, Question, Record, Statement, TaggedText, Text, VCRItem
 from datamodules.shards import RawSample
 from datamodules.tagged import UNKNOWN, render
@@ -37,22 +37,28 @@ class Paragraph(NamedTuple):
     size: int = 13
 
 
-def draw_cell(sample: RawSample | Unread, kind: Kind) -> Image.Image:
-    """Draw one sample, `CELL_WIDTH` wide and as high as it needs; in place of a broken one stands what is wrong."""
+def draw_cell(sample: RawSample | Unread, kind: Kind, turn: bool = False) -> Image.Image:
+    """Draw one sample, `CELL_WIDTH` wide and as high as it needs; in place of a broken one stands what is wrong.
+
+    Args:
+        sample: What to draw.
+        kind: Of its folder.
+        turn: Turn its picture upright, as the stream does with those of foreign tars.
+    """
     if isinstance(sample, Unread):
         return draw_text([Paragraph(sample.where, GREY, size=11), Paragraph(sample.what, RED)])
     head = draw_text([Paragraph(sample.sample_id, GREY, size=11)])
     try:
-        return stack([head, *draw_parts(sample, sample.record.items(kind)[sample.item])], CELL_WIDTH, 4)
+        return stack([head, *draw_parts(sample, sample.record.items(kind)[sample.item], turn)], CELL_WIDTH, 4)
     except (*DECODING_ERRORS, *BAD_RECORD) as error:
         return stack([head, draw_text([Paragraph(f"cannot be drawn: {error}", RED)])], CELL_WIDTH, 4)
 
 
-def draw_parts(sample: RawSample, item: Item) -> list[Image.Image]:
+def draw_parts(sample: RawSample, item: Item, turn: bool = False) -> list[Image.Image]:
     """Draw the pictures in a row, and the texts."""
     record, pair = sample.record, sample.right is not None
     width = (CELL_WIDTH - GAP // 2) // 2 if pair else CELL_WIDTH
-    pictures = [open_scaled(data, width) for data in (sample.image, sample.right) if data is not None]
+    pictures = [open_scaled(data, width, turn) for data in (sample.image, sample.right) if data is not None]
     numbered = isinstance(item, VCRItem)  # its texts name objects by their numbers
     names = [f"{i} {name or UNKNOWN}" if numbered else name for i, name in enumerate(record.names)]
     unplaced = draw_boxes(pictures[0], record.boxes, names, mentioned(item))
@@ -64,10 +70,10 @@ def draw_parts(sample: RawSample, item: Item) -> list[Image.Image]:
     return [side_by_side(pictures, CELL_WIDTH, GAP // 2), draw_text(told)]
 
 
-def open_scaled(data: bytes, width: int) -> Image.Image:
+def open_scaled(data: bytes, width: int, turn: bool = False) -> Image.Image:
     """Decode a picture and scale it to the room that there is; small ones by a whole number, their pixels kept."""
     with open_raster(data) as image:
-        picture = to_rgb(image)
+        picture = load_upright(image).convert("RGB") if turn else to_rgb(image)
     scale = min(width / picture.width, PICTURE_HEIGHT / picture.height)
     scale = int(scale) if scale > 1 else scale
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

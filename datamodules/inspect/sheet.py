@@ -38,8 +38,8 @@ def draw_sheet(folder: ShardFolder, shards: Sequence[int], path: Path, images: i
     chosen = choose(folder, shards, images, seed)
     if not chosen:
         return 0
-    cells = [draw_cell(sample, folder.kind) for sample in chosen]
     manifest = folder.manifest
+    cells = [draw_cell(sample, folder.kind, manifest.layout == "captions") for sample in chosen]
     told = (
         f"{manifest.source}/{manifest.split} ({manifest.kind}): {len(cells)} of {manifest.images:,} images, seed {seed}"
     )

@@ -17,7 +17,7 @@ from datamodules.index import check_shard, image_number, index_path, open_index
 from datamodules.inspect.wording import CHOICES, Item, wordings
 from datamodules.manifest import NAME as MANIFEST
 from datamodules.manifest import Manifest
-from datamodules.pictures import DECODING_ERRORS, open_raster
+from datamodules.pictures import DECODING_ERRORS, open_raster, upright_size
 from datamodules.records import Kind, Record, Text, VCRItem
 from datamodules.shards import RawSample, SampleError, ShardFolder
 from datamodules.tagged import UNKNOWN
@@ -153,7 +153,7 @@ class Verifier:
         sizes = []
         for data in filter(None, (first.image, first.right)):
             try:
-                sizes.append(image_size(data, self.quick))
+                sizes.append(image_size(data, self.quick, self.manifest.layout == "captions"))
             except ValueError as error:
                 self._note(shard, row, first.sample_id, f"unreadable image: {error}")
         if not first.image:
@@ -182,18 +182,18 @@ class Verifier:
                 self._note(shard, other, raw.sample_id, told)
 
 
-def image_size(data: bytes, quick: bool) -> tuple[int, int]:
-    """Return width and height in pixels; a quick look reads the header only.
+def image_size(data: bytes, quick: bool, turn: bool = False) -> tuple[int, int]:
+    """Return width and height in pixels, upright where ``turn``; a quick look reads the header only.
 
     Raises:
         ValueError: The picture cannot be decoded, or its header cannot be read.
     """
     if not quick:
-        height, width = decode(data).shape[1:]
+        height, width = decode(data, turn).shape[1:]
         return width, height
     try:
         with open_raster(data) as image:
-            return image.size
+            return upright_size(image) if turn else image.size
     except DECODING_ERRORS as error:
         raise ValueError(str(error)) from error
 

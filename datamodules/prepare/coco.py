@@ -42,7 +42,7 @@ class Dataset(RawDataset):
     """``annotations/{captions,instances}_SPLIT*.json`` and ``images/``, ``SPLIT2017/`` or ``images.tar``."""
 
     kind = "texts"
-    turns = False  # its boxes are in stored pixels
+    stored_boxes = True  # its sizes are those of the files, whose EXIF it does not follow
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the folders and archives that may hold the images."""

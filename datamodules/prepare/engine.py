@@ -22,7 +22,7 @@ from rich.console import Console
 from datamodules.manifest import NAME as MANIFEST
 from datamodules.partial import PartialSplit, already_made, first_of_each
 from datamodules.prepare.foreign import CaptionTars, index_tars
-from datamodules.prepare.images import EncodedImage, Place, open_places, prepare_image, read_image
+from datamodules.prepare.images import EncodedImage, Place, open_places, prepare_image, read_image, upright_record
 from datamodules.prepare.origin import AnyDataset, Options, origin
 from datamodules.prepare.parallel import ordered_map, progress_line
 from datamodules.prepare.raw import Item, Order, RawDataset
@@ -198,7 +198,7 @@ def write_items(dataset: RawDataset, split: str, writer: ShardFolderWriter, opti
         places = open_places(dataset.src, dataset.image_places(split), options.follow_links)
         items = dataset.items(split, Shuffled(options.seed, split), writer.skip)
         rest = itertools.islice(items, writer.items, options.limit)
-        for item, encoded in encoded_images(rest, places, options, dataset.turns):
+        for item, encoded in encoded_images(rest, places, options, dataset.stored_boxes):
             if isinstance(encoded, SampleError):
                 writer.leave_out(encoded.kind, encoded.where)
             else:
@@ -208,26 +208,34 @@ def write_items(dataset: RawDataset, split: str, writer: ShardFolderWriter, opti
 
 
 def encoded_images(
-    items: Iterable[Item], places: Sequence[Place], options: Options, turns: bool
+    items: Iterable[Item], places: Sequence[Place], options: Options, stored_boxes: bool
 ) -> Iterator[tuple[Item, Encoded | SampleError]]:
     """Read, check and scale the items' images in threads; yields in the order of the items."""
 
     def work(chunk: list[Item]) -> list[tuple[Item, Encoded | SampleError]]:
-        return [(item, encoded_item(item, places, options, turns)) for item in chunk]
+        return [encoded_item(item, places, options, stored_boxes) for item in chunk]
 
     yield from itertools.chain.from_iterable(ordered_map(work, chunks(items), options.workers))
 
 
-def encoded_item(item: Item, places: Sequence[Place], options: Options, turns: bool) -> Encoded | SampleError:
-    """Return the item's images as they go into the shard, or what is wrong with the first that is wrong."""
+def encoded_item(
+    item: Item, places: Sequence[Place], options: Options, stored_boxes: bool
+) -> tuple[Item, Encoded | SampleError]:
+    """Return an item and its images as they go into the shard, or what is wrong with the first that is wrong."""
 
-    def encoded(name: str) -> EncodedImage:
-        return prepare_image(read_image(places, name), name, options.longest_side, options.quality, turns)
+    def encoded(data: bytes, name: str) -> EncodedImage:
+        return prepare_image(data, name, options.longest_side, options.quality)
 
     try:
-        return Encoded(encoded(item.image_name), None if item.right_name is None else encoded(item.right_name))
+        data = read_image(places, item.image_name)
+        image = encoded(data, item.image_name)
+        if stored_boxes and item.record.boxes:
+            item = item._replace(record=upright_record(item.record, data))
+        if item.right_name is None:
+            return item, Encoded(image, None)
+        return item, Encoded(image, encoded(read_image(places, item.right_name), item.right_name))
     except SampleError as error:
-        return error
+        return item, error
 
 
 def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -55,6 +55,7 @@ class Dataset(RawDataset):
     """``SPLIT.jsonl``, and the images below the raw folder or in an archive."""
 
     kind = "texts"
+    stored_boxes = False  # boxes are drawn on what a viewer shows
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the raw folder itself and what may lie in it."""

@@ -9,23 +9,28 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from datamodules.orientation import UPRIGHT, turn_box
 from datamodules.pictures import (
     DECODING_ERRORS,
     FORMATS,
-    ORIENTATION,
+    JPEGS,
+    DamagedError,
     check_bytes,
-    eight_bits,
     is_upright,
+    load_upright,
     open_raster,
     read_file,
-    upright,
+    stored_orientation,
 )
+from datamodules.records import BOX_DECIMALS, Box, Record
 from datamodules.shards import SampleError
+from datamodules.transforms import decode
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png"}  # formats whose bytes may be kept
 UNZIPPING_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
@@ -218,43 +223,42 @@ def read_image(places: Sequence[Place], name: str) -> bytes:
     raise SampleError("missing image", name)
 
 
-def prepare_image(data: bytes, name: str, longest_side: int | None, quality: int, turn: bool = True) -> EncodedImage:
+def prepare_image(data: bytes, name: str, longest_side: int | None, quality: int) -> EncodedImage:
     """Check that an image decodes, turn it upright, and scale it down if it is larger than wanted.
 
-    A JPEG or PNG that needs neither keeps its bytes; other formats become JPEG.
+    A JPEG or PNG that needs neither keeps its bytes; other formats become JPEG. What the stream would not read or
+    hold for damaged is refused here.
 
     Args:
         data: The file.
         name: For messages.
         longest_side: Upper bound of width and height in pixels; None keeps every size.
         quality: Of the JPEGs that are written here, 1 to 95.
-        turn: Turn it as its EXIF orientation says; not where boxes are given in stored pixels.
 
     Raises:
-        SampleError: "unreadable image".
+        SampleError: "unreadable image" or "damaged image".
     """
     try:
         with open_raster(data) as image:
             fits = longest_side is None or max(image.size) <= longest_side
-            if image.format in EXTENSIONS and fits and (is_upright(image) or not turn):
-                image.draft("RGB", (1, 1))  # checks the whole file, but decodes a JPEG at an eighth of its size
-                image.load()
+            keep = image.format in EXTENSIONS and fits and is_upright(image)
+            if keep or image.format in JPEGS:
+                decode(data)  # hears of damage, which Pillow does not tell
+            if keep:
                 return EncodedImage(data, EXTENSIONS[str(image.format)])
-            return encode(image, longest_side, quality, turn)
+            return encode(image, longest_side, quality)
     except UnidentifiedImageError as error:  # its own message has an address in memory
         raise SampleError("unreadable image", f"{name}: none of the formats {', '.join(FORMATS)}") from error
+    except DamagedError as error:
+        raise SampleError("damaged image", f"{name}: {error}") from error
     except DECODING_ERRORS as error:
         raise SampleError("unreadable image", f"{name}: {error}") from error
 
 
-def encode(image: Image.Image, longest_side: int | None, quality: int, turn: bool = True) -> EncodedImage:
-    """Scale an opened image down (bicubic, antialiased) and encode it: PNG stays PNG, others become JPEG."""
+def encode(image: Image.Image, longest_side: int | None, quality: int) -> EncodedImage:
+    """Turn an opened image upright, scale it down (bicubic, antialiased) and encode it: PNG as PNG, others as JPEG."""
     extension = EXTENSIONS.get(str(image.format), "jpg")
-    reduced = eight_bits(image)  # turning forgets the format, which says what the mode "I" means
-    if turn and not is_upright(image):
-        reduced.getexif()[ORIENTATION] = image.getexif()[ORIENTATION]
-        reduced = upright(reduced)
-    picture = reduced.convert("RGB")
+    picture = load_upright(image).convert("RGB")
     scale = min(1.0, (longest_side or max(picture.size)) / max(picture.size))
     if scale < 1:
         width, height = (max(1, round(side * scale)) for side in picture.size)
@@ -265,3 +269,26 @@ def encode(image: Image.Image, longest_side: int | None, quality: int, turn: boo
     else:
         picture.save(file, "PNG")
     return EncodedImage(file.getvalue(), extension)
+
+
+def upright_record(record: Record, data: bytes) -> Record:
+    """Carry a record's boxes, given in an image as it is stored, over to the upright image.
+
+    Raises:
+        SampleError: "unreadable image".
+    """
+    try:
+        with open_raster(data) as image:
+            orientation = stored_orientation(image)
+    except DECODING_ERRORS as error:
+        raise SampleError("unreadable image", f"{record.image_id}: {error}") from error
+    if orientation == UPRIGHT:
+        return record
+    turned = (turn_box(box, orientation) for box in record.boxes)
+    return replace(record, boxes=tuple(rounded(box) for box in turned))
+
+
+def rounded(box: Box) -> Box:
+    """Return a box with the decimals that records have."""
+    x0, y0, x1, y1 = (round(edge, BOX_DECIMALS) for edge in box)
+    return x0, y0, x1, y1

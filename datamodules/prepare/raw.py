@@ -50,7 +50,8 @@ class RawDataset(ABC):
     """A data set in its official raw layout."""
 
     kind: ClassVar[Kind]
-    turns: ClassVar[bool] = True  # images upright, as EXIF says; not where boxes are given in stored pixels
+    # whether boxes are given in pixels of the images as stored, and not of the upright ones; those that have any say so
+    stored_boxes: ClassVar[bool] = False
 
     def __init__(self, src: Path) -> None:
         """Name the raw folder; arguments that a data set adds are options of the command line."""

@@ -64,7 +64,7 @@ class Dataset(RawDataset):
     """``{train,val,test}.jsonl``, and ``vcr1images/`` with the images and their metadata."""
 
     kind = "vcr"
-    turns = False  # its boxes are in stored pixels
+    stored_boxes = True  # its sizes are those of the files, whose EXIF it does not follow
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the one folder of the official layout."""

@@ -41,7 +41,7 @@ class Dataset(RawDataset):
     """``region_descriptions.json``, ``objects.json``, ``image_data.json`` and the images."""
 
     kind = "texts"
-    turns = False  # its boxes are in stored pixels
+    stored_boxes = True  # its sizes are those of the files, whose EXIF it does not follow
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the folders and archives that may hold the images: splits share them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from datamodules.pictures import DECODING_ERRORS, FORMATS, ORIENTATION, UPRIGHT, eight_bits, open_raster, upright
+from datamodules.pictures import (
+    DECODING_ERRORS,
+    FORMATS,
+    OPENED,
+    check_pixels,
+    check_whole,
+    eight_bits,
+    load_upright,
+    open_raster,
+    read_file,
+)
 from datamodules.transforms import View
 from vle_lightning.errors import UserError
 
@@ -44,15 +53,21 @@ def open_picture(source: object) -> Image.Image:
     if isinstance(source, Image.Image):
         return _loaded(source, "the picture")
     if isinstance(source, bytes | bytearray):
-        return _opened(io.BytesIO(source), f"the picture of {len(source)} bytes")
+        return _opened(bytes(source), f"the picture of {len(source)} bytes")
     if isinstance(source, str | PathLike):
-        path = Path(source)
-        if not path.is_file():
-            raise UserError(f"there is no picture {source}; name a file on this machine")
-        return _opened(path, f"the picture {path}")
+        return _opened(_file_content(Path(source)), f"the picture {source}")
     if hasattr(source, "read"):
-        return _opened(io.BytesIO(_content(source)), "the picture in an open file")
+        return _opened(_content(source), "the picture in an open file")
     raise UserError(f"a {type(source).__name__} is no picture; give a PIL image, a path, bytes, a file or an array")
+
+
+def _file_content(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no picture {path}; name a file on this machine") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"the picture {path} cannot be read: {error}") from error
 
 
 def _content(file: Any) -> bytes:  # noqa: ANN401 (any object with read)
@@ -68,15 +83,11 @@ def _content(file: Any) -> bytes:  # noqa: ANN401 (any object with read)
     return bytes(content)
 
 
-def _opened(file: Path | io.BytesIO, told: str) -> Image.Image:
+def _opened(data: bytes, told: str) -> Image.Image:
     try:
-        with open_raster(file) as picture:
-            picture.load()
-            reduced, turned = eight_bits(picture), picture.getexif().get(ORIENTATION, UPRIGHT)
-        if turned == UPRIGHT:
-            return reduced
-        reduced.getexif()[ORIENTATION] = turned  # which scaling to 8 bits forgets
-        return upright(reduced)
+        with open_raster(data) as picture:
+            check_whole(data, picture.format)
+            return load_upright(picture)
     except UnidentifiedImageError as error:
         raise UserError(f"{told} cannot be read: it is none of {', '.join(FORMATS)}") from error
     except DECODING_ERRORS as error:
@@ -84,9 +95,15 @@ def _opened(file: Path | io.BytesIO, told: str) -> Image.Image:
 
 
 def _loaded(picture: Image.Image, told: str) -> Image.Image:
+    """Decode a picture that was opened elsewhere; one that was worked on since has no format, and stands upright."""
+    if picture.format is not None and picture.format not in OPENED:  # decoding one of EPS runs a program
+        raise UserError(f"{told} is {picture.format}, none of {', '.join(FORMATS)}; convert it to RGB first")
     try:
-        picture.load()
-        return eight_bits(picture)
+        check_pixels(picture.size)
+        if picture.format is None:
+            picture.load()
+            return eight_bits(picture)
+        return load_upright(picture)
     except DECODING_ERRORS as error:
         raise UserError(f"{told} cannot be read: {error}") from error
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from vle_lightning.encoders.image import patch_grid
 from vle_lightning.hub.vle import encoder_config
+from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.processor import Processor
 from vle_lightning.inference.vcr_compatible import PersonNames, VCRInputs, convert, score
 from vle_lightning.parity.checks import EXACT, OUTPUT, PIXELS, Bound, Check, compare, compare_loss, equal, failure
@@ -33,8 +33,7 @@ def run_conversion(case: Case) -> Iterator[Check]:
     annotation = read_json(root / "cases" / f"{DATA_ONLY}.json")[content["annotation"]]
     metadata = read_json(root / "images" / annotation["metadata_fn"])
     file = root / "images" / annotation["img_fn"]
-    with Image.open(file) as image:
-        size = image.size
+    size = open_picture(file).size
     yield equal("image_size", list(size), content["image_size"])
     processor = Processor.from_pretrained(root)
     pixels = processor.pixels([file])
