@@ -8,9 +8,10 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -69,8 +70,9 @@ def fit(name: str, *options: str) -> list[str]:
     return ["fit", "--config", str(experiment), "--config", "killed.yaml", "--run_name", name, *options]
 
 
-def train(name: str, options: tuple[str, ...]) -> None:
+def train(name: str, options: tuple[str, ...], ranks: Mapping[str, str] | None = None) -> None:
     torch.set_num_threads(1)
+    os.environ.update(ranks or {})
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (of the process)
     record = ["--trainer.callbacks+=tests.strategies.losses.LossRecord", f"--trainer.callbacks.folder={name}_losses"]
     sys.exit(main([*fit(name, *options), "--ckpt_path", "auto", *record]))
@@ -80,6 +82,21 @@ def start(server: ForkServerContext, name: str, *options: str) -> BaseProcess:
     process = server.Process(target=train, args=(name, options))
     process.start()
     return process
+
+
+def start_all(server: ForkServerContext, name: str, *options: str) -> list[BaseProcess]:
+    """Start a process for each of ``--trainer.devices``: Lightning would start the second by this test's own command."""
+    if "--trainer.devices" not in options:
+        return [start(server, name, *options)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        meeting["MASTER_PORT"] = str(free.getsockname()[1])
+    ranks = [{**meeting, "LOCAL_RANK": str(rank), "RANK": str(rank)} for rank in range(2)]
+    processes = [server.Process(target=train, args=(name, options, environment)) for environment in ranks]
+    for process in processes:
+        process.start()
+    return list(processes)
 
 
 def wait_for_training(process: BaseProcess, losses: Path) -> None:
@@ -105,12 +122,12 @@ def test_no_kill_loses_more_than_the_work_since_the_last_save(
     losses = workplace / f"{name}_losses" / "0.jsonl"
     store, saved, within_a_save = CheckpointStore(workplace / "checkpoints" / name), 0, 0
     for kill in range(KILLS):
-        process = start(server, name, *WAYS[way])
-        wait_for_training(process, losses)
+        processes = start_all(server, name, *WAYS[way])
+        wait_for_training(processes[0], losses)
         time.sleep(draw.uniform(0, 1))
         if kill % 2:
             wait_for_a_save(store.folder)
-        kill_all(process)
+        kill_all(processes)
         within_a_save += any(store.folder.glob(f"*{UNFINISHED}"))
         done = max(step for (step, _), _ in rows_of(losses.parent)) + 1
         newest = store.newest()
@@ -123,13 +140,13 @@ def test_no_kill_loses_more_than_the_work_since_the_last_save(
     assert saved > 2 * SAVE_EVERY, "the run has not come far between the kills"
     assert within_a_save >= KILLS // 5, "too few kills met a save to say anything"
     straight = f"straight_{name}"
-    process = start(server, straight, *WAYS[way], "--save_every", "1000000")
+    processes = start_all(server, straight, *WAYS[way], "--save_every", "1000000")
     limit = time.monotonic() + 5 * PATIENCE
     while len(dict(rows_of(workplace / f"{straight}_losses"))) < len(dict(rows_of(losses.parent))):
-        assert process.is_alive()
+        assert processes[0].is_alive()
         assert time.monotonic() < limit, "the run without kills does not come as far"
         time.sleep(0.5)
-    kill_all(process)
+    kill_all(processes)
     expected, found = dict(rows_of(workplace / f"{straight}_losses")), rows_of(losses.parent)
     different = [key for key, loss in found if expected.get(key, loss) != loss]
     missing = expected.keys() - dict(found).keys()
@@ -141,19 +158,19 @@ def test_no_kill_loses_more_than_the_work_since_the_last_save(
     )
 
 
-def kill_all(process: BaseProcess) -> None:
-    """Kill a run with the ranks and loaders that it has started, as a machine that loses power does."""
-    assert process.pid is not None
-    family = [process.pid]
+def kill_all(processes: Sequence[BaseProcess]) -> None:
+    """Kill a run with all its ranks and loaders, as a machine that loses power does."""
+    family = [process.pid for process in processes if process.pid is not None]
     for pid in family:  # grows on the way
         children = Path(f"/proc/{pid}/task/{pid}/children")
         family += [int(child) for child in children.read_text().split()] if children.exists() else []
     for pid in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    process.join()
+    for process in processes:
+        process.join()
     limit = time.monotonic() + PATIENCE
-    while any(Path(f"/proc/{pid}/exe").exists() for pid in family[1:]):
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in family[len(processes) :]):
         assert time.monotonic() < limit, "a killed process is still there"
         time.sleep(0.01)
 
