@@ -85,7 +85,7 @@ def start(server: ForkServerContext, name: str, *options: str) -> BaseProcess:
 
 
 def start_all(server: ForkServerContext, name: str, *options: str) -> list[BaseProcess]:
-    """Start a process for each of ``--trainer.devices``: Lightning would start the second by this test's own command."""
+    """Start a process for each rank: Lightning would start the second one by the command of this test."""
     if "--trainer.devices" not in options:
         return [start(server, name, *options)]
     with socket.socket() as free:
