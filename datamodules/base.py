@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -47,7 +47,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         max_text_length: int = 50,
         workers: int = 2,
         seed: int = 0,
-        train_split: str = "train",
+        train_split: str | list[str] = "train",
         val_split: str = "val",
         test_split: str | None = None,
         predict_split: str | None = None,
@@ -73,7 +73,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             max_text_length: in tokens, special ones included.
             workers: loading processes of a device; 0 loads in the training process.
             seed: of order, crops, masks and all other draws.
-            train_split: folder name of the training split.
+            train_split: folder name of the training split, or several: each source is read in all of them. What is
+                trained on is never evaluated.
             val_split: folder name of the split that selects checkpoints.
             test_split: folder name of the split that is read once, at the end.
             predict_split: folder name of the split that predictions are made for; ``val_split`` by default.
@@ -98,7 +99,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             workers,
             seed,
         )
-        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
+        self.train_splits = (train_split,) if isinstance(train_split, str) else tuple(dict.fromkeys(train_split))
+        self.val_split, self.test_split = val_split, test_split
         self.predict_split = predict_split or val_split
         self.val_sources, self.limit_val = val_sources or list(self.sources), limit_val
         self.shuffle_shards = shuffle_shards
@@ -136,6 +138,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         check_folder(self.tokenizer_name)
         if not self.sources:
             raise ValueError(f"data.sources is empty; name folders of {self.root}, such as {{coco: 1.0}}")
+        check_splits(self.train_splits, {"val_split": self.val_split, "test_split": self.test_split})
         if unknown := sorted(set(self.val_sources) - set(self.sources)):
             raise ValueError(f"data.val_sources: {', '.join(unknown)} not in data.sources ({', '.join(self.sources)})")
         for name, weight in self.sources.items():
@@ -166,7 +169,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self.check()
         _ = self.tokenizer  # opened before any worker needs it
         splits: dict[str, list[str | None]] = {
-            "fit": [self.train_split, self.val_split, self.test_split],  # what is missing is told before, not after
+            "fit": [*self.train_splits, self.val_split, self.test_split],  # what is missing is told before, not after
             "validate": [self.val_split],
             "test": [self.test_split],
             "predict": [self.predict_split],
@@ -226,7 +229,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             ValueError: the trainer's limits do not fit the stream's steps.
             LoaderError: the machine has not the shared memory or the open files that the workers need.
         """
-        folders = self._folders[self.train_split]
+        folders = self._train_folders()
         sampler = MicroBatchSampler(self.order(), self.batch_size, *self._place())
         if self.trainer:
             check_limits(self.trainer, len(sampler), sampler.per_step)
@@ -246,20 +249,31 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             ValueError: an epoch has less than one step, or a source's weight is not positive.
         """
         if self._order is None:
-            self._order = self._plan_order(self._folders[self.train_split])
+            self._order = self._plan_order(self._train_folders())
         return self._order
 
     def samples_by_source(self, steps: int) -> dict[str, int]:
         """Return how many samples of each source the first ``steps`` steps of the run take."""
-        return dict(zip(self.sources, self.order().samples_by_source(steps), strict=True))
+        named = zip(self._parts(), self.order().samples_by_source(steps), strict=True)
+        if len(self.train_splits) == 1:
+            return {source: samples for (_, source), samples in named}
+        return {f"{source}/{split}": samples for (split, source), samples in named}
+
+    def _parts(self) -> list[tuple[str, str]]:
+        """Return split and source of each training folder, in their order."""
+        return [(split, source) for split in self.train_splits for source in self.sources]
+
+    def _train_folders(self) -> list[ShardFolder]:
+        return [folder for split in self.train_splits for folder in self._folders[split]]
 
     def _plan_order(self, folders: list[ShardFolder]) -> TrainOrder:
-        for (name, weight), folder in zip(self.sources.items(), folders, strict=True):
+        weights = [self.sources[source] for _, source in self._parts()]
+        for (_, name), weight, folder in zip(self._parts(), weights, folders, strict=True):
             if int(weight * len(folder)) < 1:
                 raise ValueError(f"data.sources.{name} is {weight}: not one of its {len(folder)} samples in an epoch")
         return TrainOrder(
             [folder.shard_sizes for folder in folders],
-            list(self.sources.values()),
+            weights,
             self.seed,
             self.global_batch_size,
             self.shuffle_shards,
@@ -308,7 +322,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         Raises:
             ValueError: the order is another one, so that samples would be lost or repeated.
         """
-        training = self.train_split in self._folders  # else nothing is read in that order
+        training = self.train_splits[0] in self._folders  # else nothing is read in that order
         before, now = state_dict.get("order", {}) if training else {}, self._order_options()
         if changed := [f"{key} was {old}, is {now.get(key)}" for key, old in before.items() if now.get(key) != old]:
             raise ValueError(
@@ -320,16 +334,17 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             self._train_loader.load_state_dict(self._start)
 
     def _order_options(self) -> dict[str, Any]:
+        opened = [folder for split in self.train_splits for folder in self._folders.get(split, [])]
         return {
             "data.global_batch_size": self.global_batch_size,
             "data.seed": self.seed,
             "data.sources": [[name, weight] for name, weight in self.sources.items()],  # their order counts, too
             "data.shuffle_shards": self.shuffle_shards,
-            "the hash of each manifest": [folder.digest[:12] for folder in self._folders.get(self.train_split, [])],
+            "the hash of each manifest": [folder.digest[:12] for folder in opened],
         }
 
     def _sources_of(self, split: str) -> list[str]:
-        return list(self.sources) if split == self.train_split else self.val_sources
+        return list(self.sources) if split in self.train_splits else self.val_sources
 
     def _open(self, split: str, source: str) -> ShardFolder:
         cache = CacheOptions(self.cache_dir, int(self.cache_gb * 1e9))
@@ -363,3 +378,28 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def holds(split: str, other: str) -> bool:
+    """Say whether a split holds another: it is the same, or its part by name, as ``val_rest`` is of ``val``."""
+    return other == split or other.startswith(f"{split}_")
+
+
+def check_splits(trained: Sequence[str], evaluated: Mapping[str, str | None]) -> None:
+    """Refuse to evaluate what is trained on.
+
+    Args:
+        trained: splits.
+        evaluated: split by option; None where none is named.
+
+    Raises:
+        ValueError: none is trained on, or one is evaluated that is, or that is a part of one that is.
+    """
+    if not trained:
+        raise ValueError("data.train_split is empty; name a split, such as train")
+    for option, split in evaluated.items():
+        if split is not None and (seen := [name for name in trained if holds(name, split)]):
+            raise ValueError(
+                f"data.{option} {split} is trained on (data.train_split: {seen[0]}): scores on what was seen say "
+                "nothing; train on the other part, such as val_train beside val_rest"
+            )

@@ -249,3 +249,26 @@ def test_a_test_split_must_be_named(shards: Path, tokenizer_folder: Path) -> Non
     module = make(shards, tokenizer_folder, test_split="val")
     module.setup("test")
     assert sum(map(len, ids(module.test_dataloader()))) == 22
+
+
+def test_several_splits_are_trained_on_together(tmp_path: Path, tokenizer_folder: Path) -> None:
+    for split, numbers in {"train": range(8), "val_train": range(8, 12), "val_rest": range(12, 14)}.items():
+        write_shards(tmp_path / "toy" / split, "texts", map(make_record, numbers))
+    chosen: dict[str, Any] = {"patch_size": 8, "classes": ["red circle", "person"], "val_split": "val_rest"}
+    chosen |= {"train_split": ["train", "val_train"], "sources": {"toy": 1.0}, "batch_size": 4, "global_batch_size": 4}
+    module = PretrainDataModule(**options(tmp_path, tokenizer_folder, **chosen))
+    module.check()
+    module.setup("fit")
+    seen = [name for names in ids(module.train_dataloader()) for name in names]
+    assert len(seen) == len(set(seen)) == 24  # two texts of each of twelve images, each once an epoch
+    assert module.samples_by_source(6) == {"toy/train": 16, "toy/val_train": 8}
+    evaluated = {name for names in ids(module.val_dataloader()) for name in names}
+    assert evaluated
+    assert not evaluated & set(seen)
+
+
+@pytest.mark.parametrize("train", ["val", ["train", "val"], "val_rest"])
+def test_what_is_trained_on_is_not_evaluated(train: str | list[str], shards: Path, tokenizer_folder: Path) -> None:
+    chosen: dict[str, Any] = {"patch_size": 8, "train_split": train, "val_split": "val_rest"}
+    with pytest.raises(ValueError, match=r"data.val_split val_rest is trained on"):
+        PretrainDataModule(**options(shards, tokenizer_folder, **chosen)).check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,19 +17,20 @@ class ImageBytes(NamedTuple):
     origin: str  # where the number is from
 
 
-def measured_bytes(root: str, sources: Mapping[str, float], split: str) -> ImageBytes:
+def measured_bytes(root: str, sources: Mapping[str, float], splits: str | Sequence[str]) -> ImageBytes:
     """Average the bytes of a record over the manifests of an experiment's shards.
 
     Args:
         root: folder of the shards.
         sources: passes per epoch over each; they weigh the average.
-        split: folder name of the training split.
+        splits: folder name of the training split, or of several.
 
     Returns:
         The measured mean; an assumption where a manifest cannot be read here.
     """
     size = weight = 0.0
-    for source, passes in sources.items():
+    several = [splits] if isinstance(splits, str) else splits
+    for source, passes, split in ((*pair, split) for split in several for pair in sources.items()):
         file = Path(root) / source / split / "manifest.json"
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))

@@ -82,8 +82,9 @@ def describe_shards(data: Settings, steps: int) -> str:
     if not root.is_dir():
         return f"not checked: {data['root']} is not readable here; every node must read it"
     shards = samples = 0
-    for source, weight in data["sources"].items():
-        manifest = root / source / data["train_split"] / MANIFEST
+    splits = [data["train_split"]] if isinstance(data["train_split"], str) else data["train_split"]
+    for source, weight, split in ((*pair, split) for split in splits for pair in data["sources"].items()):
+        manifest = root / source / split / MANIFEST
         try:
             content = json.loads(manifest.read_text(encoding="utf-8"))
             shards += len(content["shards"])
