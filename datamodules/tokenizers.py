@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
+from google.protobuf.message import DecodeError
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Regex, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -150,7 +151,10 @@ def load_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
 
 
 def check_folder(name_or_folder: str) -> None:
-    """Raise FileNotFoundError for a path that is no folder and for a folder without a tokenizer's files."""
+    """Raise FileNotFoundError for a path that is no folder and for a folder without a tokenizer's files.
+
+    A damaged SentencePiece model is a ValueError.
+    """
     folder = Path(name_or_folder)
     if not folder.is_dir():
         if folder.is_absolute() or name_or_folder.startswith(".") or name_or_folder.count("/") > 1:  # no hub name
@@ -161,6 +165,18 @@ def check_folder(name_or_folder: str) -> None:
     if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
         # transformers would guess the class, and a wrong one silently answers [UNK] to everything
         raise FileNotFoundError(f"tokenizer folder {folder} lacks config.json (for DeBERTa-v3: model_type deberta-v2)")
+    if (folder / MODEL_FILE).is_file():
+        check_model(folder / MODEL_FILE)
+
+
+def check_model(file: Path) -> None:
+    """Raise ValueError for a damaged SentencePiece model; transformers would take it for a file of another kind."""
+    try:
+        pieces = len(ModelProto.FromString(file.read_bytes()).pieces)
+    except DecodeError as error:
+        raise ValueError(f"{file} is no SentencePiece model: {error}; bring back a copy") from error
+    if not pieces:
+        raise ValueError(f"{file} is no SentencePiece model: it has no pieces; bring back a copy")
 
 
 def model_normalizer(model_file: Path) -> normalizers.Normalizer:
