@@ -169,3 +169,26 @@ def test_an_image_tower_without_one_of_its_tensors_is_refused(tmp_path: Path) ->
     damage(tmp_path, key)
     with pytest.raises(UserError, match=r"layers\.1\.mlp\.fc1\.weight is missing"):
         fill_image_tower(ImageEncoder(IMAGE), str(tmp_path))
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_code_of_a_towers_folder_is_neither_run_nor_asked_about(
+    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, asked, folder = tmp_path / "ran", list[object](), tmp_path / "trapped"
+    folder.mkdir()
+    (folder / "trap.py").write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\nclass Config: ...\n")
+    code = {"AutoConfig": "trap.Config", "AutoModel": "trap.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "trap", "auto_map": code}))
+
+    def reply(*question: object) -> str:
+        asked.append(question)
+        return answer
+
+    monkeypatch.setattr("builtins.input", reply)
+    with pytest.raises(UserError, match="trapped cannot be loaded"):
+        fill_text_tower(TextEncoder(TEXT), str(folder))
+    with pytest.raises(UserError, match="trapped cannot be loaded"):
+        fill_image_tower(ImageEncoder(IMAGE), str(folder))
+    assert not asked
+    assert not ran.exists()

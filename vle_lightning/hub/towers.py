@@ -91,7 +91,8 @@ def fill_image_tower(encoder: ImageEncoder, source: str) -> LoadReport:
 
 def _load(kind: type[Any], source: str) -> tuple[Any, list[str]]:
     """Load a transformers model, and name what its file lacks: transformers would draw that at random."""
-    model, info = _get(source, lambda: kind.from_pretrained(source, output_loading_info=True))
+    # no code of a folder is run, and nobody is asked whether it may be
+    model, info = _get(source, lambda: kind.from_pretrained(source, output_loading_info=True, trust_remote_code=False))
     lacking = {name: "is missing" for name in info["missing_keys"]}
     lacking |= {name[0]: "has another shape" for name in info["mismatched_keys"]}
     return model, [f"{name} {what}" for name, what in sorted(lacking.items())]
