@@ -14,6 +14,7 @@ from tests.inference.conftest import ANSWERS, SIZE, count_looks
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import from_pretrained
 from vle_lightning.inference import Processor, pipeline
+from vle_lightning.inference.kinds import ITMPipeline, MLMPipeline, PBCPipeline, VQAPipeline
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.vqa import VQATask
 
@@ -247,3 +248,32 @@ def test_answers_are_never_nan(exported: Exported) -> None:
         match.encoder.image_projection.weight.fill_(3e38)  # finite, and overflows
     with pytest.raises(UserError, match="computes no finite numbers in torch.float32"):
         match(image=PICTURES[0], text="a small dog")
+
+
+@pytest.mark.parametrize("kind", ["vqa", "itm", "pbc", "mlm"])
+def test_a_head_that_overflows_gives_no_answer(kind: str, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = pipeline(kind, exported("vqa" if kind == "vqa" else "pretrain"))
+    owner: Any
+    if isinstance(answer, MLMPipeline):
+        owner, name = answer.objective, "logits"
+    else:
+        assert isinstance(answer, VQAPipeline | ITMPipeline | PBCPipeline)
+        owner, name = answer.task.head if isinstance(answer, VQAPipeline) else answer.head, "forward"
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *given: original(*given) * float("inf"))
+    asked: dict[str, Any] = {"image": PICTURES[0]}
+    asked["question" if kind == "vqa" else "text"] = "a small [MASK]"
+    with pytest.raises(UserError, match="computes no finite numbers in torch.float32"):
+        answer(**asked)
+
+
+@pytest.mark.parametrize("given", [("image",), ("text",), ("image", "text")])
+def test_features_are_never_nan(given: tuple[str, ...], exported: Exported) -> None:
+    features = pipeline("features", exported("pretrain"))
+    with torch.no_grad():
+        for tower in (features.encoder.image, features.encoder.text):
+            for weight in tower.parameters():
+                weight.fill_(3e38)  # finite, and overflows
+    asked = {"image": PICTURES[0], "text": "a small dog"}
+    with pytest.raises(UserError, match="computes no finite numbers in torch.float32"):
+        features(**{name: asked[name] for name in given})

@@ -204,3 +204,12 @@ def test_the_published_pipelines_are_matched(mode: Literal["q2a", "qa2r"], fixtu
         torch.testing.assert_close(torch.tensor(result["score"]), wanted, atol=2e-6, rtol=1e-5)
         compared += 1
     assert compared
+
+
+def test_a_head_that_overflows_chooses_nothing(exported: Exported) -> None:
+    choose = load(exported)
+    with torch.no_grad():
+        for weight in choose.task.head.parameters():
+            weight.fill_(3e38)  # finite, and overflows
+    with pytest.raises(UserError, match="computes no finite numbers in torch.float32"):
+        choose(image=PICTURE, annotation=ANNOTATION, metadata=METADATA)

@@ -122,12 +122,21 @@ class Pipeline:
         """
         image = self.encoder.encode_image(seen.pixel_values).select(seen.rows)
         fused = self.encoder.fuse(self.encoder.encode_text(*self.tokenize(texts)), image)
-        if not bool(torch.isfinite(fused.pooled).all()):
+        self.finite(fused.pooled)
+        return fused
+
+    def finite(self, numbers: Tensor) -> Tensor:
+        """Return what a model has computed, if an answer can be made of it.
+
+        Raises:
+            UserError: some of it is NaN or infinite.
+        """
+        if not bool(torch.isfinite(numbers).all()):
             raise UserError(
                 f"{self.settings.source}: the model computes no finite numbers in {self.settings.dtype}: use float32, "
                 "or another checkpoint if it does so in float32 as well"
             )
-        return fused
+        return numbers
 
 
 def load_task(kind: type[TaskT], source: str | Path, head: str, **options: Any) -> TaskT:  # noqa: ANN401

@@ -61,7 +61,7 @@ class VQAPipeline(Pipeline):
 
     def _answer(self, top_k: int, items: Sequence[Item]) -> list[list[dict[str, object]]]:
         fused = self.fuse(self.look(items), self.texts(items))
-        best = self.task.head(fused.pooled).float().softmax(-1).topk(min(top_k, len(self.answers)))
+        best = self.finite(self.task.head(fused.pooled)).float().softmax(-1).topk(min(top_k, len(self.answers)))
         return [
             [{"answer": self.answers[answer], "score": score} for score, answer in zip(*row, strict=True)]
             for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -86,7 +86,8 @@ class ITMPipeline(Pipeline):
         return self._run(items, self._answer, batch_size, image=image, text=text)
 
     def _answer(self, items: Sequence[Item]) -> list[dict[str, object]]:
-        scores = self.head(self.fuse(self.look(items), self.texts(items)).pooled).float().softmax(-1)
+        logits = self.finite(self.head(self.fuse(self.look(items), self.texts(items)).pooled))
+        scores = logits.float().softmax(-1)
         return [{"score": score, "match": score[1] > score[0]} for score in scores.tolist()]
 
 
@@ -126,7 +127,7 @@ class PBCPipeline(Pipeline):
     def _answer(self, draw: str, zoom: int, items: Sequence[Item]) -> list[dict[str, object]]:
         seen = self.look(items)
         grid = patch_grid(seen.pixel_values, self.encoder.config.image.patch_size)
-        logits = self.head(self.fuse(seen, self.texts(items)).image[:, 1:]).float()
+        logits = self.finite(self.head(self.fuse(seen, self.texts(items)).image[:, 1:])).float()
         probabilities = logits.softmax(-1)[..., 1].unflatten(1, grid).cpu().numpy()
         heats = logits[..., 1].softmax(-1).unflatten(1, grid).cpu().numpy()
         drawn = probabilities if draw == "probabilities" else [stretch(heat) for heat in heats]
@@ -175,7 +176,7 @@ class MLMPipeline(Pipeline):
         for item, found in zip(items, masked.any(1).tolist(), strict=True):
             if not found:
                 raise UserError(f"{item.place}the text has no {tokenizer.mask_token}: {item.text!r}")
-        logits = self.objective.logits(self.fuse(self.look(items), texts).text[masked])
+        logits = self.finite(self.objective.logits(self.fuse(self.look(items), texts).text[masked]))
         scores = logits.float().softmax(-1)[:, : len(tokenizer)]  # published tables have rows without a word
         best = scores.topk(min(top_k, scores.shape[1]))
         words = [
@@ -232,7 +233,10 @@ class FeaturesPipeline(Pipeline):
             )
             features |= {"fused_text": fused.text, "fused_image": fused.image, "pooled": fused.pooled}
         rows = {name: states.float().cpu().numpy() for name, states in features.items()}
-        return [
+        found = [
             {name: states[row, :length] if name.endswith("text") else states[row] for name, states in rows.items()}
             for row, length in enumerate(lengths.tolist())
         ]
+        for states in (states for row in found for states in row.values()):
+            self.finite(torch.from_numpy(states))
+        return found

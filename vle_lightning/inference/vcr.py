@@ -93,7 +93,7 @@ class VCRPipeline(Pipeline):
             pixel_values=seen.pixel_values[seen.rows],
         )
         batch = self.builder.collate(head, samples, np.random.default_rng())  # which draws nothing
-        return choices(self.task(batch.to(self.settings.device)))
+        return choices(self.finite(self.task(batch.to(self.settings.device))))
 
     def _sample(self, annotation: Mapping[str, Any], metadata: Mapping[str, Any], size: Size) -> VCRSample:
         found, boxes = read_annotation(annotation, self.mode), read_boxes(metadata)
