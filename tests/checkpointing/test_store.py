@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,6 +172,23 @@ def test_a_damaged_record_is_rebuilt_from_the_newest_readable_checkpoint(damage:
         assert store.best_so_far() == best
     assert store.validated() == 20  # from the file, which is whole again
     assert json.loads((store.folder / "checkpoints.json").read_text()) == describe(20, best)
+
+
+def test_a_record_is_not_rebuilt_from_a_checkpoint_with_a_flipped_bit(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run", keep_last=3)
+    for step, score in ((10, 0.5), (20, 0.75)):
+        store.make_room(step)
+        write(
+            checkpoint(step) | {"callbacks": {"Checkpoints": describe(step, Best(step, score, "max a"))}},
+            store.unfinished(step),
+        )
+        store.commit(step)
+    content = bytearray(store.path(20).read_bytes())
+    content[content.index(struct.pack(">d", 0.75))] ^= 1  # another score, as sound to look at
+    store.path(20).write_bytes(content)
+    (store.folder / "checkpoints.json").write_bytes(b"")
+    with pytest.warns(UserWarning, match="rebuilt"):
+        assert store.best_so_far() == Best(10, 0.5, "max a")
 
 
 def test_a_damaged_record_beside_checkpoints_without_one_is_empty(tmp_path: Path) -> None:

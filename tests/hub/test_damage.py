@@ -10,10 +10,13 @@ from zipfile import ZipFile
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict_saver import save
 
+from vle_lightning.checkpointing.whole import as_file
 from vle_lightning.errors import UserError
 from vle_lightning.hub.folder import read_plain
 from vle_lightning.hub.pretrained import from_pretrained
+from vle_lightning.hub.sharded import WHOLE
 from vle_lightning.run_folder import check_checkpoint
 from vle_lightning.tasks.pretrain import PretrainTask
 
@@ -102,3 +105,32 @@ def test_the_archive_is_read_once_for_several_looks(
     torch.save(checkpoint(task, global_step=4), tmp_path / "last.ckpt")  # another file of that name
     read_plain(tmp_path / "last.ckpt", "--ckpt_path")
     assert looks == ["once", "once"]
+
+
+@pytest.mark.parametrize("part", ["__0_0.distcp", "meta.pt"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says that there is one process
+def test_one_flipped_bit_of_a_folder_of_parts_is_found(part: str, tmp_path: Path) -> None:
+    folder, weights = tmp_path / "last.ckpt", {"a": torch.arange(4096.0), "b": torch.ones(8, 8)}
+    save({"state_dict": weights}, checkpoint_id=folder, no_dist=True)
+    torch.save({"global_step": 3, "more": torch.arange(4096.0)}, folder / "meta.pt")
+    assert torch.equal(read_plain(folder, "--ckpt_path")["state_dict"]["a"], weights["a"])
+    content = bytearray((folder / part).read_bytes())
+    content[len(content) // 2] ^= 1  # within a tensor
+    (folder / part).write_bytes(content)
+    with pytest.raises(UserError, match=rf"--ckpt_path: .*{part} is damaged: "):
+        read_plain(folder, "--ckpt_path")
+    with pytest.raises(UserError, match=rf"{part} is damaged"):
+        as_file(folder, is_first=True)
+    assert not (folder / WHOLE).exists()  # it would hold the damage under sound checksums
+
+
+def test_one_flipped_bit_of_a_part_of_deepspeed_is_found(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    part = tmp_path / "checkpoint" / "mp_rank_00_model_states.pt"
+    part.parent.mkdir()
+    torch.save({"module": {"a": torch.arange(4096.0)}}, part)
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(UserError, match=r"--ckpt_path: .*_model_states.pt is damaged: "):
+        read_plain(tmp_path, "--ckpt_path")

@@ -16,6 +16,7 @@ import torch
 
 from vle_lightning.errors import UserError
 from vle_lightning.files import write_json
+from vle_lightning.hub.integrity import check_integrity
 from vle_lightning.hub.sharded import check_parts
 
 STEP_NAME = re.compile(r"step_(?P<step>\d+)\.ckpt")
@@ -126,9 +127,11 @@ class CheckpointStore:
         found: tuple[int | None, Best | None] = None, None
         for step in reversed(self.steps()):
             try:
+                check_integrity(self.path(step), "checkpoint")
                 content = torch.load(self.path(step), map_location="cpu", weights_only=True, mmap=True)
                 found = parse(content["callbacks"][CARRIER])
-            except (*BROKEN, KeyError, TypeError):  # of an earlier version of this code, a folder, or damaged as well
+            except (UserError, *BROKEN, KeyError, TypeError):
+                # of an earlier version of this code, a folder, or damaged as well
                 continue
             break
         warnings.warn(

@@ -6,9 +6,7 @@ import json
 import pickle
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.integrity import check_integrity
 from vle_lightning.hub.sharded import is_sharded, read_sharded
 
 CONFIG, SAFETENSORS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
@@ -161,32 +160,6 @@ def _read_file(file: Path, option: str) -> dict[str, Tensor]:
     if strange:
         raise UserError(f"{option}: {file} holds other things than tensors under {', '.join(strange[:10])}")
     return dict(weights)
-
-
-def check_integrity(file: Path, option: str) -> None:
-    """Compare every byte of a file of ``torch.save`` with its checksum, once a process; earlier forms carry none.
-
-    Raises:
-        UserError: a byte differs, or the archive cannot be read.
-    """
-    if not zipfile.is_zipfile(file):
-        return
-    about = file.stat()
-    if damaged := _damaged_member(file.absolute(), about.st_size, about.st_mtime_ns):
-        raise UserError(
-            f"{option}: {file} is damaged: {damaged} is not what was written. Take another checkpoint of the run "
-            "folder, or bring back a copy"
-        )
-
-
-@lru_cache(maxsize=64)
-def _damaged_member(file: Path, size: int, changed: int) -> str | None:
-    del size, changed  # that the file is another one
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.testzip()
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        return f"its list of members ({error})"
 
 
 def not_finite(weights: Mapping[str, object]) -> list[str]:

@@ -13,7 +13,7 @@ import re
 import tempfile
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.integrity import check_integrity, check_slice
 
 WHOLE = "whole.ckpt"  # in the folder, once it was asked for
 METADATA, META = ".metadata", "meta.pt"  # of torch's form: the index, and what is neither weights nor moments
@@ -75,7 +76,9 @@ def read_sharded(path: Path, option: str) -> dict[str, Any]:
         UserError: a part is missing, damaged, or holds more than plain data.
     """
     try:
-        return _read_distributed(path) if (path / METADATA).is_file() else _read_deepspeed(path)
+        return _read_distributed(path, option) if (path / METADATA).is_file() else _read_deepspeed(path, option)
+    except UserError:
+        raise  # it is a ValueError, and says all there is to say
     except pickle.UnpicklingError as error:
         raise UserError(f"{option}: {path} is refused, nothing of it was run: {_first_line(error)}") from error
     except BROKEN as error:
@@ -107,8 +110,10 @@ def check_parts(path: Path) -> None:
         raise UserError(f"{path} cannot be read back: {_first_line(error)}") from error
 
 
-def _read_distributed(path: Path) -> dict[str, Any]:
-    _Index(io.BytesIO((path / METADATA).read_bytes())).load()
+def _read_distributed(path: Path, option: str) -> dict[str, Any]:
+    index = _Index(io.BytesIO((path / METADATA).read_bytes())).load()
+    check_integrity(path / META, option)
+    _check_tensors(path, index.storage_data.values(), option)
     content: dict[str, Any] = {}
     planner = _PlainPlanner()  # type: ignore[no-untyped-call]
     _load_state_dict(content, storage_reader=FileSystemReader(path), planner=planner, no_dist=True)
@@ -116,6 +121,17 @@ def _read_distributed(path: Path) -> dict[str, Any]:
     rest = torch.load(path / META, map_location="cpu", weights_only=True)
     states = [] if optimizer is None else [_by_number(optimizer)]
     return {**rest, "state_dict": content["state_dict"], "optimizer_states": states}
+
+
+def _check_tensors(path: Path, places: Iterable[Any], option: str) -> None:
+    """Compare each entry of a folder of torch's form with its checksums; a whole file of them would hide the damage."""
+    by_file: dict[str, list[tuple[int, int]]] = {}
+    for place in places:
+        by_file.setdefault(place.relative_path, []).append((place.offset, place.length))
+    for name, slices in by_file.items():
+        with (path / name).open("rb") as file:
+            for offset, length in sorted(slices):
+                check_slice(file, offset, length, path / name, option)
 
 
 def _by_number(optimizer: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,11 +146,12 @@ def _by_number(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_deepspeed(path: Path) -> dict[str, Any]:
+def _read_deepspeed(path: Path, option: str) -> dict[str, Any]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     parts = sorted((path / TAG).glob("*.pt"))
     for file in parts:
+        check_integrity(file, option)
         _open(file)  # DeepSpeed opens whatever it is given; here it is refused first
     named = [file for file in parts if file.name.endswith("model_states.pt")]
     if not named:
