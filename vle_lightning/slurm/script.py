@@ -17,7 +17,7 @@ MOST_WARNING, LEAST_WARNING = 65535, 1  # seconds; sbatch(1), --signal
 WARNING = 300  # seconds that a run has for its last step and its checkpoint, if the time limit is not shorter
 LEAST_LIMIT = 60  # seconds
 PLAIN = re.compile(r"[\w.,:/@+%=-]*")  # what a batch script's header takes as it is
-CONTROL = ("Cc", "Zl", "Zp")  # Unicode's control characters, line and paragraph separators
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, line and paragraph separators
 FIRST_PORT, PORTS = 12000, 20000  # below those that Linux gives to outgoing connections, 32768 and up
 
 
@@ -121,11 +121,12 @@ def check_texts(texts: Mapping[str, str | None]) -> None:
         texts: what goes into the script, by the option that gave it; None where an option was not given.
 
     Raises:
-        UserError: one holds a control character; names the option and the character.
+        UserError: one holds a control character, or a byte that is no UTF-8; names the option and the character.
     """
     for option, text in texts.items():
         if found := next((c for c in text or "" if unicodedata.category(c) in CONTROL), None):
-            raise UserError(f"{option}: {text!r} holds the control character {found!r}; leave it out")
+            what = "byte that is no UTF-8" if unicodedata.category(found) == "Cs" else "control character"
+            raise UserError(f"{option}: {text!r} holds the {what} {found!r}; leave it out")
 
 
 def _quoted(option: str) -> str:
