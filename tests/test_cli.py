@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-from tests.test_run_folder import end, hold
+from tests.slurm.cluster import wait_until
+from tests.test_run_folder import ROOT, end, hold
 from vle_lightning.callbacks.recorder import FinalValidation
 from vle_lightning.cli import main, raised_by_us
 
@@ -109,6 +113,47 @@ def test_a_run_name_that_leaves_run_root_is_refused(workplace: Path, capsys: pyt
         assert run("fit", PRETRAIN, "--run_name", name) == 2
         assert "run_name is" in capsys.readouterr().err
     assert not (workplace / "victim").exists()
+
+
+@pytest.mark.parametrize("start", ["auto", "a file"])
+def test_a_run_that_goes_on_overwrites_no_strangers_files(
+    pretrained: Path, workplace: Path, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = workplace / "checkpoints" / "victim"
+    victim.mkdir(exist_ok=True)
+    (victim / "config.yaml").write_text("database: postgres\n")
+    checkpoint = "auto" if start == "auto" else str(pretrained / "last.ckpt")
+    assert run("fit", PRETRAIN, "--run_name", "victim", "--ckpt_path", checkpoint, "--trainer.max_steps", "6") == 2
+    assert "victim holds config.yaml" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in victim.iterdir()] == [("config.yaml", "database: postgres\n")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--ckpt_path", "auto"]], ids=["afresh", "going on"])
+def test_of_two_fits_in_one_folder_one_trains_and_the_other_says_who_does(workplace: Path, options: list[str]) -> None:
+    name = f"contended{len(options)}"
+    slow = {"class_path": "tests.slurm.slow.Slow", "init_args": {"seconds": 1.0}}
+    (workplace / "slow.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [slow], "max_steps": 20}}))
+    fit = [sys.executable, "-m", "vle_lightning", "fit", "--config", str(PRETRAIN), "--config", "quick.yaml"]
+    fit += ["--config", "slow.yaml", "--run_name", name, "--save_every", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    folder = workplace / "checkpoints" / name
+    with subprocess.Popen(fit, env=environment, start_new_session=True) as first:
+        try:
+            wait_until(folder.joinpath("last.ckpt").exists, 120, "the first checkpoint of the first run")
+            second = [*fit, "--model.optim.lr", "1e-9", *options]
+            refused = subprocess.run(second, env=environment, capture_output=True, text=True, check=False, timeout=120)
+            still_trains = first.poll() is None
+            assert first.wait(300) == 0
+        finally:
+            first.kill()
+    assert still_trains, "the second start came too late to tell anything"
+    assert refused.returncode == 2, refused.stderr
+    assert f"{name} is in use: process {first.pid} on" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert json.loads((folder / "run.json").read_text())["steps"] == 20
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["optim"]["lr"] != 1e-9
+    assert not folder.with_name(f"{name}.1").exists()
 
 
 def test_options_in_a_checkpoint_do_not_enter_the_configuration(pretrained: Path, workplace: Path) -> None:

@@ -48,7 +48,44 @@ def test_a_strangers_folder_is_neither_renamed_nor_written_into(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("run.json", "{}"), ("progress.json", "{}"), ("config.yaml", "# lightning\nseed_everything: 0\nrun_name: a\n")],
+    [
+        ("last.ckpt", "weights of Lightning's own ModelCheckpoint"),
+        ("run.json", '{"name": "somebody\'s"}'),
+        ("run.json", "no JSON"),
+        ("progress.json", "[1, 2]"),
+        ("metrics.json", '{"accuracy": 0.5}'),
+    ],
+)
+def test_names_that_others_use_are_no_record_of_ours(tmp_path: Path, file: str, content: str) -> None:
+    (tmp_path / file).write_text(content)
+    folder = RunFolder(tmp_path)
+    for start in (folder.set_aside, folder.refuse_strangers):
+        with pytest.raises(UserError, match=rf"holds {file}.*choose another run_name"):
+            start()
+    assert (tmp_path / file).read_text() == content
+
+
+def test_a_link_to_a_checkpoint_is_a_record_of_ours_even_where_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "last.ckpt").symlink_to("step_000400.ckpt")
+    (tmp_path / "a" / "run.json").write_text("cut sho")
+    RunFolder(tmp_path / "a").refuse_strangers()
+    RunFolder(tmp_path / "a").set_aside()
+    assert (tmp_path / "a.1" / "last.ckpt").is_symlink()
+
+
+def test_a_config_that_a_power_cut_has_emptied_is_no_strangers(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    RunFolder(tmp_path).refuse_strangers()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", '{"steps": 4, "samples_seen": 64}'),
+        ("progress.json", '{"step": 4, "samples_per_second": null}'),
+        ("config.yaml", "# lightning\nseed_everything: 0\nrun_name: a\n"),
+    ],
 )
 def test_a_folder_with_a_record_of_ours_is_set_aside(tmp_path: Path, file: str, content: str) -> None:
     for number in (1, 2):

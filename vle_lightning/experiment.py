@@ -237,7 +237,9 @@ class ExperimentCLI(LightningCLI):
         self.datamodule.setup("fit")
         per_step = self.trainer.accumulate_grad_batches
         check_limits(self.trainer, self.datamodule.order().steps_per_epoch * per_step, per_step)
-        if not self._goes_on and is_first_process():
+        if is_first_process() and self._goes_on:
+            self.run.folder.refuse_strangers()
+        elif is_first_process():
             self.run.folder.set_aside()
 
     def after_fit(self) -> None:

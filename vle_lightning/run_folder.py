@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from vle_lightning.checkpointing.store import CheckpointStore
+from vle_lightning.checkpointing.store import STEP_NAME, CheckpointStore
 from vle_lightning.errors import UserError
 from vle_lightning.hub.folder import not_finite, read_plain
 from vle_lightning.tasks.base import VisionLanguageTask
 
 AUTO = "auto"
-TRACES = ("best.ckpt", "last.ckpt", "run.json", "progress.json")  # of a run of ours
+LINKS = ("best.ckpt", "last.ckpt")  # to a step's checkpoint; Lightning's own last.ckpt is a plain file
+RECORDS = {"run.json": ("steps", "samples_seen"), "progress.json": ("step", "samples_per_second")}  # and keys of ours
 OPTIONS = ("run_name:", "seed_everything:")  # that each config.yaml of ours holds
-WRITTEN = ("config.yaml", "metrics.json", "predictions.json")  # names that others use, too
+WRITTEN = (
+    "config.yaml",
+    "metrics.json",
+    "predictions.json",
+    "checkpoints.json",
+    *RECORDS,
+    *LINKS,
+)  # others' names, too
 PARTS: dict[str, type] = {"loops": dict, "optimizer_states": list}  # of a checkpoint that a run goes on from
 SHOWN = 5  # tensors in a message
 LONGEST_NAME = 200  # bytes; file systems take 255, and a number or an ending may follow
@@ -30,18 +40,30 @@ class RunFolder:
         """Is ``path`` this folder or in it?"""
         return path.resolve().is_relative_to(self.path.resolve())
 
+    def refuse_strangers(self) -> None:
+        """Make sure that a run overwrites nobody's files, whether it starts afresh or goes on.
+
+        Raises:
+            UserError: the folder holds files of names that a run writes, and no record of a run.
+        """
+        if self.holds_a_run():
+            return
+        files = [self.path / name for name in WRITTEN]
+        theirs = [file.name for file in files if file.is_symlink() or file.exists() and file.stat().st_size > 0]
+        if theirs:
+            raise UserError(
+                f"run_name: {self.path} holds {theirs[0]}, which this run would overwrite, and no record of an "
+                "earlier run; choose another run_name, or move that file"
+            )
+
     def set_aside(self) -> None:
         """Rename the folder of an earlier run to the first free ``<name>.<number>``: none is overwritten.
 
         Raises:
             UserError: the folder holds somebody's files, and no record of a run.
         """
+        self.refuse_strangers()
         if not self.holds_a_run():
-            if theirs := [name for name in WRITTEN if (self.path / name).exists()]:
-                raise UserError(
-                    f"run_name: {self.path} holds {theirs[0]}, which this run would overwrite, and no record of an "
-                    "earlier run; choose another run_name, or move that file"
-                )
             return
         number = 1
         while (older := self.path.with_name(f"{self.path.name}.{number}")).exists():
@@ -50,8 +72,10 @@ class RunFolder:
         print(f"{self.path} held an earlier run, which is now {older}")
 
     def holds_a_run(self) -> bool:
-        """Is there a record of a run of ours? A mere config.yaml may be somebody else's."""
-        if any((self.path / name).is_symlink() or (self.path / name).exists() for name in TRACES):
+        """Is there a record of a run of ours? Contents tell: last.ckpt or config.yaml may be others', too."""
+        if any(_is_link_of_ours(self.path / name) for name in LINKS):
+            return True
+        if any(_has_keys(self.path / name, keys) for name, keys in RECORDS.items()):
             return True
         config = self.path / "config.yaml"
         if not config.is_file():
@@ -84,6 +108,20 @@ class RunFolder:
                 "with this experiment first, or name another file"
             )
         return str(file)
+
+
+def _is_link_of_ours(file: Path) -> bool:
+    """Does a link name the checkpoint of a step? That one may be gone."""
+    return file.is_symlink() and STEP_NAME.fullmatch(file.readlink().name) is not None
+
+
+def _has_keys(file: Path, keys: Sequence[str]) -> bool:
+    """Is a file a JSON object with these keys?"""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # missing, damaged, or somebody's
+        return False
+    return isinstance(content, dict) and content.keys() >= set(keys)
 
 
 def _fault_of_optimizers(states: list[object]) -> str | None:
