@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vle_lightning.errors import UserError
-from vle_lightning.files import finite, read_object, write_json
+from vle_lightning.files import finite, is_number, read_object, write_json
 
 LEAVES = st.none() | st.booleans() | st.floats() | st.text()
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
@@ -41,3 +43,25 @@ def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run.json is damaged"):
         read_object(file)
     assert read_object(tmp_path / "none.json") == {}
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 10**400, True, "1", None])
+def test_what_json_may_hold_beside_finite_numbers_is_no_number(value: object) -> None:
+    assert not is_number(value)
+    assert is_number(10**30)
+    assert is_number(-1.5)
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "run.json"
+    write_json(file, {"steps": 2})
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_json(file, {"steps": 4})
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(file))
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert read_object(file) == {"steps": 2}  # the record of before

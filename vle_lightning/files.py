@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vle_lightning.errors import UserError
 
@@ -39,12 +40,16 @@ def write_text(file: Path, content: str, durable: bool = True) -> None:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")  # each process its own
-    with unfinished.open("w", encoding="utf-8") as stream:
-        stream.write(content)
-        if durable:
-            stream.flush()
-            os.fsync(stream.fileno())
-    unfinished.replace(file)
+    try:
+        with unfinished.open("w", encoding="utf-8") as stream:
+            stream.write(content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        unfinished.replace(file)
+    except OSError as error:  # which does not name the file where the disk is full
+        unfinished.unlink(missing_ok=True)  # what there is of it would keep the disk full
+        raise OSError(error.errno, error.strerror, str(file)) from error
     if durable:
         flush(file.parent)
 
@@ -73,6 +78,11 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no JSON object; delete it or bring back a copy")
     return content
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Is it a finite number, as JSON has them? Whole numbers that no float can hold are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def finite(value: Any) -> Any:  # noqa: ANN401 (any content of a JSON file)

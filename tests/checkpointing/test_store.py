@@ -17,6 +17,8 @@ import torch
 from vle_lightning.checkpointing.store import Best, CheckpointStore, describe, verify, write
 from vle_lightning.errors import UserError
 
+HUGE = b"1" + b"0" * 400  # a whole number that no float can hold
+
 
 def checkpoint(step: int) -> dict[str, Any]:
     return {"global_step": step, "state_dict": {"weight": torch.arange(1000.0) + step}}
@@ -156,7 +158,10 @@ def test_the_best_is_noted_before_it_is_linked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [b"", b"{", b"[1]", b"\xff", b'{"validated": "x"}', b'{"validated": 1, "best": {"step": 1}}', b"[" * 100_000]
-    + [b'{"validated": 10, "best": {"step": 10, "score": Infinity, "rule": "max a"}}'],
+    + [b'{"validated": 10, "best": {"step": 10, "score": Infinity, "rule": "max a"}}']
+    + [b'{"validated": 10, "best": {"step": 10, "score": %s, "rule": "max a"}}' % score for score in (HUGE, b"true")]
+    + [b'{"validated": 10, "best": {"step": %s, "score": 1, "rule": "max a"}}' % step for step in (HUGE, b"-1")]
+    + [b'{"validated": %s}' % HUGE],
 )
 def test_a_damaged_record_is_rebuilt_from_the_newest_readable_checkpoint(damage: bytes, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "run", keep_last=3)

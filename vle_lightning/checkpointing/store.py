@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from vle_lightning.errors import UserError
-from vle_lightning.files import write_json
+from vle_lightning.files import is_number, write_json
 from vle_lightning.hub.integrity import check_integrity
 from vle_lightning.hub.sharded import check_parts
 
 STEP_NAME = re.compile(r"step_(?P<step>\d+)\.ckpt")
 CARRIER = "Checkpoints"  # the callback whose state in a checkpoint is the record
 UNFINISHED, REPLACED, ABANDONED = ".unfinished", ".replaced", ".abandoned"
+MOST_STEPS = 2**63  # more fit into no checkpoint
 BROKEN = (OSError, RuntimeError, ValueError, zipfile.BadZipFile)  # what reading a damaged file raises
 
 
@@ -206,18 +207,25 @@ def parse(record: object) -> tuple[int | None, Best | None]:
     if not isinstance(record, dict):
         raise ValueError(f"no JSON object but {type(record).__name__}")
     validated, best = record.get("validated"), record.get("best")
-    if not (validated is None or type(validated) is int):
-        raise ValueError(f"validated is {validated!r}")
+    if not (validated is None or is_step(validated)):
+        raise ValueError(f"validated is {validated!r:.80}")
     if best is None:
         return validated, None
-    fields: dict[str, type | tuple[type, ...]] = {"step": int, "score": (int, float), "rule": str}
+    fields: dict[str, Callable[[object], bool]] = {
+        "step": is_step,
+        "score": is_number,
+        "rule": lambda value: isinstance(value, str),
+    }
     if not isinstance(best, dict) or best.keys() != fields.keys():
-        raise ValueError(f"best is {best!r}")
-    if wrong := [name for name, kinds in fields.items() if not isinstance(best[name], kinds)]:
-        raise ValueError(f"best.{wrong[0]} is {best[wrong[0]]!r}")
-    if isinstance(best["step"], bool) or not math.isfinite(best["score"]):
-        raise ValueError(f"best is {best!r}")
+        raise ValueError(f"best is {best!r:.80}")
+    if wrong := [name for name, fits in fields.items() if not fits(best[name])]:
+        raise ValueError(f"best.{wrong[0]} is {best[wrong[0]]!r:.80}")
     return validated, Best(**best)
+
+
+def is_step(value: object) -> bool:
+    """Can it be the number of a step?"""
+    return type(value) is int and 0 <= value < MOST_STEPS
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from vle_lightning.files import is_number
 from vle_lightning.results.hardware import Hardware, hardware_section
-from vle_lightning.results.runs import TASKS, Published, Run, is_number
+from vle_lightning.results.runs import TASKS, Published, Run
 
 SCORES = {  # of metrics.json, without the split; a suffix behind "_" says how it was measured
     "vqa": ("vqa_accuracy",),

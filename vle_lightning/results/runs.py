@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from vle_lightning.errors import UserError
+from vle_lightning.files import is_number
 
 TASKS = {  # and their titles, in the order of the page
     "vqa": "Visual question answering",
@@ -127,11 +127,6 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} holds no names and values")
     return content
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Is it a finite number, as JSON has them?"""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _task_of(name: str) -> str:
