@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -162,14 +163,25 @@ def test_options_in_a_checkpoint_do_not_enter_the_configuration(pretrained: Path
     assert run("validate", PRETRAIN, "--ckpt_path", "foreign.ckpt") == 0
 
 
+def test_a_disk_that_is_full_wherever_it_is_noticed_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "run/skips.jsonl")
+
+    monkeypatch.setattr("vle_lightning.cli.ExperimentCLI", full)
+    assert main(["fit"]) == 2
+    assert "error: no space is left on the disk for run/skips.jsonl: make room" in capsys.readouterr().err
+
+
 def test_a_run_that_learns_nothing_fails_and_selects_nothing(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--run_name", "sick", "--model.objectives", "{itm: .inf}", "--max_bad_steps", "9")
+    options = ("--run_name", "sick", "--model.objectives", "{itm: 1e38, mlm: 1e38}", "--max_bad_steps", "9")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of each bad step
         assert run("fit", PRETRAIN, *options, "--trainer.max_steps", "2") == 2
-    assert "error: " in capsys.readouterr().err
+    assert "error: nothing was learnt: none of the 2 steps" in capsys.readouterr().err
     assert not (workplace / "checkpoints" / "sick" / "best.ckpt").exists()
     assert not (workplace / "checkpoints" / "sick" / "metrics.json").exists()
 

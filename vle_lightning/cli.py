@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -31,6 +32,7 @@ NOISE = (  # Lightning's, about things that are meant to be so
     "LightningCLI's args parameter",
     ".*recommended to use `self.log.*sync_dist=True",  # what is logged at the end of a split is of all ranks
 )
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what one may use of it
 EX_TEMPFAIL = 75  # sysexits.h: try again
 OUR_PACKAGES = ("vle_lightning.", "datamodules.")
 
@@ -62,11 +64,20 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, StoreError) as error:
         if not (isinstance(error, UserError | StoreError) or raised_by_us(error)):
             raise
-        told = locate(str(error), arguments)
-        leave_reason(told, os.environ)
-        print(f"error: {told}", file=sys.stderr)
-        return 2
+        return refuse(locate(str(error), arguments))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        return refuse(f"no space is left on the disk{where}: make room, then go on with --ckpt_path auto")
     return 0
+
+
+def refuse(told: str) -> int:
+    """Say what the user has to mend, to a scheduler too; return the exit code."""
+    leave_reason(told, os.environ)
+    print(f"error: {told}", file=sys.stderr)
+    return 2
 
 
 def is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -133,6 +134,23 @@ def test_only_scores_that_mean_something_select(score: float, usable: float, bes
     assert found is not None
     assert found.step == best
     assert store.validated() == 20
+
+
+def test_a_validation_that_a_full_disk_cannot_note_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = CheckpointStore(tmp_path)
+    checkpoints = Checkpoints(store)
+    monkeypatch.setattr(store, "judge", full)
+    monkeypatch.setattr(checkpoints, "save", lambda _: True)
+    scores = {"val/score": torch.tensor(0.5)}
+    state = SimpleNamespace(fn="fit")
+    trainer = make_trainer(
+        is_global_zero=True, global_step=20, callback_metrics=scores, sanity_checking=False, state=state
+    )
+    with pytest.warns(UserWarning, match="the validation of step 20 could not be noted: .*No space left"):
+        checkpoints.on_validation_end(trainer, Judged())
 
 
 def test_skips_survive_a_resume(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -55,6 +56,18 @@ def make_trainer(rank: int = 0, *, checking: bool = False) -> Any:  # noqa: ANN4
 
 def written(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.rglob("*.png"))
+
+
+def test_a_picture_that_a_full_disk_does_not_take_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_short(figure: Figure, file: Path, **_: object) -> None:
+        file.write_bytes(b"PNG")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", cut_short)
+    callback = Pictures(tmp_path, lambda: NAMES)
+    with pytest.warns(UserWarning, match=r"answers.png cannot be written: .*No space left"):
+        callback.on_validation_batch_end(make_trainer(), Drawer(), None, vqa_batch(), 0)
+    assert written(tmp_path) == []
 
 
 def test_the_first_batch_and_the_ends_of_splits_are_drawn(tmp_path: Path) -> None:

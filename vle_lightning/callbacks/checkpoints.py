@@ -87,7 +87,9 @@ class Checkpoints(Checkpoint):
         best = self._best_with(trainer, task)
         self._record = describe(trainer.global_step, best)  # travels in the checkpoint, so that a lost record is mended
         if self.save(trainer) and trainer.is_global_zero:
-            self.store.judge(trainer.global_step, best)
+            failure = _failure(lambda: self.store.judge(trainer.global_step, best))
+            if failure is not None:  # the step is safe, and the checkpoint carries what could not be noted
+                rank_zero_warn(f"the validation of step {trainer.global_step} could not be noted: {failure}")
 
     def judge(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Compare the score of a step that was saved before it was validated with that of the best checkpoint."""

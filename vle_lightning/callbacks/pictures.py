@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vle_lightning.batch import Batch, ImageTextBatch, PretrainBatch
@@ -83,7 +84,12 @@ class Pictures(Callback):
         if not trainer.is_global_zero:
             return
         for picture in pictures:
-            save(picture, self.folder / f"{picture.title}.png")
+            file = self.folder / f"{picture.title}.png"
+            try:
+                save(picture, file)
+            except OSError as error:  # a full disk ends no run
+                file.unlink(missing_ok=True)
+                rank_zero_warn(f"{file} cannot be written: {error}")
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_figure(picture.title, picture.figure, max(trainer.global_step - 1, 0))
