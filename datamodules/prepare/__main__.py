@@ -64,7 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
         convert_dataset(name, dataset, out, Options(**common), {key: own[key] for key in own if key != "src"})
     except OSError as error:
         told = "; free some space, then the same command goes on" if error.errno in FULL else ""
-        print(f"error: {out}: {' '.join(str(error).split())}{told}", file=sys.stderr)
+        place = f"{out}: " if error.errno is not None and error.filename is None else ""  # others say where themselves
+        print(f"error: {place}{' '.join(str(error).split())}{told}", file=sys.stderr)
         sys.exit(2)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -30,10 +30,12 @@ from datamodules.prepare.rows import (
     Fields,
     Row,
     SkipDefect,
+    bounded_lines,
     existing_file,
     is_whole,
     optional,
     parse_line,
+    read_line,
 )
 from datamodules.records import Record, Text
 from datamodules.shards import SampleError
@@ -78,7 +80,7 @@ class Dataset(RawDataset):
             for number in order(range(len(offsets))):
                 file.seek(offsets[number])
                 where = f"{path.name}, line {number + 1}"
-                row = parse_line(file.readline(), FIELDS, where, skip)
+                row = parse_line(read_line(file), FIELDS, where, skip)
                 if row is None:
                     continue
                 objects = self.objects(row, where, skip)
@@ -111,11 +113,9 @@ class Dataset(RawDataset):
 
 def line_offsets(file: BinaryIO) -> array[int]:
     """Return where each line begins, eight bytes a line."""
-    offsets = array("q")
-    offset = 0
-    for line in file:
-        offsets.append(offset)
-        offset += len(line)
+    offsets = array("q", [0])
+    offsets.extend(file.tell() for _ in bounded_lines(file))
+    offsets.pop()  # the end
     return offsets
 
 

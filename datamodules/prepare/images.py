@@ -7,7 +7,6 @@ import os
 import tarfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -28,12 +27,12 @@ from datamodules.pictures import (
     read_file,
     stored_orientation,
 )
+from datamodules.prepare.unpacking import UNZIPPING_ERRORS, ForwardReader, unzip
 from datamodules.records import BOX_DECIMALS, Box, Record
 from datamodules.shards import SampleError
 from datamodules.transforms import decode
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png"}  # formats whose bytes may be kept
-UNZIPPING_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 ENCRYPTED = 1  # bit of a zip member's flags
 T = TypeVar("T")
 
@@ -70,17 +69,27 @@ class Folder:
         """Return the file's bytes; None if there is no such file.
 
         Raises:
-            SampleError: "name outside the raw folder", or "unreadable image": no regular file, or too large.
+            SampleError: Those of `find`, or "unreadable image": no regular file, or too large.
         """
-        path = inside(self.path, name, self.root)
         try:
-            if not self.follow_links and not any(path.resolve(strict=True).is_relative_to(home) for home in self.homes):
-                raise SampleError("link out of the raw folder", f"{name}; --follow-links reads it all the same")
-            return read_file(path)
+            return read_file(self.find(name))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
             raise SampleError("unreadable image", f"{name!r}: {error}") from error
+
+    def find(self, name: str) -> Path:
+        """Return the path of a file.
+
+        Raises:
+            SampleError: "name outside the raw folder", or "link out of the raw folder".
+            FileNotFoundError: There is no such file.
+            OSError, RuntimeError: The path cannot be followed, as that of links in a circle.
+        """
+        path = inside(self.path, name, self.root)
+        if not self.follow_links and not any(path.resolve(strict=True).is_relative_to(home) for home in self.homes):
+            raise SampleError("link out of the raw folder", f"{name}; --follow-links reads it all the same")
+        return path
 
 
 class Archive:
@@ -94,7 +103,7 @@ class Archive:
         """
         self.descriptor = -1
         try:
-            with tarfile.open(path, "r:") as tar:
+            with path.open("rb") as file, tarfile.open(fileobj=ForwardReader(file), mode="r:") as tar:
                 files = ((member.name, (member.offset_data, member.size)) for member in tar if member.isfile())
                 self.members = by_both_names(files)
         except (tarfile.TarError, ValueError, OverflowError, OSError) as error:  # a size that cannot be, too
@@ -128,9 +137,9 @@ class ZipArchive:
         self.lock = threading.Lock()  # one file position for all threads
         try:
             self.zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+        except UNZIPPING_ERRORS as error:
             raise ValueError(f"{path} is no readable zip ({error}); fetch it again") from error
-        files = [member for member in self.zip.infolist() if not member.is_dir()]
+        files = [member for member in self.zip.infolist() if member.filename and not member.is_dir()]
         if any(member.flag_bits & ENCRYPTED for member in files):
             raise ValueError(f"{path} is encrypted; unpack it")
         self.members = by_both_names((member.filename, member) for member in files)
@@ -147,7 +156,7 @@ class ZipArchive:
         refuse_large(member.file_size, name)
         try:
             with self.lock:
-                return self.zip.read(member)
+                return unzip(self.zip, member)
         except UNZIPPING_ERRORS as error:
             raise SampleError("unreadable image", f"{name} in {self.path.name}: {error}") from error
 
@@ -170,7 +179,7 @@ def inside(folder: Path, name: str, root: Path) -> Path:
     """
     path = Path(os.path.normpath(folder / name)) if "\0" not in name else root.parent
     if os.path.isabs(name) or not path.is_relative_to(os.path.normpath(root)):
-        raise SampleError("name outside the raw folder", repr(name))
+        raise SampleError("name outside the raw folder", f"{name!r}; names are paths below --src")
     return folder / name
 
 

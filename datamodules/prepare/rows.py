@@ -12,7 +12,7 @@ import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 Row = dict[str, Any]  # one entry of an annotation file
 SkipDefect = Callable[[str, str], None]  # kind, where
@@ -20,6 +20,8 @@ SkipDefect = Callable[[str, str], None]  # kind, where
 LARGEST = 2.0**53  # beyond it floats are no exact numbers
 LONGEST_ID = 200  # bytes
 LONGEST_PART, LONGEST_NAME = 240, 1000  # bytes of a file name, and of a path; file systems take 255 and 4,096
+LONGEST_LINE = 2**24  # bytes of a row in a file of lines
+MOST_JSON = 2**32  # bytes of a JSON file, which is read whole; the largest official one has 0.7 GB
 UNUSABLE = re.compile("[\0\ud800-\udfff]")  # in file names: NUL, and halves of surrogate pairs
 
 
@@ -90,15 +92,22 @@ def first_existing(folder: Path, names: Sequence[str]) -> Path:
     raise FileNotFoundError(f"none of {', '.join(names)} in {folder}: --src must name a folder in the official layout")
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401
+def read_json(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401
     """Parse a JSON file.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is no JSON.
+        ValueError: It is no JSON, or too large.
     """
+    size = existing_file(path).stat().st_size
+    if size > most:
+        raise ValueError(f"{path} has {size:,} bytes; a JSON file of at most {most:,} is read: is this the right file?")
     try:
-        return json.loads(existing_file(path).read_bytes())
+        return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}); fetch it again") from error
 
@@ -150,10 +159,27 @@ def read_rows(path: Path, key: str | None, fields: Fields, skip: SkipDefect) -> 
     return check_rows(content[key], fields, f"{path}, {key!r}", skip)
 
 
+def read_line(file: BinaryIO) -> bytes:
+    """Return a file's next line; of one that is too long, its beginning, which `parse_line` counts."""
+    return file.readline(LONGEST_LINE + 1)
+
+
+def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield a file's lines as `read_line` returns them; the file then stands at the next one."""
+    while line := read_line(file):
+        end = line
+        while len(end) > LONGEST_LINE and not end.endswith(b"\n"):  # the rest of a line that is too long
+            end = read_line(file)
+        yield line
+
+
 def parse_line(
     line: bytes, fields: Fields, where: str, skip: SkipDefect, spelt: Mapping[str, str] | None = None
 ) -> Row | None:
     """Return the row on a line; None if the line is empty, or, counted, if it cannot be used; see `read_lines`."""
+    if len(line) > LONGEST_LINE:
+        skip("line too long", f"{where}: more than {LONGEST_LINE:,} bytes")
+        return None
     if not line.strip():
         return None
     try:
@@ -176,7 +202,7 @@ def read_lines(path: Path, fields: Fields, skip: SkipDefect, spelt: Mapping[str,
         spelt: Other spellings of keys, by which they are known too.
     """
     with existing_file(path).open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(bounded_lines(file), 1):
             row = parse_line(line, fields, f"{path}, line {number}", skip, spelt)
             if row is not None:
                 yield row

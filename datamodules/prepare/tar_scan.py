@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -15,9 +13,9 @@ from numpy.typing import NDArray
 
 from datamodules.index import Column, image_number, key_in_header, split_name
 from datamodules.partial import Skip, make_skip
+from datamodules.prepare.unpacking import BLOCK, ForwardReader
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # what torchvision decodes
-BLOCK = 1 << 20  # bytes read at a time
 
 
 class Scan(NamedTuple):
@@ -30,36 +28,23 @@ class Scan(NamedTuple):
     skips: list[Skip]
 
 
-class HashingReader(io.RawIOBase):
+class HashingReader(ForwardReader):
     """A file that is read once, from beginning to end, and hashed on the way; it seeks forward by reading."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+        super().__init__(file)
         self.digest = hashlib.sha256()
-        self.bytes = 0
 
     def read(self, size: int = -1) -> bytes:
         """Read, hash and count."""
-        data = self.file.read(size)
+        data = super().read(size)
         self.digest.update(data)
-        self.bytes += len(data)
         return data
 
-    def tell(self) -> int:
-        """Return how much was read."""
-        return self.bytes
-
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        """Read up to a later position, or to the end.
-
-        Raises:
-            ValueError: The position is behind.
-        """
-        if whence != os.SEEK_SET or position < self.bytes:
-            raise ValueError(f"the headers lead back from byte {self.bytes:,}")
+    def skip_to(self, position: int) -> None:
+        """Read up to a position, or to the end."""
         while self.bytes < position and self.read(min(BLOCK, position - self.bytes)):
             pass
-        return self.bytes
 
 
 LONGEST_CAPTION = 2**20  # bytes
@@ -171,6 +156,8 @@ def read_members(reader: HashingReader) -> tuple[dict[str, TarSample], int]:
                 opened = tar.extractfile(member) if extension == "txt" else None
                 caption = opened.read(LONGEST_CAPTION + 1) if opened else b""
                 sample.add(extension, (member.offset_data, member.size), caption)
+                if member.issparse():  # its bytes are not those of the file
+                    sample.defect = "sparse member"
         return samples, tar.offset
 
 
