@@ -99,6 +99,10 @@ class PartialSplit:
         write_file(self._entry_path(len(self.finished)), to_json(finished._asdict()))
         self.finished.append(finished)
 
+    def _failed_skips(self) -> Path:
+        """Return where `nothing_usable` leaves its list."""
+        return self.folder.with_name(f"{self.folder.name}.{SKIPS}")
+
     def nothing_usable(self, counts: Mapping[str, int], listed: Iterable[Skip]) -> ValueError:
         """Return the error of a split that gave no sample, and leave the list of what was left out beside its place.
 
@@ -106,7 +110,10 @@ class PartialSplit:
             counts: How many of each kind.
             listed: Those that `write_skips` returns.
         """
-        file = self.folder.with_name(f"{self.folder.name}.{SKIPS}")
+        file = self._failed_skips()
+        file.unlink(missing_ok=True)
+        if not counts:
+            return ValueError(f"{self.folder}: no sample can be used: the annotations of this split name none")
         listing = ""
         if (self.shards / SKIPS).is_file():
             shutil.copyfile(self.shards / SKIPS, file)
@@ -149,6 +156,7 @@ class PartialSplit:
         if self.folder.exists():
             self.folder.rename(self.hidden / "older")
         self.shards.rename(self.folder)
+        self._failed_skips().unlink(missing_ok=True)  # of an earlier try that gave no sample
         sync(self.folder.parent)
         self.finished = []
 

@@ -105,6 +105,7 @@ def convert_dataset(
             raise ValueError(f"{part!r} cannot be a folder in {out}: --name and --splits are letters, digits and _.-")
     if isinstance(dataset, RawDataset):
         dataset.check_splits(wanted)
+        dataset.set_follow_links(options.follow_links)
     for split in wanted:
         keep_what_is_not_ours(dataset, split, out / name / split)
     # of all splits before the first conversion: a missing file is found at once

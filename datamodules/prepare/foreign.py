@@ -35,7 +35,12 @@ class CaptionTars:
             src: Folder with the tars.
             pattern: Glob below src in which {split} stands for the split's name; without it SPLIT/*.tar, else
                 *SPLIT*.tar, else for train *.tar.
+
+        Raises:
+            ValueError: The pattern is empty or absolute.
         """
+        if pattern is not None and (not pattern.strip() or "\0" in pattern or os.path.isabs(pattern)):
+            raise ValueError(f"--pattern {pattern!r}: a pattern below --src is needed, such as '{{split}}/*.tar'")
         self.src = src
         self.pattern = pattern
 

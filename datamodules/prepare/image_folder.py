@@ -70,7 +70,7 @@ class Dataset(RawDataset):
     @cached_property
     def places(self) -> list[Place]:
         """Where the images lie; opened at the first box of an image without a stated size."""
-        return open_places(self.src, self.image_places(""))
+        return open_places(self.src, self.image_places(""), self.follow_links)
 
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield every image that has a caption."""

@@ -63,11 +63,12 @@ def origin(dataset: AnyDataset, split: str, options: Options, arguments: Mapping
     }
     if isinstance(dataset, CaptionTars):
         return {**common, **tars_made_from(dataset, split, options)}
+    links = {"follow_links": True} if options.follow_links else {}  # what was made before the option stays equal
     files = dataset.annotation_files(split)
     names = [str(path.relative_to(dataset.src)) if path.is_relative_to(dataset.src) else path.name for path in files]
     return {
         **common,
-        "options": {name: getattr(options, name) for name in MAKING},
+        "options": {name: getattr(options, name) for name in MAKING} | links,
         "annotations": dict(zip(names, map(file_digest, files), strict=True)),
     }
 

@@ -52,10 +52,15 @@ class RawDataset(ABC):
     kind: ClassVar[Kind]
     # whether boxes are given in pixels of the images as stored, and not of the upright ones; those that have any say so
     stored_boxes: ClassVar[bool] = False
+    follow_links = False  # see `datamodules.prepare.images.Folder`; an option of all data sets
 
     def __init__(self, src: Path) -> None:
         """Name the raw folder; arguments that a data set adds are options of the command line."""
         self.src = src
+
+    def set_follow_links(self, follow_links: bool) -> None:
+        """Say before anything is read whether links may lead out of the raw folder."""
+        self.follow_links = follow_links
 
     @abstractmethod
     def image_places(self, split: str) -> tuple[str, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from datamodules.prepare.images import inside
+from datamodules.prepare.images import Folder
 from datamodules.prepare.raw import Item, Objects, Order, RawDataset, clean_text, tar_key, usable_objects
 from datamodules.prepare.rows import (
     ANY,
     FILE_NAME,
     ID,
     LIST,
+    LONGEST_LINE,
     WHOLE,
     Field,
     Fields,
@@ -91,15 +92,21 @@ class Dataset(RawDataset):
 
     def objects(self, row: Row, skip: SkipDefect) -> Objects | None:
         """Read the objects of a row's image; None, counted, if its metadata are missing or broken."""
+        name = row["metadata_fn"]
         try:
-            path = inside(self.src / "vcr1images", row["metadata_fn"], self.src)
+            path = Folder(self.src / "vcr1images", self.src, self.follow_links).find(name)
+            found = check_rows([read_json(path, LONGEST_LINE)], METADATA, str(path), skip)
         except SampleError as error:
             skip(error.kind, error.where)
             return None
-        try:
-            found = check_rows([read_json(path)], METADATA, str(path), skip)
-        except (FileNotFoundError, ValueError) as error:
-            skip("missing metadata" if isinstance(error, FileNotFoundError) else "bad json", str(error))
+        except FileNotFoundError:
+            skip("missing metadata", f"{self.src / 'vcr1images' / name}: no such file")
+            return None
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            skip("unreadable metadata", f"{name}: {error}")
+            return None
+        except ValueError as error:
+            skip("bad json", str(error))
             return None
         if not found:
             return None
