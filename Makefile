@@ -12,9 +12,10 @@ WORLD ?=
 EXPERIMENT ?=
 ARGS ?=
 FIXTURES ?= tests/fixtures
-# a process a core and one more, for some tests wait for others' processes; each with one compute thread
+# a process a core and one more, for some tests wait for others' processes; each with one compute thread. Compiled
+# modules are kept, even where the environment says otherwise: each of the processes would compile all of them anew
 PROCESSES ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores + 1 : 4)))
-PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
 PRETRAINED ?= checkpoints/pretrain-toy/best.ckpt
 # compute threads that spin while they wait make a busy machine ten times slower
 export OMP_WAIT_POLICY ?= PASSIVE

@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from datamodules.toy.build import WorldOptions, build_world
+# torch and what imports it are imported in here only: the process that hands out the tests needs none of them
 
-torch.set_num_threads(1)  # models this small only wait for each other's threads
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Models this small only wait for each other's threads."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
+    import torch
+
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
@@ -23,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded world with 48 training and 16 validation scenes."""
+    from datamodules.toy.build import WorldOptions, build_world
+
     folder = tmp_path_factory.mktemp("world") / "toy"
     build_world(folder, WorldOptions(48, 16, 0), processes=1)
     return folder

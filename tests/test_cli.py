@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -24,7 +25,7 @@ from vle_lightning.cli import main, raised_by_us
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PRETRAIN, VCR = EXPERIMENTS / "pretrain" / "toy.yaml", EXPERIMENTS / "vcr" / "toy_q2a.yaml"
 QUICK = {
-    "trainer": {"max_steps": 4, "log_every_n_steps": 2},
+    "trainer": {"max_steps": 4, "log_every_n_steps": 2, "enable_progress_bar": False},
     "validate_every": 2,
     "model": {"architecture": "tiny"},
     "data": {"batch_size": 8, "global_batch_size": 16, "workers": 0, "limit_val": 16},
@@ -90,11 +91,12 @@ def test_validate_finds_the_best_checkpoint_and_its_scores(
     assert str(recorded)[:8] in capsys.readouterr().out
 
 
-def test_an_earlier_run_is_put_aside(workplace: Path) -> None:
-    for _ in range(2):
-        assert run("fit", PRETRAIN, "--run_name", "twice", "--trainer.max_steps", "2") == 0
-    assert (workplace / "checkpoints" / "twice.1" / "metrics.json").exists()
-    assert (workplace / "checkpoints" / "twice" / "metrics.json").exists()
+def test_an_earlier_run_is_put_aside(pretrained: Path) -> None:
+    twice = pretrained.with_name("twice")
+    shutil.copytree(pretrained, twice)
+    assert run("fit", PRETRAIN, "--run_name", "twice", "--trainer.max_steps", "2") == 0
+    assert json.loads((twice.with_name("twice.1") / "run.json").read_text())["steps"] == 4
+    assert json.loads((twice / "run.json").read_text())["steps"] == 2
 
 
 @pytest.mark.parametrize("options", [(), ("--ckpt_path", "auto")], ids=["afresh", "going on"])

@@ -38,9 +38,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("key", "value", "hint"), WRONG)
-def test_a_value_outside_of_its_domain_is_one_sentence(
-    key: str, value: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_value_outside_of_its_domain_is_one_sentence(key: str, value: str, hint: str, tmp_path: Path) -> None:
     for given in ([f"--{key}={value}"], ["--config", str(_file(tmp_path / "wrong.yaml", key, value))]):
         with pytest.raises(UserError) as told:
             read_settings(["--config", str(PRETRAIN), *given])
@@ -49,8 +47,11 @@ def test_a_value_outside_of_its_domain_is_one_sentence(
         assert hint in message or "int" in message  # a file's 1e20 is no integer at all
         assert "\n" not in message
         assert message.startswith("command line: " if given[0].startswith(f"--{key}") else str(tmp_path))
-    assert main(["fit", "--config", str(PRETRAIN), f"--{key}={value}"]) == 2
-    assert capsys.readouterr().err.startswith("error: command line: ")
+
+
+def test_the_command_line_ends_with_that_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(PRETRAIN), "--data.cache_gb=.inf"]) == 2
+    assert capsys.readouterr().err.startswith("error: command line: data.cache_gb")
 
 
 def test_experiments_and_defaults_lie_within_their_domains() -> None:

@@ -66,6 +66,7 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
         "data.workers": 0,
         "data.limit_val": 8,
         "trainer.max_steps": 2,
+        "trainer.enable_progress_bar": "false",
         "validate_every": 2,
     }
     if task == "pretrain":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import torch
 import yaml
 
 from datamodules.index import Column, index_path
+from tests.slurm.cluster import free_ports
 from vle_lightning.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -63,13 +65,31 @@ def finish(arguments: list[str]) -> int:
     return start(arguments).wait(PATIENCE) if TWO_RANKS[-1] in arguments else main(arguments)
 
 
+def in_two_processes(arguments: list[str]) -> list[int | None]:
+    """Run the ranks of a job as a scheduler starts them, in forks of this process, which has imported everything."""
+    context = multiprocessing.get_context("fork")
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0])}
+    ranks = [context.Process(target=as_rank, args=(rank, job, arguments)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(PATIENCE)
+        rank.kill()
+    return [rank.exitcode for rank in ranks]
+
+
+def as_rank(rank: int, job: dict[str, str], arguments: list[str]) -> None:
+    os.environ |= job | {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    raise SystemExit(main(arguments))
+
+
 def opened(checkpoint: Path) -> dict[str, Any]:
     content: dict[str, Any] = torch.load(checkpoint, weights_only=True)
     return content
 
 
 def test_two_ranks_train_and_validate_as_one_does(alone: Path) -> None:
-    assert finish(fit(PRETRAIN, "two", *TWO_RANKS)) == 0
+    assert in_two_processes(fit(PRETRAIN, "two", *TWO_RANKS)) == [0, 0]
     together = alone.with_name("two")
     expected, actual = (opened(folder / "last.ckpt")["state_dict"] for folder in (alone, together))
     for name, weight in expected.items():

@@ -108,6 +108,12 @@ class ExperimentCLI(LightningCLI):
         for target in SEEDED:
             parser.link_arguments("seed_everything", target)
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Build the parser of the subcommand that is asked for; of all where none is, for the help and the error."""
+        known = super().subcommands()
+        asked = self.experiment.arguments[:1]
+        return {name: skip for name, skip in known.items() if name in asked} or known
+
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
         """Add what one subcommand alone knows; Lightning has no public place for that."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

@@ -59,11 +59,12 @@ def written(folder: Path) -> list[str]:
 
 
 def test_a_picture_that_a_full_disk_does_not_take_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cut_short(figure: Figure, file: Path, **_: object) -> None:
-        file.write_bytes(b"PNG")
+    def cut_short(file: Path, png: bytes) -> int:
+        with file.open("wb") as opened:
+            opened.write(png[:3])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Figure, "savefig", cut_short)
+    monkeypatch.setattr(Path, "write_bytes", cut_short)
     callback = Pictures(tmp_path, lambda: NAMES)
     with pytest.warns(UserWarning, match=r"answers.png cannot be written: .*No space left"):
         callback.on_validation_batch_end(make_trainer(), Drawer(), None, vqa_batch(), 0)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -15,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
+from matplotlib.image import imread
 from torch import Tensor
 
 from vle_lightning.batch import Batch, ImageTextBatch, PretrainBatch
@@ -85,14 +87,17 @@ class Pictures(Callback):
             return
         for picture in pictures:
             file = self.folder / f"{picture.title}.png"
+            png = render(picture)
             try:
-                save(picture, file)
+                save(png, file)
             except OSError as error:  # a full disk ends no run
                 file.unlink(missing_ok=True)
                 rank_zero_warn(f"{file} cannot be written: {error}")
+            pixels = imread(BytesIO(png))
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(picture.title, picture.figure, max(trainer.global_step - 1, 0))
+                    step = max(trainer.global_step - 1, 0)
+                    logger.experiment.add_image(picture.title, pixels, step, dataformats="HWC")
 
 
 class Plots(Callback):
@@ -134,7 +139,7 @@ class Plots(Callback):
                 self._written += bool(pictures)
                 name = f"{self._drawn:04}_{UNSAFE.sub('-', part.sample_ids[0])}"
                 for picture in pictures:
-                    save(picture, self.folder / f"{picture.title}_{name}.png")
+                    save(render(picture), self.folder / f"{picture.title}_{name}.png")
 
     def on_predict_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Say what was drawn."""
@@ -155,10 +160,17 @@ def draw(trainer: L.Trainer, make: Callable[[], Iterable[Picture]]) -> list[Pict
         return list(make())
 
 
-def save(picture: Picture, file: Path) -> None:
+def render(picture: Picture) -> bytes:
+    """Return a picture as the bytes of a PNG file: laying a figure out takes longer than all else about it."""
+    png = BytesIO()
+    picture.figure.savefig(png, dpi=DPI, bbox_inches="tight")
+    return png.getvalue()
+
+
+def save(png: bytes, file: Path) -> None:
     """Write a PNG file; its folder is made if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    picture.figure.savefig(file, dpi=DPI, bbox_inches="tight")
+    file.write_bytes(png)
 
 
 def samples(batch: BatchT) -> Iterator[BatchT]:
