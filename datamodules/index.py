@@ -1,7 +1,7 @@
 """The index beside a shard: where each sample lies in its tar, so that one seek reads it.
 
-``NAME.index.npy`` is an int64 array (samples, 8), one row per *sample*. Readers take it into memory: a mapped file
-that is truncated meanwhile would kill them (SIGBUS).
+``NAME.index.npy`` is an int64 array (samples, 9), one row per *sample*; those of earlier versions lack the last column.
+Readers take it into memory: a mapped file that is truncated meanwhile would kill them (SIGBUS).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import io
 import os
 import tarfile
 import tokenize
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -39,6 +40,11 @@ class Column(IntEnum):
     TEXT_BYTES = 5
     ITEM = 6  # number of the sample in its record
     IMAGE = 7  # `image_number` of its image: equal for the samples of one image, in any source
+    CHECK = 8  # `checksum` of image, right image and text
+
+
+UNCHECKED = -1  # a row of an index of an earlier version has no checksum
+WIDTHS = (len(Column), len(Column) - 1)  # columns of an index of this version and of the one before
 
 
 class RecordEntry(NamedTuple):
@@ -66,17 +72,20 @@ def index_rows(shard: Path, records: Mapping[str, RecordEntry]) -> NDArray[np.in
         records: By key, in the order of the shard; members of other keys are left out.
 
     Returns:
-        (samples, 8) int64, see `Column`.
+        (samples, 9) int64, see `Column`.
     """
     places: dict[str, list[int]] = {key: [0] * 6 for key in records}
+    checks = dict.fromkeys(records, 0)
     with tarfile.open(shard) as tar:
         for member in tar:
             key, extensions = split_name(member.name)
-            if key in places and member.isfile():
+            content = tar.extractfile(member) if key in places else None
+            if content is not None:
                 column = column_of(extensions)
                 places[key][column : column + 2] = member.offset_data, member.size
+                checks[key] = zlib.crc32(content.read(), checks[key])
     rows = [
-        (*places[key], item, image_number(entry.image_id))
+        (*places[key], item, image_number(entry.image_id), checks[key])
         for key, entry in records.items()
         for item in range(entry.samples)
     ]
@@ -105,6 +114,18 @@ def column_of(extensions: str) -> Column:
     if extensions in TEXT_EXTENSIONS:
         return Column.TEXT_OFFSET
     return Column.RIGHT_OFFSET if extensions.startswith(f"{RIGHT}.") else Column.IMAGE_OFFSET
+
+
+def checksum(members: Iterable[tuple[int, bytes]]) -> int:
+    """Return the CRC-32 of a sample's members, offset and content each, in the order in which they lie in the tar."""
+    check = 0
+    for _, content in sorted(members):
+        check = zlib.crc32(content, check)
+    return check
+
+
+class DamagedError(ValueError):
+    """A sample whose bytes are not those that were written: a decoder may make some other picture of them."""
 
 
 class WrongIndexError(ValueError):
@@ -165,14 +186,18 @@ def check_shard(folder: Path, entry: ShardEntry) -> None:
             f"{path} has {path.stat().st_size:,} bytes, {entry.bytes:,} in its manifest (truncated?): {AGAIN}"
         )
     with index.open("rb") as file:
-        header = check_header(file, index, entry.samples)
-    wanted = header + entry.samples * len(Column) * 8
+        header, width = check_header(file, index, entry.samples)
+    wanted = header + entry.samples * width * 8
     if index.stat().st_size != wanted:
         raise ValueError(f"{index} has {index.stat().st_size:,} bytes, not {wanted:,} (truncated?): {AGAIN}")
 
 
-def check_header(file: BinaryIO, path: Path, samples: int) -> int:
-    """Return how many bytes the header of an index has; raises ValueError if it is not one of so many samples."""
+def check_header(file: BinaryIO, path: Path, samples: int) -> tuple[int, int]:
+    """Return how many bytes the header of an index has, and how many columns the index.
+
+    Raises:
+        ValueError: It is no index of so many samples.
+    """
     try:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
@@ -180,11 +205,11 @@ def check_header(file: BinaryIO, path: Path, samples: int) -> int:
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
     except BAD_NPY as error:
         raise ValueError(f"{path} is no index ({error}): {AGAIN}") from error
-    if shape != (samples, len(Column)):
+    if shape not in {(samples, width) for width in WIDTHS}:
         raise ValueError(f"{path} has shape {shape}, not {(samples, len(Column))} as its manifest says: {AGAIN}")
     if dtype != np.dtype(np.int64) or by_columns:
         raise ValueError(f"{path} holds {dtype} by {'columns' if by_columns else 'rows'}, not int64 by rows: {AGAIN}")
-    return file.tell()
+    return file.tell(), shape[1]
 
 
 def open_index(path: Path, samples: int, sha256: str = "") -> NDArray[np.int64]:
@@ -199,10 +224,12 @@ def open_index(path: Path, samples: int, sha256: str = "") -> NDArray[np.int64]:
         ValueError: It is not the index of so many samples, or not the file that was hashed.
     """
     content = path.read_bytes()
-    header = check_header(io.BytesIO(content), path, samples)
-    wanted = header + samples * len(Column) * 8
+    header, width = check_header(io.BytesIO(content), path, samples)
+    wanted = header + samples * width * 8
     if len(content) != wanted:
         raise ValueError(f"{path} has {len(content):,} bytes, not {wanted:,} (truncated?): {AGAIN}")
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{path} is not the index of which {MANIFEST} has the hash (changed or exchanged?): {AGAIN}")
-    return np.frombuffer(content, dtype=np.int64, offset=header).reshape(samples, len(Column))
+    rows = np.frombuffer(content, dtype=np.int64, offset=header).reshape(samples, width)
+    lacking = len(Column) - width
+    return np.pad(rows, ((0, 0), (0, lacking)), constant_values=UNCHECKED) if lacking else rows

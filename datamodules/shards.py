@@ -25,10 +25,13 @@ from numpy.typing import NDArray
 from datamodules.cache import StoreError
 from datamodules.index import (
     AGAIN,
+    UNCHECKED,
     Column,
+    DamagedError,
     WrongIndexError,
     check_neighbours,
     check_shard,
+    checksum,
     image_number,
     index_path,
     open_index,
@@ -72,7 +75,7 @@ class OpenShard(NamedTuple):
     """A shard's file descriptor and its index, in memory."""
 
     descriptor: int
-    rows: NDArray[np.int64]  # (samples, 8), see `Column`
+    rows: NDArray[np.int64]  # (samples, 9), see `Column`
 
 
 class ShardFolder:
@@ -116,8 +119,8 @@ class ShardFolder:
             row: Number of the sample in the shard.
 
         Raises:
-            SampleError: "unreachable shard", "truncated shard", "damaged shard", "wrong index" or "bad
-                json".
+            SampleError: "unreachable shard", "truncated shard", "damaged shard", "damaged sample", "wrong index" or
+                "bad json".
             StoreError: No more files can be opened.
         """
         where = f"{self.name}/{self.manifest.shards[shard].name}, sample {row}"
@@ -134,6 +137,8 @@ class ShardFolder:
             raise SampleError("wrong index", f"{where}: {error}; {AGAIN}") from error
         except tarfile.TarError as error:
             raise SampleError("damaged shard", f"{where}: no tar header where the index leads ({error})") from error
+        except DamagedError as error:
+            raise SampleError("damaged sample", f"{where}: {error}; {AGAIN}, or bring back a copy") from error
         except ValueError as error:
             raise SampleError("bad json", f"{where}: {error}") from error
         except OSError as error:
@@ -144,9 +149,11 @@ class ShardFolder:
     def _read(self, opened: OpenShard, row: int, shard_bytes: int, where: str) -> RawSample:
         place = opened.rows[row].tolist()
         members: list[tuple[str, bytes]] = []
+        found: list[tuple[int, bytes]] = []  # offset and content
         for column in (Column.IMAGE_OFFSET, Column.TEXT_OFFSET, Column.RIGHT_OFFSET):
             if column != Column.RIGHT_OFFSET or place[Column.RIGHT_BYTES]:
                 members.append(read_member(opened.descriptor, place[column], place[column + 1], shard_bytes))
+                found.append((place[column], members[-1][1]))
         if len(keys := sorted({key for key, _ in members})) > 1:
             raise WrongIndexError(f"the index takes {' and '.join(keys)} for one sample")
         (key, image), (_, text), *right = members
@@ -161,6 +168,8 @@ class ShardFolder:
             raise WrongIndexError(f"the index means another image than {record.image_id}, which lies there")
         if not 0 <= item < len(items):
             raise WrongIndexError(f"the index means number {item} of the record's {len(items)} {self.kind}")
+        if place[Column.CHECK] not in (UNCHECKED, checksum(found)):
+            raise DamagedError(f"the bytes of {key} are not those that were written")
         return RawSample(
             f"{record.image_id}/{items[item].id}", image, record, item, where, right[0][1] if right else None
         )

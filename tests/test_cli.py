@@ -131,6 +131,18 @@ def test_a_run_that_goes_on_overwrites_no_strangers_files(
     assert [(path.name, path.read_text()) for path in victim.iterdir()] == [("config.yaml", "database: postgres\n")]
 
 
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_scores_and_predictions_overwrite_no_strangers_files(
+    pretrained: Path, workplace: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = workplace / "checkpoints" / "theirs" / "predictions.json"
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("[1, 2]")
+    assert run(command, PRETRAIN, "--run_name", "theirs", "--ckpt_path", str(pretrained / "last.ckpt")) == 2
+    assert "theirs holds predictions.json" in capsys.readouterr().err
+    assert theirs.read_text() == "[1, 2]"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--ckpt_path", "auto"]], ids=["afresh", "going on"])
 def test_of_two_fits_in_one_folder_one_trains_and_the_other_says_who_does(workplace: Path, options: list[str]) -> None:

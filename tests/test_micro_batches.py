@@ -137,7 +137,7 @@ def test_a_killed_run_on_damaged_data_continues_bit_for_bit(ranks: int, damaged:
     assert actual["global_step"] == expected["global_step"] == 16
     assert all(torch.equal(actual["state_dict"][name], weight) for name, weight in expected["state_dict"].items())
     records = [json.loads((folder / "run.json").read_text()) for folder in (straight, killed)]
-    assert records[0]["skipped"]["train"]["unreadable image"] > 0
+    assert records[0]["skipped"]["train"]["damaged sample"] > 0
     for key in ("skipped", "samples_seen", "samples_by_source"):
         assert records[0][key] == records[1][key], key
 

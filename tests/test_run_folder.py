@@ -142,6 +142,16 @@ def test_a_requeued_job_waits_for_its_own_earlier_start_alone(tmp_path: Path) ->
     holder.wait()
 
 
+def test_a_folder_that_is_reached_by_a_link_has_one_lock(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "run").mkdir(parents=True)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "alias").symlink_to(tmp_path / "disk" / "run")
+    holder = hold(tmp_path / "disk" / "run")
+    with pytest.raises(UserError, match=rf"is in use: process {holder.pid}"):
+        RunLock(tmp_path / "checkpoints" / "alias", {}).take()
+    end(holder)
+
+
 def test_a_damaged_lock_file_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / ".run.lock").write_bytes(b"\xff\x00 no json")
     lock = RunLock(tmp_path / "run", {})

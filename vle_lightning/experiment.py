@@ -153,6 +153,8 @@ class ExperimentCLI(LightningCLI):
             settings.trainer.precision = "bf16-mixed" if on_gpu else "32-true"
         if self.subcommand == "fit" and is_first_process():
             run.lock.take()  # before anything is looked at or renamed that another start may be changing
+        if self.subcommand in ("test", "predict") and is_first_process():
+            folder.refuse_strangers()
         if self.subcommand is not None:
             settings.weights_only = True
             self._goes_on = settings.ckpt_path is not None

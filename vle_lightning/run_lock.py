@@ -30,7 +30,8 @@ class RunLock:
 
     def __init__(self, folder: Path, environment: Mapping[str, str] = os.environ) -> None:
         """Prepare the lock of a run folder; nothing is written yet."""
-        self.folder, self.file = folder, folder.parent / f".{folder.name}.lock"
+        real = folder.resolve()  # by whichever link it is reached
+        self.folder, self.file = folder, real.parent / f".{real.name}.lock"
         self._job = environment.get("SLURM_JOB_ID")
         self._handle: IO[str] | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -24,7 +25,7 @@ class Scan(NamedTuple):
     path: Path
     bytes: int
     sha256: str
-    rows: NDArray[np.int64]  # (samples, 8), see `Column`
+    rows: NDArray[np.int64]  # (samples, 9), see `Column`
     skips: list[Skip]
 
 
@@ -61,6 +62,7 @@ class TarSample:
     def __init__(self) -> None:
         self.image: tuple[int, int] | None = None  # offset and bytes
         self.text: tuple[int, int] | None = None
+        self.check = 0  # `checksum` of both
         self.defect: str | None = None  # the first that was found
         self.others: list[str] = []  # some of the members that are neither
 
@@ -83,7 +85,7 @@ class TarSample:
             return "no image"
         if self.text is None:
             return "no caption text"
-        return (*self.image, 0, 0, *self.text, 0, image_number(image_id))
+        return (*self.image, 0, 0, *self.text, 0, image_number(image_id), self.check)
 
 
 def caption_defect(caption: bytes) -> str | None:
@@ -153,11 +155,16 @@ def read_members(reader: HashingReader) -> tuple[dict[str, TarSample], int]:
             if extension != "txt" and extension not in IMAGE_EXTENSIONS and len(sample.others) < SHOWN:
                 sample.others.append(PurePosixPath(member.name).name)
             if extension == "txt" or extension in IMAGE_EXTENSIONS:
-                opened = tar.extractfile(member) if extension == "txt" else None
-                caption = opened.read(LONGEST_CAPTION + 1) if opened else b""
-                sample.add(extension, (member.offset_data, member.size), caption)
                 if member.issparse():  # its bytes are not those of the file
                     sample.defect = "sparse member"
+                    continue
+                content = tar.extractfile(member)
+                assert content is not None, "a member that is a file"
+                caption = content.read(LONGEST_CAPTION + 1) if extension == "txt" else b""
+                sample.add(extension, (member.offset_data, member.size), caption)
+                sample.check = zlib.crc32(caption, sample.check)
+                while block := content.read(BLOCK):
+                    sample.check = zlib.crc32(block, sample.check)
         return samples, tar.offset
 
 

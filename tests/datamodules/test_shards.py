@@ -177,7 +177,7 @@ def test_an_index_of_another_shard_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "train")
     index = index_path(Path(folder.name) / "000000.tar")
     np.save(index, np.load(index)[:3])
-    with pytest.raises(ValueError, match=r"000000.index.npy has shape \(3, 8\)"):
+    with pytest.raises(ValueError, match=r"000000.index.npy has shape \(3, 9\)"):
         ShardFolder(tmp_path / "train")
     index.write_bytes(b"")
     with pytest.raises(ValueError, match=r"000000.index.npy is no index"):

@@ -14,12 +14,12 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.image import imread
 from torch import Tensor
 
 from vle_lightning.batch import Batch, ImageTextBatch, PretrainBatch
+from vle_lightning.callbacks.recorder import RunLogger
 from vle_lightning.distributed import has_met, of_first_rank
 from vle_lightning.strategies.base import SpreadsWeights
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
@@ -95,9 +95,8 @@ class Pictures(Callback):
                 rank_zero_warn(f"{file} cannot be written: {error}")
             pixels = imread(BytesIO(png))
             for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    step = max(trainer.global_step - 1, 0)
-                    logger.experiment.add_image(picture.title, pixels, step, dataformats="HWC")
+                if isinstance(logger, RunLogger):
+                    logger.log_picture(picture.title, pixels, max(trainer.global_step - 1, 0))
 
 
 class Plots(Callback):

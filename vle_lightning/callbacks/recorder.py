@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vle_lightning.distributed import gather_objects
 from vle_lightning.files import write_json, write_text
@@ -53,11 +57,51 @@ class RunLogger(TensorBoardLogger):
         """
         later: dict[str, Any] = {} if resumed_step is None else {"purge_step": resumed_step}
         super().__init__(folder, name="", version="", default_hp_metric=False, **later)
+        self._ended = False  # by a disk that is full: the training is worth more than its curves
+        threading.excepthook = partial(_hush, threading.excepthook)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers."""
+        with self._writing():
+            super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def log_picture(self, title: str, pixels: np.ndarray, step: int) -> None:
+        """Log a picture (H, W, C), uint8 or floats in [0, 1]."""
+        with self._writing():
+            self.experiment.add_image(title, pixels, step, dataformats="HWC")
 
     @rank_zero_only
     def save(self) -> None:
         """Write out what is buffered."""
-        self.experiment.flush()
+        with self._writing():
+            self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write out and close."""
+        with self._writing():
+            super().finalize(status)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """End the curves, and not the run, where the events cannot be written."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            fault = error if isinstance(error, OSError) else error.__cause__  # as Lightning's logger wraps it
+            if not isinstance(fault, OSError):
+                raise
+            if not self._ended:
+                rank_zero_warn(f"{self.log_dir}: TensorBoard's curves end here, they cannot be written: {fault}")
+            self._ended = True
+
+
+def _hush(others: Callable[[threading.ExceptHookArgs], object], args: threading.ExceptHookArgs) -> None:
+    """Print no traceback of TensorBoard's own thread: the logger tells of its error."""
+    if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+        others(args)
 
 
 class ConfigRecord(SaveConfigCallback):

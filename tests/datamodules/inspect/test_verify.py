@@ -186,7 +186,7 @@ def test_a_wrong_number_of_samples_in_a_shard_is_named(tmp_path: Path) -> None:
     edit_manifest(folder, shards=shards)
     problems, images = verify(folder)
     assert [problem.shard for problem in problems] == ["000000.tar", ""]
-    assert "000000.index.npy has shape (4, 8), not (3, 8)" in problems[0].what
+    assert "000000.index.npy has shape (4, 9), not (3, 9)" in problems[0].what
     assert problems[1].what == "samples is 10, but its shards have 9"
     assert images == ["toy/2", "toy/3", "toy/4"]
 
