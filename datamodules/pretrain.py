@@ -107,6 +107,7 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         boxes = pad([sample.boxes for sample in samples], 0, torch.float32)
         classes = pad([sample.classes for sample in samples], -1, torch.int64)
         drawn = draw_boxes(boxes.numpy(), classes.numpy(), rng, self.grid)
+        hidden = [(boxes[row, of], classes[row, of]) for row, of in enumerate(torch.from_numpy(drawn))]
         return PretrainBatch(
             **vars(head),
             input_ids=tokens.input_ids,
@@ -118,9 +119,9 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
             partner=torch.from_numpy(partner),
             boxes=boxes,
             box_valid=pad([np.ones(len(sample.boxes), dtype=bool) for sample in samples], 0, torch.bool),
-            box_classes=classes,
-            box_drawn=torch.from_numpy(drawn),
             box_mentioned=pad([sample.mentioned for sample in samples], 0, torch.bool),
+            hidden_boxes=pad([part.numpy() for part, _ in hidden], 0, torch.float32),
+            hidden_classes=pad([part.numpy() for _, part in hidden], -1, torch.int64),
         )
 
 

@@ -34,13 +34,14 @@ def make_boxes(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
 
 
 def pretrain_batch(rows: int = 4, tokens: int = 9, regions: int = 3, seed: int = 0) -> PretrainBatch:
-    """Make pairs of which the first half is shifted, with a drawn and a mentioned box each."""
+    """Make pairs of which the first half is shifted, with a mentioned box each, and by turns one or two hidden ones."""
     random = generator(seed)
     ids, mask = make_texts(rows, tokens, random)
     chosen = mask & (torch.rand(rows, tokens, generator=random) < 0.3)
     chosen[:, 0], chosen[:, 1] = False, True
     partner = torch.arange(rows)
     partner[: rows // 2] = (partner[: rows // 2] + 1) % rows
+    boxes, classes = make_boxes((rows, regions), random), torch.randint(0, CLASSES, (rows, 2), generator=random)
     return PretrainBatch(
         sample_ids=tuple(f"sample/{row}" for row in range(rows)),
         valid=torch.ones(rows, dtype=torch.bool),
@@ -54,11 +55,11 @@ def pretrain_batch(rows: int = 4, tokens: int = 9, regions: int = 3, seed: int =
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,
         partner=partner,
-        boxes=make_boxes((rows, regions), random),
+        boxes=boxes,
         box_valid=torch.ones(rows, regions, dtype=torch.bool),
-        box_classes=torch.randint(0, CLASSES, (rows, regions), generator=random),
-        box_drawn=(torch.arange(regions) == 0).repeat(rows, 1),
         box_mentioned=(torch.arange(regions) == 1).repeat(rows, 1),
+        hidden_boxes=boxes[:, :2],
+        hidden_classes=torch.where(torch.arange(2) <= torch.arange(rows)[:, None] % 2, classes, -1),
     )
 
 

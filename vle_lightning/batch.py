@@ -1,7 +1,7 @@
 """Batches: what the datamodules hand to the tasks.
 
 Every batch is one micro-batch, the unit of order and randomness: number ``number`` of optimiser step ``step``.
-Dimensions: B samples, T tokens, R boxes (padded), C classes.
+Dimensions: B samples, T tokens, R boxes (padded), H hidden boxes (padded), C classes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class ImageTextBatch(Batch):
 class PretrainBatch(ImageTextBatch):
     """B image-text pairs with everything that the four objectives draw at random, drawn already.
 
-    Boxes are xyxy, normalised to [0, 1] of the picture as cropped; rows of padding have ``box_valid`` False.
+    Boxes are xyxy, normalised to [0, 1] of the picture as cropped; rows of padding have ``box_valid`` False. A hidden
+    box covers at least one patch.
     """
 
     masked_input_ids: Tensor  # (B, T) int64: the text view with masked tokens
@@ -92,9 +93,9 @@ class PretrainBatch(ImageTextBatch):
     partner: Tensor  # (B,) int64: the row whose text ITM lays beside image i; i itself for a match
     boxes: Tensor  # (B, R, 4) float
     box_valid: Tensor  # (B, R) bool
-    box_classes: Tensor  # (B, R) int64; -1 where the box's name has no class
-    box_drawn: Tensor  # (B, R) bool: drawn for MPC, its patches are replaced in the masked image view
     box_mentioned: Tensor  # (B, R) bool: the text mentions the box
+    hidden_boxes: Tensor  # (B, H, 4) float: drawn for MPC, their patches are hidden in the masked image view
+    hidden_classes: Tensor  # (B, H) int64; -1 on padding
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from vle_lightning.encoders.image import CLIP_MEAN, CLIP_STD
 from vle_lightning.errors import UserError
 from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.folder import find_folder
@@ -22,7 +23,6 @@ from vle_lightning.inference.processor import IMAGE_FILE, Processor
 from vle_lightning.inference.runs import CONFIG as RUN_CONFIG
 from vle_lightning.inference.runs import RunSettings, run_settings
 from vle_lightning.tasks.base import VisionLanguageTask
-from vle_lightning.tasks.pictures import CLIP_MEAN, CLIP_STD
 from vle_lightning.tasks.portable import Layout
 
 MARK = "export.json"  # tells an export from a folder that somebody made otherwise

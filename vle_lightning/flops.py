@@ -153,8 +153,8 @@ def flops_by_part(
     The encoder is run on the meta device, where nothing is computed, once for each distinct size. Projections count
     with their tower, poolers with the fusion. Of the heads their linear layers are counted; pooling patches and
     comparing contrastive vectors (below a thousandth of a step) are not. A withheld tower does not run. Whatever ran is
-    taken to reach the loss: with MLM as the only objective the image half of the last fusion layer does not, and
-    is counted all the same.
+    taken to reach the loss: MPC's pass leaves the text half of the last fusion layer and the poolers alone, and they
+    are counted all the same.
 
     Args:
         recording: the sizes.

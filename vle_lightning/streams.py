@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +20,10 @@ class Stream(NamedTuple):
         """Repeat each row ``times`` times, neighbours together: (B * times, N, D)."""
         return Stream(*(tensor.repeat_interleave(times, dim=0) for tensor in self))
 
+    def append(self, other: Stream) -> Stream:
+        """Return this stream with the states of another one of B rows behind its own."""
+        return Stream(torch.cat([self.states, other.states], dim=1), torch.cat([self.mask, other.mask], dim=1))
+
     def select(self, rows: Tensor) -> Stream:
         """Return the rows numbered by ``rows`` (K,) int64, in that order."""
         return Stream(self.states[rows], self.mask[rows])
@@ -28,7 +33,7 @@ class Fused(NamedTuple):
     """Text and image after fusion."""
 
     text: Tensor  # (B, T, D)
-    image: Tensor  # (B, 1 + P + R, D): CLS, patches, then tagged regions
+    image: Tensor  # (B, 1 + P + R, D): CLS, patches, then region tokens
     pooled: Tensor  # (B, 2D): pooled text CLS, then pooled image CLS
 
 
@@ -43,7 +48,7 @@ class ImageView(Enum):
     """Which form of the image an objective looks at."""
 
     CLEAN = "clean"
-    MASKED = "masked"  # the patches of drawn boxes are replaced by a learned vector
+    MASKED = "masked"  # the patches of drawn boxes are hidden, and the mean of their states is appended for each box
 
 
 class Pairing(Enum):

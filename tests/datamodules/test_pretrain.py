@@ -45,12 +45,13 @@ def test_a_batch_holds_the_samples(builder: PretrainBuilder, tokenizer: PreTrain
     assert batch.texts == ("small red circle", "red circle above large cross", "small green square")
     assert tokenizer.batch_decode(batch.input_ids, skip_special_tokens=True) == list(batch.texts)
     assert batch.input_ids.shape[1] == batch.attention_mask.sum(1).max()  # padded to the longest
-    assert batch.box_classes.tolist() == [[0, 2, -1], [0, 2, -1], [1, 2, -1]]
     assert batch.box_valid.all()
     assert batch.box_mentioned.tolist() == [[True, False, False], [False] * 3, [True, False, False]]
     torch.testing.assert_close(batch.boxes[2].double(), torch.tensor(make_record(1).boxes, dtype=torch.float64))
-    assert batch.box_drawn.sum(1).tolist() == [1, 1, 1]
-    assert not batch.box_drawn[:, 2].any()
+    assert batch.hidden_classes.shape == (3, 1)  # of two boxes with a class one is hidden
+    for row, classes in enumerate(([0, 2], [0, 2], [1, 2])):
+        box = classes.index(int(batch.hidden_classes[row, 0]))
+        assert torch.equal(batch.hidden_boxes[row, 0], batch.boxes[row, box])
 
 
 def test_masks_stay_off_special_tokens_and_padding(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -94,7 +95,7 @@ def test_whole_words_are_masked_whole(tokenizer: PreTrainedTokenizerBase) -> Non
 def test_boxes_follow_the_crop(builder: PretrainBuilder) -> None:
     batch = collate(builder, [raw(make_record(0)), raw(make_record(1))], View(48, 48, 24, 24, 48, 48))
     assert batch.boxes[0].tolist() == [[0.0, 0.0, 1.0, 1.0]]  # of three boxes, the one in the lower right
-    assert batch.box_classes.tolist() == [[2], [2]]
+    assert batch.hidden_classes.tolist() == [[-1], [-1]]  # it is all that one sees: more than half is never hidden
     assert not batch.box_mentioned.any()
 
 
@@ -103,7 +104,7 @@ def test_an_image_without_boxes_has_empty_slots(builder: PretrainBuilder) -> Non
     batch = collate(builder, [raw(bare)])
     assert batch.boxes.shape == (1, 1, 4)
     assert not batch.box_valid.any()
-    assert batch.box_classes.tolist() == [[-1]]
+    assert batch.hidden_classes.tolist() == [[-1]]
     both = collate(builder, [raw(bare), raw(make_record(0))])
     assert both.box_valid.sum(1).tolist() == [0, 3]
 

@@ -74,7 +74,7 @@ def test_a_size_that_the_patches_do_not_divide_is_refused(model: DualStream) -> 
         model.encode_image(torch.randn(1, 3, 50, 48))
 
 
-def test_each_distinct_view_is_encoded_once_and_fused_in_one_call(model: DualStream) -> None:
+def test_each_distinct_view_is_encoded_once_and_fused_in_a_call_for_each_form_of_the_image(model: DualStream) -> None:
     batch = pretrain_batch(rows=4)
     vector = torch.zeros(PRESETS["tiny"].image.width)
     with (
@@ -83,10 +83,12 @@ def test_each_distinct_view_is_encoded_once_and_fused_in_one_call(model: DualStr
         patch.object(model.fusion, "forward", wraps=model.fusion.forward) as fusion,
     ):
         fused = model.fuse_views(batch, VIEWS, vector)
-    assert (text.call_count, image.call_count, fusion.call_count) == (1, 1, 1)
+    assert (text.call_count, image.call_count, fusion.call_count) == (1, 1, 2)
     assert len(text.call_args.args[0]) == 8  # clean and masked
     assert len(image.call_args.args[0]) == 8
-    assert len(fusion.call_args.args[0].states) == 12  # three distinct pairings
+    clean, hidden = (call.args[1].states for call in fusion.call_args_list)
+    assert (len(clean), len(hidden)) == (8, 4)  # two distinct pairings with the clean image, one with hidden boxes
+    assert (clean.shape[1], hidden.shape[1]) == (37, 39)  # two region tokens
     assert fused[1] is fused[3]
 
 
@@ -111,7 +113,7 @@ def test_a_shifted_pair_is_the_image_with_its_partners_text(model: DualStream) -
 def test_hidden_patches_leave_no_trace_of_their_pixels(model: DualStream) -> None:
     batch = pretrain_batch(rows=2)
     left = torch.tensor([0.0, 0.0, 0.5, 1.0]).repeat(2, 3, 1)
-    batch = replace(batch, boxes=left)
+    batch = replace(batch, hidden_boxes=left[:, :1], hidden_classes=torch.zeros(2, 1, dtype=torch.long))
     pixels = batch.pixel_values.clone()
     pixels[..., :24] = torch.randn(2, 3, 48, 24)
     vector = torch.randn(PRESETS["tiny"].image.width)

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from tests.factories import CLASSES, pretrain_batch
 from vle_lightning.batch import IGNORED, PretrainBatch
+from vle_lightning.encoders.image import CLIP_MEAN, CLIP_STD
 from vle_lightning.errors import UserError
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS
 from vle_lightning.models.regions import box_patches
-from vle_lightning.objectives.base import Objective, ObjectiveOutput, find_objective
-from vle_lightning.streams import Fused
+from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, find_objective
+from vle_lightning.streams import Fused, Stream
 
 NAMES = ("mlm", "itm", "mpc", "pbc")
 
@@ -29,9 +30,9 @@ def model() -> DualStream:
     return DualStream(PRESETS["tiny"]).eval()
 
 
-def make(name: str, model: DualStream) -> Objective:
+def make(name: str, model: DualStream, hiding: Hiding = "vector") -> Objective:
     torch.manual_seed(1)
-    return find_objective(name).build(model, CLASSES).eval()
+    return find_objective(name).build(model, ObjectiveOptions(CLASSES, hiding)).eval()
 
 
 def fuse(objective: Objective, model: DualStream, batch: PretrainBatch) -> Fused:
@@ -90,23 +91,64 @@ def test_itm_counts_a_shifted_text_as_no_match(model: DualStream) -> None:
     assert float(output.loss) == pytest.approx(loss)
 
 
-def test_mpc_classifies_the_mean_of_the_hidden_boxs_patches(model: DualStream) -> None:
-    batch = pretrain_batch(rows=3)
-    mpc = make("mpc", model)
-    fused = fuse(mpc, model, batch)
+def blacken(pixel_values: Tensor, patches: Tensor) -> Tensor:
+    """Make patches (6 x 6) of one picture (3, 48, 48) black."""
+    black = torch.tensor([-mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)])
+    for patch in patches.nonzero()[:, 0].tolist():
+        row, column = 8 * (patch // 6), 8 * (patch % 6)
+        pixel_values[:, row : row + 8, column : column + 8] = black[:, None, None]
+    return pixel_values
+
+
+def test_mpc_classifies_the_fused_token_of_each_hidden_box(model: DualStream) -> None:
+    batch = pretrain_batch(rows=3)  # one, two and one hidden box
+    mpc = make("mpc", model, "pixels")
     losses = []
-    for row in range(3):  # one box is drawn in each
-        covered = box_patches(batch.boxes[row, 0], (6, 6))
-        state = fused.image[row, 1:][covered].mean(0)
-        losses.append(F.cross_entropy(mpc.head(state), batch.box_classes[row, 0]))  # type: ignore[operator]
-    torch.testing.assert_close(mpc(fused, batch).loss, torch.stack(losses).mean())
+    for row, boxes in enumerate((1, 2, 1)):
+        patches = box_patches(batch.hidden_boxes[row, :boxes], (6, 6))
+        image = model.encode_image(blacken(batch.pixel_values[row].clone(), patches.any(0))[None])
+        tokens = torch.stack([image.states[0, 1:][of].mean(0) for of in patches])
+        mask = torch.ones(1, 37 + boxes, dtype=torch.bool)
+        text = model.encode_text(batch.input_ids[row : row + 1], batch.attention_mask[row : row + 1])
+        fused = model.fuse(text, Stream(torch.cat([image.states, tokens[None]], dim=1), mask))
+        logits = mpc.get_submodule("region_head")(fused.image[0, 37:])
+        losses.append(F.cross_entropy(logits, batch.hidden_classes[row, :boxes], reduction="none"))
+    output = judge(mpc, model, batch)
+    assert output.judged == 4
+    torch.testing.assert_close(output.loss, torch.cat(losses).mean())
 
 
-def test_mpc_leaves_out_boxes_without_a_class(model: DualStream) -> None:
-    batch = pretrain_batch(rows=4)
-    classes = batch.box_classes.clone()
-    classes[0, 0] = -1
-    assert judge(make("mpc", model), model, replace(batch, box_classes=classes)).judged == 3
+def test_mpc_trains_tower_projection_and_fusion_through_the_region_token() -> None:
+    torch.manual_seed(0)
+    model = DualStream(PRESETS["tiny"]).eval()
+    batch = pretrain_batch()
+    given = []  # the states of the image that fusion is given
+    handle = model.fusion.register_forward_pre_hook(lambda _, streams: given.append(streams[1].states))
+    fused = fuse(mpc := make("mpc", model), model, batch)
+    handle.remove()
+    given[0].retain_grad()
+    mpc(fused, batch).loss.backward()
+    reached = given[0].grad[:, 37:].abs().sum(-1)
+    assert torch.equal(reached > 0, batch.hidden_classes >= 0)
+    for part in (model.image.encoder, model.image_projection, model.fusion.image, model.token_types):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters()), part
+    assert mpc.mask_vector is not None
+    assert mpc.mask_vector.grad is not None
+    assert mpc.mask_vector.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("hiding", ["vector", "pixels"])
+def test_a_region_token_changes_no_other_objective_by_a_bit(model: DualStream, hiding: Hiding) -> None:
+    batch = pretrain_batch(rows=6)
+    objectives = [make(name, model, hiding) for name in NAMES]
+    others = [objective for objective in objectives if objective.name != "mpc"]
+    vector = next((objective.mask_vector for objective in objectives if objective.name == "mpc"), None)
+    together = model.fuse_views(batch, [objective.views for objective in objectives], vector)
+    apart = model.fuse_views(batch, [objective.views for objective in others])
+    kept = [view for objective, view in zip(objectives, together, strict=True) if objective.name != "mpc"]
+    for objective, one, other in zip(others, kept, apart, strict=True):
+        assert torch.equal(objective(one, batch).loss, objective(other, batch).loss), objective.name
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), objective.name
 
 
 def test_pbc_judges_the_patches_of_matching_pairs_alone(model: DualStream) -> None:
@@ -134,7 +176,7 @@ def nothing_to_do(batch: PretrainBatch) -> PretrainBatch:
     return replace(
         batch,
         mlm_targets=torch.full_like(batch.mlm_targets, IGNORED),
-        box_drawn=torch.zeros_like(batch.box_drawn),
+        hidden_classes=torch.full_like(batch.hidden_classes, -1),
         box_mentioned=torch.zeros_like(batch.box_mentioned),
     )
 

@@ -49,9 +49,9 @@ def make_batch(image_size: int, vocabulary: int) -> PretrainBatch:
         partner=torch.tensor([1, 2, 2, 3]),
         boxes=torch.cat([corner, corner + 0.3], dim=-1),
         box_valid=torch.ones(BATCH, REGIONS, dtype=torch.bool),
-        box_classes=torch.randint(0, CLASSES, (BATCH, REGIONS), generator=random),
-        box_drawn=torch.arange(REGIONS).expand(BATCH, REGIONS) == 0,
         box_mentioned=torch.arange(REGIONS).expand(BATCH, REGIONS) < 2,
+        hidden_boxes=torch.cat([corner, corner + 0.3], dim=-1)[:, :1],
+        hidden_classes=torch.randint(0, CLASSES, (BATCH, 1), generator=random),
     )
 
 

@@ -13,6 +13,9 @@ from transformers.models.clip.modeling_clip import CLIPEncoder
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.streams import Stream
 
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green and blue in [0, 1] (openai/CLIP)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 
 @dataclass(frozen=True)
 class ImageConfig:
@@ -33,7 +36,7 @@ class PatchMask(NamedTuple):
     """Patches to hide from the tower."""
 
     patches: Tensor  # (B, P) bool
-    vector: Tensor  # (D,) what stands in their place before the position embedding
+    vector: Tensor | None  # (D,) what stands in their place before the position embedding; None: black pixels
 
 
 def patch_grid(pixel_values: Tensor, patch_size: int) -> tuple[int, int]:
@@ -85,9 +88,17 @@ class ImageEncoder(nn.Module):
         """Encode B images (B, 3, H, W), CLIP-normalised; states (B, 1 + P, D), CLS first, patches row by row."""
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
         if hidden is not None:
-            patches = torch.where(hidden.patches[..., None], hidden.vector.to(patches.dtype), patches)
+            vector = self._black() if hidden.vector is None else hidden.vector
+            patches = torch.where(hidden.patches[..., None], vector.to(patches.dtype), patches)
         cls = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         positions = resize_position_table(self.position_embedding.weight, patch_grid(pixel_values, self.patch_size))
         states = self.pre_norm(torch.cat([cls, patches], dim=1) + positions)
         states = self.post_norm(self.encoder(inputs_embeds=states).last_hidden_state)
         return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
+
+    def _black(self) -> Tensor:
+        """Return the embedding (D,) of a patch whose pixels are all black."""
+        weight = self.patch_embedding.weight
+        black = [-mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)]
+        embedding: Tensor = weight.sum((2, 3)) @ weight.new_tensor(black)
+        return embedding

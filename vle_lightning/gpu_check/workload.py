@@ -44,7 +44,7 @@ def make_pairs(rows: int, image_size: int, vocabulary: int, tokens: int = TOKENS
         partner=partner,
         boxes=torch.cat([corner, corner + 0.3], dim=-1),
         box_valid=torch.ones(rows, REGIONS, dtype=torch.bool),
-        box_classes=torch.randint(0, CLASSES, (rows, REGIONS), generator=random),
-        box_drawn=region == 0,
         box_mentioned=region < 2,
+        hidden_boxes=torch.cat([corner, corner + 0.3], dim=-1)[:, :1],  # a third of five
+        hidden_classes=torch.randint(0, CLASSES, (rows, 1), generator=random),
     )

@@ -30,6 +30,7 @@ UNNAMED = {  # where the heads of the first checkpoints lie, which do not say so
     "objectives.pbc.head": "pbc_classifier",
     "objectives.mpc": "mpc",
 }
+RETIRED = {"mpc": "head."}  # heads of earlier versions, and what their tensors' names begin with
 Config = TypeVar("Config", TextConfig, ImageConfig, FusionConfig)
 
 
@@ -58,6 +59,7 @@ class OwnWeights(NamedTuple):
     encoder: dict[str, Tensor]
     heads: dict[str, dict[str, Tensor]]  # by published name, then by the name inside of the head
     dropped: tuple[str, ...]  # heads that no published name stands for
+    retired: tuple[str, ...]  # heads of earlier versions that read something else: today's start anew
 
 
 def sort_weights(weights: Mapping[str, Tensor], heads: Mapping[str, str]) -> OwnWeights:
@@ -72,7 +74,10 @@ def sort_weights(weights: Mapping[str, Tensor], heads: Mapping[str, str]) -> Own
             dropped.add(key.split(".")[0])
         else:
             sorted_heads[home][key.removeprefix(f"{heads[home]}.")] = value
-    return OwnWeights(encoder, sorted_heads, tuple(sorted(dropped)))
+    retired = [n for n, part in RETIRED.items() if any(key.startswith(part) for key in sorted_heads.get(n, ()))]
+    kept = {name: head for name, head in sorted_heads.items() if name not in retired}
+    told = tuple(f"{name} (of an earlier version, which read something else)" for name in retired)
+    return OwnWeights(encoder, kept, tuple(sorted(dropped)), told)
 
 
 def guess_heads(weights: Mapping[str, Tensor]) -> dict[str, str]:

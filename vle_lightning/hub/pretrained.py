@@ -172,11 +172,12 @@ def _within_reason(pretrained: Pretrained, option: str) -> Pretrained:
 def _own(source: str, description: Description, weights: Mapping[str, Tensor]) -> Pretrained:
     if not description.heads:
         description = replace(description, heads=guess_heads(weights))
-        return Pretrained(source, description, *sort_weights(weights, description.heads), unknown=())
-    encoder, heads, _ = sort_weights(weights, description.heads)
+        found = sort_weights(weights, description.heads)
+        return Pretrained(source, description, found.encoder, found.heads, (*found.dropped, *found.retired), ())
+    found = sort_weights(weights, description.heads)
     places = tuple(f"{place}." for place in (ENCODER.rstrip("."), *description.heads.values()))
     unknown = tuple(key for key in weights if not key.startswith(places))  # for all heads are named
-    return Pretrained(source, description, encoder, heads, (), unknown)
+    return Pretrained(source, description, found.encoder, found.heads, found.retired, unknown)
 
 
 def fill_pretrained(

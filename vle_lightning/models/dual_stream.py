@@ -125,23 +125,30 @@ class DualStream(nn.Module):
     def fuse_views(
         self, batch: PretrainBatch, views: Sequence[FusedView], mask_vector: Tensor | None = None
     ) -> list[Fused]:
-        """Encode each distinct text and image once, fuse each distinct view once, all in one call each.
+        """Encode each distinct text and image once, all in one call each, and fuse each distinct view once.
+
+        Views of one form of the image are fused in one call; those of the masked image have region tokens, which
+        would be padding for the others.
 
         Args:
-            batch: B pairs.
+            batch: B pairs, H hidden boxes.
             views: what each objective asks for.
-            mask_vector: (D,) of the image tower's width, for views of the masked image.
+            mask_vector: (D,) of the image tower's width, what stands for hidden patches in views of the masked image;
+                None: their pixels are black.
 
         Returns:
-            One Fused of B pairs for each of ``views``, in their order.
+            One Fused of B pairs for each of ``views``, in their order; ``image`` has H region tokens after the
+            patches where the image is masked.
         """
         distinct = list(dict.fromkeys(views))
         texts = self._encode_texts(batch, list(dict.fromkeys(view.text for view in distinct)))
         images = self._encode_images(batch, list(dict.fromkeys(view.image for view in distinct)), mask_vector)
-        text = _stack([_paired(texts[view.text], batch, view.pairing) for view in distinct])
-        image = _stack([images[view.image] for view in distinct])
-        parts = (tensor.split(len(batch)) for tensor in self.fuse(text, image))
-        fused = dict(zip(distinct, (Fused(*part) for part in zip(*parts, strict=True)), strict=True))
+        fused: dict[FusedView, Fused] = {}
+        for kind, image in images.items():
+            alike = [view for view in distinct if view.image is kind]
+            text = _stack([_paired(texts[view.text], batch, view.pairing) for view in alike])
+            parts = (tensor.split(len(batch)) for tensor in self.fuse(text, _stack([image] * len(alike))))
+            fused |= zip(alike, (Fused(*part) for part in zip(*parts, strict=True)), strict=True)
         return [fused[view] for view in views]
 
     def _encode_texts(self, batch: PretrainBatch, kinds: list[TextView]) -> dict[TextView, Stream]:
@@ -152,15 +159,18 @@ class DualStream(nn.Module):
     def _encode_images(
         self, batch: PretrainBatch, kinds: list[ImageView], mask_vector: Tensor | None
     ) -> dict[ImageView, Stream]:
-        hidden = None
-        if ImageView.MASKED in kinds and self.blind != "image":
-            assert mask_vector is not None, "a masked image view needs the vector that replaces its patches"
-            covered = box_patches(batch.boxes, patch_grid(batch.pixel_values, self.config.image.patch_size))
-            covered = (covered & batch.box_drawn[..., None]).any(1)
-            none = torch.zeros_like(covered)
-            hidden = PatchMask(torch.cat([covered if k is ImageView.MASKED else none for k in kinds]), mask_vector)
-        stream = self.encode_image(batch.pixel_values.repeat(len(kinds), 1, 1, 1), hidden)
-        return dict(zip(kinds, _unstack(stream, len(batch)), strict=True))
+        pixels = batch.pixel_values.repeat(len(kinds), 1, 1, 1)
+        if ImageView.MASKED not in kinds or self.blind == "image":
+            return dict(zip(kinds, _unstack(self.encode_image(pixels), len(batch)), strict=True))
+        drawn = batch.hidden_classes >= 0
+        regions = box_patches(batch.hidden_boxes, patch_grid(batch.pixel_values, self.config.image.patch_size))
+        covered = (regions & drawn[..., None]).any(1)
+        hidden = torch.cat([covered if kind is ImageView.MASKED else torch.zeros_like(covered) for kind in kinds])
+        streams = _unstack(self.encode_image(pixels, PatchMask(hidden, mask_vector)), len(batch))
+        images = dict(zip(kinds, streams, strict=True))
+        masked = images[ImageView.MASKED]
+        images[ImageView.MASKED] = masked.append(self.pool_regions(masked, regions, drawn))
+        return images
 
     def _withheld(self, rows: int) -> Stream:
         weight = self.token_types.weight

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
+from dataclasses import dataclass
 from importlib import import_module
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -12,6 +13,8 @@ from vle_lightning.batch import PretrainBatch
 from vle_lightning.errors import UserError
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.streams import Fused, FusedView
+
+Hiding = Literal["vector", "pixels"]  # what stands for hidden patches: a learned vector, or black pixels
 
 
 class Score(NamedTuple):
@@ -30,18 +33,26 @@ class ObjectiveOutput(NamedTuple):
     scores: tuple[Score, ...]
 
 
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """What the options of pre-training say to all objectives."""
+
+    classes: int  # of boxes
+    hiding: Hiding = "vector"
+
+
 class Objective(nn.Module):
     """Base of MLM, ITM, MPC and PBC. A subclass is one file: views, head, loss, scores; no logging and no trainer."""
 
     name: ClassVar[str]
     score_names: ClassVar[tuple[str, ...]]
     views: ClassVar[FusedView]
-    mask_vector: nn.Parameter | None  # (D of the image tower,) where the objective hides patches
+    mask_vector: nn.Parameter | None  # (D of the image tower,) where the objective learns what hidden patches are
 
     @classmethod
-    def build(cls, model: DualStream, classes: int) -> Self:
-        """Make the objective for a model and a data set of that many box classes."""
-        del classes
+    def build(cls, model: DualStream, options: ObjectiveOptions) -> Self:
+        """Make the objective for a model; most need none of the options."""
+        del options
         return cls(model)
 
     def __init__(self, model: DualStream) -> None:

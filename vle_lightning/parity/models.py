@@ -157,9 +157,9 @@ def pretrain_batch(case: Case, **changes: Tensor) -> PretrainBatch:
         "mlm_content": torch.zeros_like(ids, dtype=torch.bool),
         "partner": torch.arange(rows),
         "boxes": torch.zeros(rows, 0, 4),
-        "box_classes": torch.zeros(rows, 0, dtype=torch.long),
         "box_valid": none,
-        "box_drawn": none,
         "box_mentioned": none,
+        "hidden_boxes": torch.zeros(rows, 0, 4),
+        "hidden_classes": torch.zeros(rows, 0, dtype=torch.long),
     }
     return PretrainBatch(sample_ids=("",) * rows, texts=("",) * rows, step=0, number=0, **(fields | changes))

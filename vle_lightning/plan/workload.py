@@ -124,6 +124,7 @@ def plain_batch(rows: int, sample: Sample) -> PretrainBatch:
     chosen = torch.arange(ids.numel()).view(shape) < round(sample.masked * ids.numel())
     boxes = torch.tensor([0.0, 0.0, 0.5, 0.5]).expand(rows, sample.boxes, 4)
     known = torch.ones(rows, sample.boxes, dtype=torch.bool)
+    hidden = max(1, sample.boxes // 3)  # as MPC draws them
     return PretrainBatch(
         sample_ids=tuple(map(str, range(rows))),
         valid=torch.ones(rows, dtype=torch.bool),
@@ -139,9 +140,9 @@ def plain_batch(rows: int, sample: Sample) -> PretrainBatch:
         partner=torch.arange(rows),
         boxes=boxes,
         box_valid=known,
-        box_classes=torch.zeros(rows, sample.boxes, dtype=torch.long),
-        box_drawn=known,
         box_mentioned=known,
+        hidden_boxes=boxes[:, :hidden],
+        hidden_classes=torch.zeros(rows, hidden, dtype=torch.long),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,18 +15,16 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import normalize
 
 from vle_lightning.batch import IGNORED, PretrainBatch
-from vle_lightning.encoders.image import patch_grid
+from vle_lightning.encoders.image import CLIP_MEAN, CLIP_STD, patch_grid
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.regions import box_patches
 from vle_lightning.objectives.base import Objective
 from vle_lightning.objectives.mlm import MaskedLanguageModelling
 from vle_lightning.objectives.mpc import MaskedPatchClassification
 from vle_lightning.objectives.pbc import PatchBoxClassification
-from vle_lightning.streams import FusedView, ImageView, TextView
+from vle_lightning.streams import FusedView
 from vle_lightning.tasks.looks import look
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SHOWN = 4  # samples in a drawing
 RIGHT, WRONG, OTHER = "#8fd19e", "#f4b183", "#d9d9d9"  # fillings of bars: the truth, a wrong prediction, the rest
 
@@ -123,28 +121,33 @@ def wrapped(text: str, width: int = 42, lines: int = 4) -> str:
 
 @torch.no_grad()
 def draw_pretraining(
-    model: DualStream, objectives: Sequence[Objective], batch: PretrainBatch, names: Names
+    model: DualStream,
+    objectives: Sequence[Objective],
+    views: Mapping[str, FusedView],
+    batch: PretrainBatch,
+    names: Names,
 ) -> list[Picture]:
     """Draw a few pairs: boxes and caption, PBC's heat map (or else the attention), MPC's and MLM's guesses.
 
     Args:
         model: the encoder, in eval mode.
         objectives: of the run; those that are missing leave their column out.
+        views: what each objective reads, by its name.
         batch: B pairs.
         names: of tokens and classes.
     """
-    views = [FusedView(), FusedView(image=ImageView.MASKED), FusedView(text=TextView.MASKED)]
+    plain = FusedView()
     by_type = {type(objective): objective for objective in objectives}
     mpc, pbc, mlm = (
         by_type.get(k) for k in (MaskedPatchClassification, PatchBoxClassification, MaskedLanguageModelling)
     )
-    chosen = views if isinstance(mpc, MaskedPatchClassification) else [views[0], views[0], views[2]]
+    chosen = [plain, views.get("mpc", plain), views.get("mlm", plain)]
     clean, hidden, masked = model.fuse_views(batch, chosen, mpc.mask_vector if mpc else None)
     grid = patch_grid(batch.pixel_values, model.config.image.patch_size)
     rows = min(SHOWN, len(batch))
     figure, axes = make_sheet(rows, (3.6, 3.6, 3.6), 3.5)
     heats = pbc.logits(clean, batch).softmax(-1)[..., 1] if isinstance(pbc, PatchBoxClassification) else None
-    looks = look(model, lambda pairs: model.fuse_views(pairs, [views[0]])[0].pooled, batch) if heats is None else None
+    looks = look(model, lambda pairs: model.fuse_views(pairs, [plain])[0].pooled, batch) if heats is None else None
     guesses = mpc.logits(hidden, batch).argmax(-1) if isinstance(mpc, MaskedPatchClassification) else None
     for row in range(rows):
         picture = to_picture(batch.pixel_values[row])
@@ -174,14 +177,14 @@ def _draw_hidden(
     axes: Axes, batch: PretrainBatch, row: int, guesses: Tensor, names: Names, grid: tuple[int, int]
 ) -> None:
     picture = to_picture(batch.pixel_values[row])
-    drawn = batch.box_drawn[row]
-    covered = box_patches(batch.boxes[row], grid)[drawn].any(0).reshape(grid)
+    drawn = batch.hidden_classes[row] >= 0
+    covered = box_patches(batch.hidden_boxes[row], grid)[drawn].any(0).reshape(grid)
     scale = (picture.shape[0] // grid[0], picture.shape[1] // grid[1])
     picture[np.kron(covered.cpu().numpy(), np.ones(scale)).astype(bool)] = 0.5
     axes.imshow(picture)
     told = [
         f"{names.of_class(guess)} ({'right' if guess == truth else 'is ' + names.of_class(truth)})"
-        for guess, truth in zip(guesses[drawn].tolist(), batch.box_classes[row][drawn].tolist(), strict=True)
+        for guess, truth in zip(guesses[drawn].tolist(), batch.hidden_classes[row][drawn].tolist(), strict=True)
     ]
     axes.set_title(wrapped("MPC: " + ("; ".join(told) or "no box drawn")), fontsize=8)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.hub.towers import fill_image_tower, fill_text_tower
 from vle_lightning.models.dual_stream import Blind, DualStreamConfig
-from vle_lightning.objectives.base import Objective, ObjectiveOutput, find_objective
+from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, find_objective
 from vle_lightning.optim import OptimConfig
+from vle_lightning.streams import FusedView, ImageView, TextView
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
 from vle_lightning.tasks.pictures import Names, Picture, draw_pretraining
 
@@ -23,6 +24,9 @@ PUBLISHED = {  # objective -> the published name of its head, and where in the o
     "mlm": ("mlm_score", ""),
     "pbc": ("pbc_classifier", "head"),
 }
+
+JOINED = ("mlm", "mpc")  # the objectives that may share one pass
+Passes = Literal["apart", "joint"]
 
 
 class PretrainTask(VisionLanguageTask):
@@ -36,6 +40,8 @@ class PretrainTask(VisionLanguageTask):
         architecture: str | DualStreamConfig = "vle-base",
         objectives: dict[str, float] | None = None,
         classes: int = 1600,
+        hiding: Hiding = "vector",
+        passes: Passes = "apart",
         init: str | None = None,
         text_init: str | None = None,
         image_init: str | None = None,
@@ -49,6 +55,9 @@ class PretrainTask(VisionLanguageTask):
             architecture: a preset (tiny, toy, vle-base, vle-large) or a full configuration.
             objectives: weight of each objective by name; all four with weight 1 by default (VLE).
             classes: how many box classes MPC tells apart; the data module's ``classes`` has as many.
+            hiding: what stands for the patches that MPC hides: a learned vector, or black pixels.
+            passes: MPC with the clean text, apart from MLM, or joint: one pass with masked text and hidden boxes
+                serves both.
             init: a checkpoint or run folder to start from.
             text_init: a DeBERTa-v3 (transformers name or folder) that the text tower starts from; without ``init``.
             image_init: a CLIP ViT (transformers name or folder, or open_clip:MODEL/PRETRAINED) likewise.
@@ -67,11 +76,15 @@ class PretrainTask(VisionLanguageTask):
             raise UserError("model.blind=text: every objective of pre-training reads the text")
         if blind != "none" and set(self.weights) != {"mlm"}:
             raise UserError(f"model.blind={blind}: only the objective mlm can do without; set model.objectives")
-        heads = {name: find_objective(name).build(self.model, classes) for name in self.weights}
+        shared = ObjectiveOptions(classes, hiding)
+        heads = {name: find_objective(name).build(self.model, shared) for name in self.weights}
         self.objectives = nn.ModuleDict(heads)
+        self.views = {name: head.views for name, head in heads.items()}
+        if passes == "joint" and self.views.keys() >= set(JOINED):
+            self.views |= dict.fromkeys(JOINED, FusedView(TextView.MASKED, ImageView.MASKED))
         names = [name for objective in self._objectives() for name in objective.score_names]
         self.add_scores([*names, *(f"{name}_loss" for name in self.weights), "loss"])
-        self.options = {"objectives": dict(self.weights), "classes": classes}
+        self.options = {"objectives": dict(self.weights), "classes": classes, "hiding": hiding, "passes": passes}
         self.start(init, self.published_heads(), tuple(self.heads().keys() - self.published_heads().keys()))
         reports = [self.load_report] if self.load_report else []
         if init:  # holds towers of its own, which those that the experiment names would overwrite
@@ -86,7 +99,7 @@ class PretrainTask(VisionLanguageTask):
     def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
         """Take the objectives whose heads are there, and count MPC's classes."""
         found = {name: 1.0 for name, (head, _) in PUBLISHED.items() if head in pretrained.heads}
-        classes = pretrained.heads.get("mpc", {}).get("head.3.bias")
+        classes = pretrained.heads.get("mpc", {}).get("region_head.3.bias")
         if classes is not None:
             return {"objectives": {**found, "mpc": 1.0}, "classes": len(classes)}
         return {"objectives": found} if found else {}
@@ -155,12 +168,12 @@ class PretrainTask(VisionLanguageTask):
         """Run all objectives on one micro-batch."""
         objectives = self._objectives()
         vector = next((o.mask_vector for o in objectives if o.mask_vector is not None), None)
-        fused = self.model.fuse_views(batch, [objective.views for objective in objectives], vector)
+        fused = self.model.fuse_views(batch, list(self.views.values()), vector)
         return {o.name: o(view, batch) for o, view in zip(objectives, fused, strict=True)}
 
     def pictures(self, batch: PretrainBatch, names: Names) -> Iterable[Picture]:  # type: ignore[override]
         """Draw boxes, the PBC heat map and the MPC and MLM guesses of a few pairs."""
-        return draw_pretraining(self.model, self._objectives(), batch, names)
+        return draw_pretraining(self.model, self._objectives(), self.views, batch, names)
 
     def _objectives(self) -> list[Objective]:
         return [objective for objective in self.objectives.values() if isinstance(objective, Objective)]
