@@ -79,6 +79,8 @@ DOMAINS: Mapping[str, Domain] = {
     "model.optim.lr": POSITIVE,
     "model.optim.fusion_multiplier": POSITIVE,
     "model.optim.head_multiplier": POSITIVE,
+    "model.optim.projection_multiplier": POSITIVE,
+    "model.optim.token_type_multiplier": POSITIVE,
     "model.optim.weight_decay": WHOLE,
     "model.optim.betas": Domain(least=0, below=1),
     "model.optim.warmup": SHARE,

@@ -11,7 +11,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vle_lightning.errors import UserError
 
-TOWERS = ("model.text.", "model.image.")
+PARTS = {  # by the beginning of a parameter's name; the rest of the encoder is fusion, all else a head
+    "model.text.": "tower",
+    "model.image.": "tower",
+    "model.text_projection.": "projection",
+    "model.image_projection.": "projection",
+    "model.token_types.": "token_type",
+    "model.": "fusion",
+}
 NORMS = (nn.LayerNorm,)
 
 
@@ -19,18 +26,22 @@ NORMS = (nn.LayerNorm,)
 class OptimConfig:
     """AdamW with METER's settings (arXiv 2111.02387, appendix); learning rates are per optimiser step."""
 
-    lr: float = 1e-5  # of the towers; VLE's pre-training
-    fusion_multiplier: float = 5.0  # METER
+    lr: float = 1e-5  # of the towers; METER's pre-training
+    fusion_multiplier: float = 5.0  # METER; of the poolers, too
     head_multiplier: float = 5.0  # METER
+    projection_multiplier: float | None = None  # from the towers' width to the fusion's; None: as the fusion (METER)
+    token_type_multiplier: float | None = None  # None: as the fusion (ours; VLE's and METER's is 1)
     weight_decay: float = 0.01  # METER; none on biases and norms
+    decay_head_norms: bool = False  # on the norms of classifiers, which VLE's and METER's rule by name overlooks
     betas: tuple[float, float] = (0.9, 0.98)  # METER
     warmup: float = 0.1  # share of all steps, METER
     end: float = 0.0  # learning rate at the last step, as a share of the peak
 
     def check(self) -> None:
         """Raise UserError for a value that no training can use."""
-        for name in ("lr", "fusion_multiplier", "head_multiplier"):
-            if not 0 < getattr(self, name) < math.inf:
+        rates = ("lr", "fusion_multiplier", "head_multiplier", "projection_multiplier", "token_type_multiplier")
+        for name in rates:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"model.optim.{name} is {getattr(self, name)}; it must be above 0, and finite")
         for name in ("warmup", "end"):
             if not 0 <= getattr(self, name) <= 1:
@@ -44,16 +55,30 @@ class OptimConfig:
 def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
     """Split what trains into towers, fusion and heads, each with and without weight decay.
 
-    The encoder is the task's ``model``; all else is a head.
+    The encoder is the task's ``model``; all else is a head. Projections and token types are a part of their own where
+    the configuration gives them a rate, else they belong to the fusion.
     """
-    undecayed = {id(p) for m in task.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    given = {
+        "tower": 1.0,
+        "fusion": config.fusion_multiplier,
+        "head": config.head_multiplier,
+        "projection": config.projection_multiplier,
+        "token_type": config.token_type_multiplier,
+    }
+    multipliers = {part: multiplier for part, multiplier in given.items() if multiplier is not None}
+    undecayed = {
+        id(parameter)
+        for name, module in task.named_modules()
+        if isinstance(module, NORMS) and not (config.decay_head_norms and in_classifier(name))
+        for parameter in module.parameters(recurse=False)
+    }
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            part = "tower" if name.startswith(TOWERS) else "fusion" if name.startswith("model.") else "head"
+            part = next((part for beginning, part in PARTS.items() if name.startswith(beginning)), "head")
+            part = part if part in multipliers else "fusion"
             decayed = id(parameter) not in undecayed and not name.endswith("bias")
             groups.setdefault((part, decayed), []).append(parameter)
-    multipliers = {"tower": 1.0, "fusion": config.fusion_multiplier, "head": config.head_multiplier}
     return [
         {
             "params": parameters,
@@ -63,6 +88,11 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, obj
         }
         for (part, decayed), parameters in groups.items()
     ]
+
+
+def in_classifier(name: str) -> bool:
+    """Is a module part of a classifier? MLM's head has a norm that VLE and METER name as one, and leave undecayed."""
+    return not name.startswith(("model.", "objectives.mlm."))
 
 
 def schedule_factor(step: int, steps: int, warmup: float, end: float = 0.0) -> float:

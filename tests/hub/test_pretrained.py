@@ -59,6 +59,21 @@ def test_a_task_starts_from_anothers_encoder(weights: dict[str, Tensor], tmp_pat
     assert "left out itm_score, mlm_score, pbc_classifier, mpc" in task.load_report
 
 
+def test_an_mpc_head_of_an_earlier_version_is_left_out_and_starts_anew(tmp_path: Path) -> None:
+    task = PretrainTask("tiny", classes=CLASSES)
+    checkpoint: dict[str, object] = {}
+    task.on_save_checkpoint(checkpoint)
+    checkpoint["options"] = {"objectives": dict(task.weights), "classes": CLASSES, "blind": "none"}
+    old = {key.replace("mpc.region_head", "mpc.head"): value for key, value in task.state_dict().items()}
+    torch.save({**checkpoint, "state_dict": old}, tmp_path / "best.ckpt")
+    for again in (PretrainTask("tiny", classes=CLASSES, init=str(tmp_path)), PretrainTask.from_pretrained(tmp_path)):
+        assert "left out mpc (of an earlier version, which read something else)" in str(again.load_report)
+        assert again.new_heads == ("mpc",)
+        same = {key for key, value in again.state_dict().items() if torch.equal(value, task.state_dict()[key])}
+        assert {key for key in task.state_dict() if not key.startswith("objectives.mpc.")} <= same
+        assert "objectives.mpc.region_head.0.weight" not in same
+
+
 def test_every_misfit_is_named(weights: dict[str, Tensor], tmp_path: Path) -> None:
     weights["model.text_pooler.renamed"] = weights.pop("model.text_pooler.dense.bias")
     weights["model.image_pooler.dense.bias"] = weights["model.image_pooler.dense.bias"][:3]

@@ -16,7 +16,10 @@ from transformers import get_linear_schedule_with_warmup
 from tests.factories import ANSWER_NAMES, ANSWERS, CLASSES, pretrain_batch, vcr_batch, vqa_batch
 from vle_lightning.batch import Batch
 from vle_lightning.errors import UserError
+from vle_lightning.hub.vle import published_name
+from vle_lightning.objectives.base import Hiding
 from vle_lightning.optim import OptimConfig, make_optimizer, parameter_groups, schedule_factor
+from vle_lightning.streams import FusedView, ImageView, TextView
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.vcr import VCRTask
@@ -119,6 +122,31 @@ def test_pretraining_refuses_to_be_blind_to_what_its_objectives_need() -> None:
         PretrainTask("tiny", blind="image")
 
 
+@pytest.mark.parametrize("hiding", ["vector", "pixels"])
+def test_one_pass_may_serve_mlm_and_mpc(hiding: Hiding) -> None:
+    torch.manual_seed(0)
+    apart = PretrainTask("tiny", classes=CLASSES, hiding=hiding).eval()
+    joint = PretrainTask("tiny", classes=CLASSES, hiding=hiding, passes="joint").eval()
+    joint.load_state_dict(apart.state_dict())
+    batch = pretrain_batch()
+    with patch.object(joint.model.fusion, "forward", wraps=joint.model.fusion.forward) as fusion:
+        ours = joint.judge(batch)
+    rows = [len(call.args[0].states) for call in fusion.call_args_list]
+    assert rows == [4, 4]  # MLM and MPC, then ITM and PBC; a third pass is saved
+    view = FusedView(TextView.MASKED, ImageView.MASKED)
+    (both,) = apart.model.fuse_views(batch, [view], next(o.mask_vector for o in apart._objectives() if o.name == "mpc"))
+    theirs = apart.judge(batch)
+    for objective in apart._objectives():
+        expected = objective(both, batch) if objective.name in ("mlm", "mpc") else theirs[objective.name]
+        torch.testing.assert_close(ours[objective.name].loss, expected.loss)
+    assert not torch.equal(ours["mlm"].loss, theirs["mlm"].loss)
+
+
+def test_a_joint_pass_is_that_of_both_objectives_only() -> None:
+    task = PretrainTask("tiny", {"mlm": 1.0, "itm": 1.0}, passes="joint")
+    assert task.views["mlm"] == FusedView(text=TextView.MASKED)
+
+
 def test_weights_multiply_the_losses() -> None:
     batch = pretrain_batch()
     torch.manual_seed(0)
@@ -166,6 +194,33 @@ def test_towers_fusion_and_heads_learn_at_their_own_rates() -> None:
     assert {group["weight_decay"] for name, group in groups.items() if "no_decay" in name} == {0.0}
     sizes = [parameter.numel() for group in groups.values() for parameter in group["params"]]  # type: ignore[attr-defined]
     assert sum(sizes) == sum(parameter.numel() for parameter in task.parameters())
+
+
+NO_DECAY = ("bias", "LayerNorm.weight", "norm.weight", "norm1.weight", "norm2.weight")
+
+
+def test_vles_recipe_is_its_rule_on_its_own_names() -> None:
+    """The rule of METER's set_schedule, which VLE's fine-tuning code took over: by parts of a parameter's name."""
+    task = VQATask("tiny", answers=ANSWERS)
+    config = OptimConfig(1.0, 5.0, 50.0, projection_multiplier=1.0, token_type_multiplier=1.0, decay_head_norms=True)
+    names = {id(parameter): name for name, parameter in task.named_parameters()}
+    for group in parameter_groups(task, config):
+        for parameter in group["params"]:  # type: ignore[attr-defined]
+            ours = names[id(parameter)]
+            theirs = (
+                published_name(ours.removeprefix("model.")) if ours.startswith("model.") else f"vqa_classifier.{ours}"
+            )
+            rate = 50.0 if "vqa_classifier" in theirs else 5.0 if "cross_modal" in theirs else 1.0
+            decay = 0.0 if any(part in theirs for part in NO_DECAY) else 0.01
+            assert (group["lr"], group["weight_decay"]) == (rate, decay), theirs
+
+
+def test_a_rate_that_is_not_given_leaves_the_groups_of_earlier_checkpoints() -> None:
+    task = PretrainTask("tiny", classes=CLASSES)
+    groups = parameter_groups(task, OptimConfig())
+    assert [group["name"] for group in groups] == [
+        f"{part}{decay}" for part in ("tower", "fusion", "head") for decay in ("", "_no_decay")
+    ]
 
 
 @settings(max_examples=50)
