@@ -1,11 +1,16 @@
-"""Small random batches for tests."""
+"""Small random batches for tests, and a small checkpoint."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vle_lightning.batch import IGNORED, PretrainBatch, StatementBatch, VCRBatch, VQABatch
+from vle_lightning.optim import make_optimizer
+from vle_lightning.resuming import LOOPS
+from vle_lightning.tasks.base import VisionLanguageTask
 
 WORDS, CLASSES, ANSWERS = 200, 24, 7
 ANSWER_NAMES = [f"answer {number}" for number in range(ANSWERS)]
@@ -133,3 +138,25 @@ def statement_batch(rows: int = 4, tokens: int = 7, images: int = 1, classes: in
         statement_ids=tuple(f"s{row}" for row in range(rows)),
         groups=tuple(f"g{row // 2}" for row in range(rows)),
     )
+
+
+def run_checkpoint(task: VisionLanguageTask, **more: object) -> dict[str, Any]:
+    """Make what a run saves after three steps; the moments are ones."""
+    optimizer, _ = make_optimizer(task, task.optim, 10)
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        ones = torch.ones_like(parameter)
+        optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": ones, "exp_avg_sq": ones}
+    done = {"total": {"ready": 3, "completed": 3}, "current": {"ready": 3, "completed": 3}}
+    loops: dict[str, Any] = {key: {} if "state_dict" in key else done for key in LOOPS}
+    loops["epoch_loop.automatic_optimization.optim_progress"] = {"optimizer": {"step": done, "zero_grad": done}}
+    return {
+        "state_dict": task.state_dict(),
+        "global_step": 3,
+        "epoch": 0,
+        "pytorch-lightning_version": "2.6.6",
+        "loops": {"fit_loop": loops},
+        "callbacks": {"Health": {"bad": 0}},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [{"last_epoch": 3, "_step_count": 4}],
+        **more,
+    }

@@ -21,6 +21,7 @@ from tests.slurm.cluster import wait_until
 from tests.test_run_folder import ROOT, end, hold
 from vle_lightning.callbacks.recorder import FinalValidation
 from vle_lightning.cli import main, raised_by_us
+from vle_lightning.resuming import POSITIONS
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PRETRAIN, VCR = EXPERIMENTS / "pretrain" / "toy.yaml", EXPERIMENTS / "vcr" / "toy_q2a.yaml"
@@ -200,6 +201,12 @@ def test_a_run_that_learns_nothing_fails_and_selects_nothing(
     assert not (workplace / "checkpoints" / "sick" / "metrics.json").exists()
 
 
+def test_a_run_without_a_step_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", PRETRAIN, "--run_name", "idle", "--trainer.limit_train_batches", "0") == 2
+    assert "error: no step was taken" in capsys.readouterr().err
+    assert not Path("checkpoints/idle/metrics.json").exists()
+
+
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(callback: FinalValidation, trainer: L.Trainer, *_: object) -> None:
         if trainer.global_step == 3:
@@ -229,6 +236,18 @@ def test_fine_tuning_starts_from_a_checkpoint_and_predicts(
     assert run("predict", VCR) == 0
     again = json.loads(predictions.read_text())
     assert len({row["id"] for row in again}) == len(again) > 16  # limit_val is not for predictions
+
+
+@pytest.mark.slow
+def test_a_fit_trains_the_position_table_of_its_own_pictures_and_an_earlier_run_keeps_its_own(pretrained: Path) -> None:
+    larger = ("--data.image_size", "64", "--run_name", "larger", "--trainer.max_steps", "2")
+    assert run("fit", PRETRAIN, *larger) == 0
+    folder = pretrained.with_name("larger")
+    assert len(weights(folder / "last.ckpt")[POSITIONS]) == 65
+    assert run("validate", PRETRAIN, "--data.image_size", "64", "--run_name", "larger") == 0
+    small = ("--data.image_size", "64", "--run_name", "resized", "--ckpt_path", str(pretrained / "last.ckpt"))
+    assert run("fit", PRETRAIN, *small, "--trainer.max_steps", "6") == 0  # as an earlier version saved it
+    assert len(weights(pretrained.with_name("resized") / "last.ckpt")[POSITIONS]) == 37
 
 
 @pytest.mark.slow

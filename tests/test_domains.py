@@ -23,6 +23,7 @@ WRONG = [
     ("model.optim.betas", "[2, 2]", "below 1"),
     ("model.optim.betas", "[0.9, .nan]", "finite"),
     ("model.optim.lr", ".inf", "finite"),
+    ("model.optim.lr", "1e308", "at most 100"),
     ("data.cache_gb", ".inf", "finite"),
     ("hang_timeout", ".inf", "finite"),
     ("hang_timeout", "1e15", "at most"),
@@ -52,6 +53,39 @@ def test_a_value_outside_of_its_domain_is_one_sentence(key: str, value: str, hin
 def test_the_command_line_ends_with_that_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(PRETRAIN), "--data.cache_gb=.inf"]) == 2
     assert capsys.readouterr().err.startswith("error: command line: data.cache_gb")
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("key", ["ckpt_path", "data.root", "data.classes", "data.tokenizer", "model.init", "run_root"])
+@pytest.mark.parametrize(("value", "told"), [(LONG, "File name too long"), ("loop", "symbolic links")])
+def test_a_path_that_no_file_has_is_one_sentence(
+    key: str, value: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    assert main(["fit", "--config", str(PRETRAIN), f"--{key}={value}"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: command line: {key}: ")
+    assert told in message
+    assert LONG not in message
+
+
+def test_a_long_name_of_an_experiment_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", f"{LONG}.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("error: --config: ")
+
+
+@pytest.mark.parametrize("value", ["caf\udce9", "a\0b"])
+def test_a_command_line_that_is_no_text_is_one_sentence(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(PRETRAIN), "--data.root", value]) == 2
+    assert "holds a byte that no text has" in capsys.readouterr().err
+
+
+def test_runs_are_kept_in_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(PRETRAIN), "--run_root", "http://127.0.0.1:9/x"]) == 2
+    assert "run_root is http://127.0.0.1:9/x; runs are kept in a folder" in capsys.readouterr().err
 
 
 def test_experiments_and_defaults_lie_within_their_domains() -> None:

@@ -75,6 +75,14 @@ def test_a_step_is_counted_as_torch_counts_it(task: VisionLanguageTask, batch: B
     assert sum(ours.values()) + left_out == theirs
 
 
+def test_looking_for_anomalies_changes_no_count() -> None:
+    call = EncoderCall("text", (3, 5))
+    plain = encoder_flops.__wrapped__(PRESETS["tiny"], "none", call)
+    with torch.autograd.detect_anomaly():
+        assert encoder_flops.__wrapped__(PRESETS["tiny"], "none", call) == plain
+        assert torch.is_anomaly_enabled()
+
+
 def test_retrieval_fuses_for_the_poolers_only() -> None:
     ours, theirs = counted(RetrievalTask("tiny"), retrieval_batch(), Stage.TRAIN)
     assert sum(ours.values()) == theirs

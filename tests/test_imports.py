@@ -18,7 +18,7 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("tasks",),
     ("flops", "performance", "strategies", "checkpointing"),
     ("inference", "callbacks"),
-    ("run_folder", "run_lock", "parsing"),
+    ("run_folder", "run_lock", "resuming", "parsing"),
     ("run",),
     ("study", "export", "parity", "results", "leaderboard", "slurm", "plan", "gpu_check"),
     ("commands", "domains"),

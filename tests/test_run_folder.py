@@ -74,6 +74,14 @@ def test_a_link_to_a_checkpoint_is_a_record_of_ours_even_where_that_is_gone(tmp_
     assert (tmp_path / "a.1" / "last.ckpt").is_symlink()
 
 
+@pytest.mark.parametrize("name", ["checkpoints.json", "run.json", "metrics.json", "predictions.json", "config.yaml"])
+def test_a_folder_in_a_records_place_is_told_before_the_start(tmp_path: Path, name: str) -> None:
+    RunFolder(tmp_path).refuse_folders()
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name} is a folder where this run writes a file"):
+        RunFolder(tmp_path).refuse_folders()
+
+
 def test_a_config_that_a_power_cut_has_emptied_is_no_strangers(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     RunFolder(tmp_path).refuse_strangers()

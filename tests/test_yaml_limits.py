@@ -87,3 +87,11 @@ def test_plain_use_of_aliases_and_depth_is_read(tmp_path: Path) -> None:
     assert content["b"] == {"x": 1, "y": 2}
     check_yaml("answers: [" + "yes, " * 3129 + "]", "here")
     check_arguments(["fit", "--data.sources", "{coco: 1.0}", "--run_name", "a: b: {", "-x", "--max_skipped=-1"])
+
+
+def test_a_key_that_is_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("task: pretrain\ndata: {root: a}\ntask: vqa\n")
+    with pytest.raises(UserError, match=r"the key 'task' is given twice.*line 3"):
+        read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("a: &a {x: 1}\nb: &b {y: 2}\nc: {<<: *a, <<: *b, z: 3}\n")
+    assert read_yaml(tmp_path / "b.yaml") == {"a": {"x": 1}, "b": {"y": 2}, "c": {"x": 1, "y": 2, "z": 3}}

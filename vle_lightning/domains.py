@@ -76,7 +76,7 @@ DOMAINS: Mapping[str, Domain] = {
     "model.top_k": WHOLE,
     "model.pairs_per_batch": COUNT,
     "model.folds": COUNT,
-    "model.optim.lr": POSITIVE,
+    "model.optim.lr": Domain(above=0, most=100),
     "model.optim.fusion_multiplier": POSITIVE,
     "model.optim.head_multiplier": POSITIVE,
     "model.optim.projection_multiplier": POSITIVE,

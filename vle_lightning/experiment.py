@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
@@ -39,8 +41,9 @@ from vle_lightning.parsing import (
     read_experiment,
     refuse_misplaced,
 )
+from vle_lightning.resuming import check_checkpoint
 from vle_lightning.run import Run
-from vle_lightning.run_folder import RunFolder, check_checkpoint, check_run_name
+from vle_lightning.run_folder import RunFolder, check_run_name
 from vle_lightning.slurm.job import check_job
 from vle_lightning.strategies.build import SPREADING, STRATEGIES
 from vle_lightning.tasks.base import VisionLanguageTask
@@ -56,6 +59,8 @@ LINKED = {
     **dict.fromkeys(SEEDED, "seed_everything"),
     "trainer.accumulate_grad_batches": "data.global_batch_size, data.batch_size and the number of devices",
 }
+DEVICES = re.compile("device|gpu|accelerator", re.IGNORECASE)  # that a Trainer's message is about
+RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 AnyDataModule = VisionLanguageDataModule[Any, Any]
 
 
@@ -156,6 +161,8 @@ class ExperimentCLI(LightningCLI):
         if self.subcommand in ("test", "predict") and is_first_process():
             folder.refuse_strangers()
         if self.subcommand is not None:
+            folder.refuse_folders()
+        if self.subcommand is not None:
             settings.weights_only = True
             self._goes_on = settings.ckpt_path is not None
             chosen = folder.choose_checkpoint(self.subcommand, settings.ckpt_path)
@@ -177,6 +184,8 @@ class ExperimentCLI(LightningCLI):
             print(f"model.init: {self.model.load_report}")
         if self.subcommand is not None:
             self._check()
+        if self.subcommand == "fit" and not settings.ckpt_path:
+            self.model.model.resize_images(self.datamodule.image_size)
         given = self._get(self.config_init, "trainer").callbacks
         watchers = run.callbacks(self.model, self.datamodule)
         if settings.trainer.logger in (None, True):
@@ -190,7 +199,8 @@ class ExperimentCLI(LightningCLI):
             raise
         except Exception as error:  # of any kind: Lightning has no type of its own for wrong devices and the like
             told = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"trainer: {told} (trainer.devices is {settings.trainer.devices})") from error
+            hint = f" (trainer.devices is {settings.trainer.devices})" if DEVICES.search(told) else ""
+            raise UserError(f"trainer: {told}{hint}") from error
         check_job(os.environ, trainer.num_nodes, trainer.num_devices)
         micro_batches = self.datamodule.accumulation(trainer.num_nodes * trainer.num_devices)
         trainer.accumulate_grad_batches = micro_batches
@@ -215,10 +225,16 @@ class ExperimentCLI(LightningCLI):
         """Run it; where this process fails, those that it has started do not wait for it in vain."""
         try:
             super()._run_subcommand(subcommand)
-        except BaseException:
+        except BaseException as error:
             launcher = self.trainer.strategy.launcher
             if isinstance(launcher, _SubprocessScriptLauncher):
                 end_processes(launcher.procs)
+            if isinstance(error, Exception) and not isinstance(error, UserError) and is_of_restoring(error):
+                told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise UserError(
+                    f"--ckpt_path: {self.settings.ckpt_path} cannot be restored, it is damaged: {told[:200]}; take "
+                    "another checkpoint of the run folder"
+                ) from error
             raise
 
     def _check(self) -> None:
@@ -264,6 +280,12 @@ class ExperimentCLI(LightningCLI):
         commands: dict[str, LightningArgumentParser] = getattr(self, "_subcommand_parsers", {})
         chosen = [parser for name, parser in commands.items() if name in self.experiment.arguments[:1]]
         return [action.dest for parser in (*chosen, self.parser) for action in parser._actions]
+
+
+def is_of_restoring(error: Exception) -> bool:
+    """Did Lightning fail at taking the state of a run out of a checkpoint?"""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(str(frame.f_globals.get("__name__")) == RESTORING for frame in frames)
 
 
 def end_processes(processes: Sequence[Popen[bytes]], patience: float = 20.0) -> None:

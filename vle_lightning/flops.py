@@ -185,7 +185,9 @@ def encoder_flops(config: DualStreamConfig, blind: Blind, call: EncoderCall) -> 
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # nothing here may move the run's random numbers
         model = DualStream(config, blind)
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        counter = FlopCounterMode(display=False)
+        plain = torch.autograd.set_detect_anomaly(False)  # it would look for NaN among tensors without values
+        with plain, counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             run_part(model, call).sum().backward()
     flops: int = counter.get_total_flops()
     return flops

@@ -12,12 +12,24 @@ from lightning.pytorch.cli import LightningArgumentParser
 from vle_lightning.domains import check_domains
 from vle_lightning.errors import UserError
 from vle_lightning.models.dual_stream import Part
-from vle_lightning.parsing import Experiment
+from vle_lightning.parsing import Experiment, fault_of_path
 from vle_lightning.performance import checkpoint_activations, compile_layers
 from vle_lightning.slurm.environment import cluster_environment
 from vle_lightning.strategies.build import STAGES, make_strategy
 from vle_lightning.tasks.base import VisionLanguageTask
 
+PATHS = (  # options that may name a file or a folder
+    "run_root",
+    "ckpt_path",
+    "plots",
+    "model.init",
+    "model.text_init",
+    "model.image_init",
+    "data.root",
+    "data.tokenizer",
+    "data.classes",
+    "data.answers",
+)
 GRACE = 600  # seconds that a collective waits longer than the watchdog, which names who is missing
 
 
@@ -60,6 +72,12 @@ def check_values(settings: Namespace, experiment: Experiment) -> None:
         UserError: names the option and where it was given.
     """
     check_domains(settings, experiment)
+    for key in PATHS:
+        value = settings.get(key)
+        if isinstance(value, str) and "://" not in value and (fault := fault_of_path(value)):
+            raise UserError(f"{experiment.source(key)}: {key}: {fault}")
+    if "://" in settings.run_root:
+        raise UserError(f"{experiment.source('run_root')}: run_root is {settings.run_root}; runs are kept in a folder")
     if settings.get("plots") and Path(settings.plots).exists() and not Path(settings.plots).is_dir():
         raise UserError(f"--plots: {settings.plots} is a file; name a folder for the pictures")
 

@@ -74,6 +74,8 @@ def read_experiment(arguments: Sequence[str]) -> Experiment:
     Raises:
         UserError: a file is missing, is no YAML or too much of it, or holds no options.
     """
+    if unreadable := next((a for a in arguments if "\0" in a or not is_text(a)), None):
+        raise UserError(f"command line: {unreadable[:80]!r} holds a byte that no text has; names of files are UTF-8")
     check_arguments(tuple(arguments))
     files = tuple(Path(value) for value in _values(arguments, ("-c", "--config")))
     settings = tuple(_read(file) for file in files)
@@ -140,6 +142,27 @@ def _shorten(reason: str) -> str:
     return re.sub(r"(?:an? )?<class '([\w.]+)'>", r"\1", told.replace("a typing.Literal", "one of "))
 
 
+def fault_of_path(value: str) -> str | None:
+    """Say why no file can have such a path; None where one can, be it there or not."""
+    try:
+        Path(value).stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    except (OSError, ValueError) as error:  # too long, links in a circle, a NUL
+        shown = value if len(value) <= 80 else f"{value[:60]}...{value[-15:]}"
+        return f"{shown!r} is no path of a file: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
+def is_text(value: str) -> bool:
+    """Can a text be written as UTF-8? The bytes of a command line that are none come as lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _values(arguments: Sequence[str], names: tuple[str, ...]) -> list[str]:
     following = zip(arguments, arguments[1:], strict=False)
     apart = {index: value for index, (name, value) in enumerate(following) if name in names}
@@ -152,6 +175,8 @@ def _values(arguments: Sequence[str], names: tuple[str, ...]) -> list[str]:
 
 
 def _read(file: Path) -> dict[str, object]:
+    if fault := fault_of_path(str(file)):
+        raise UserError(f"--config: {fault}")
     if not file.is_file():
         raise UserError(f"--config: there is no experiment file {file}; those that ship are under experiments/")
     content = read_yaml(file)

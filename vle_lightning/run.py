@@ -134,6 +134,11 @@ class Run:
         """
         assert isinstance(datamodule, L.LightningDataModule)
         trained = trainer.global_step
+        if trained == 0:
+            raise UserError(
+                "no step was taken, so that there is nothing to select: look at trainer.max_steps, trainer.max_epochs, "
+                "trainer.max_time and trainer.limit_train_batches"
+            )
         if 0 < trained <= self.health.bad_steps:
             raise UserError(
                 f"nothing was learnt: none of the {trained} steps had a finite loss and gradient; {self.health.file} "

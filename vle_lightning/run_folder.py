@@ -8,8 +8,6 @@ from pathlib import Path
 
 from vle_lightning.checkpointing.store import STEP_NAME, CheckpointStore
 from vle_lightning.errors import UserError
-from vle_lightning.hub.folder import not_finite, read_plain
-from vle_lightning.tasks.base import VisionLanguageTask
 
 AUTO = "auto"
 LINKS = ("best.ckpt", "last.ckpt")  # to a step's checkpoint; Lightning's own last.ckpt is a plain file
@@ -23,8 +21,6 @@ WRITTEN = (
     *RECORDS,
     *LINKS,
 )  # others' names, too
-PARTS: dict[str, type] = {"loops": dict, "optimizer_states": list}  # of a checkpoint that a run goes on from
-SHOWN = 5  # tensors in a message
 LONGEST_NAME = 200  # bytes; file systems take 255, and a number or an ending may follow
 
 
@@ -39,6 +35,16 @@ class RunFolder:
     def holds(self, path: Path) -> bool:
         """Is ``path`` this folder or in it?"""
         return path.resolve().is_relative_to(self.path.resolve())
+
+    def refuse_folders(self) -> None:
+        """Make sure that the records can be written where a run writes them.
+
+        Raises:
+            UserError: a folder has the name of one.
+        """
+        for name in WRITTEN:
+            if name not in LINKS and (self.path / name).is_dir():
+                raise UserError(f"run_name: {self.path / name} is a folder where this run writes a file; move it away")
 
     def refuse_strangers(self) -> None:
         """Make sure that a run overwrites nobody's files, whether it starts afresh or goes on.
@@ -124,20 +130,6 @@ def _has_keys(file: Path, keys: Sequence[str]) -> bool:
     return isinstance(content, dict) and content.keys() >= set(keys)
 
 
-def _fault_of_optimizers(states: list[object]) -> str | None:
-    """Say what of the states of optimisers cannot be loaded; None where they look sound."""
-    for state in states:
-        if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
-            return "its optimizer_states have no 'state'"
-        groups = state.get("param_groups")
-        if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
-            return "its optimizer_states have no 'param_groups'"
-        moments = {f"{name} of {key}": v for key, part in state["state"].items() for name, v in part.items()}
-        if sick := not_finite(moments):
-            return f"its optimizer_states are not finite: {sick[0]}"
-    return None
-
-
 def check_run_name(name: str) -> str:
     """Return the name of a run if it can be that of a folder directly in ``run_root``.
 
@@ -152,51 +144,3 @@ def check_run_name(name: str) -> str:
     if len(name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
         raise UserError(f"run_name {name[:40]!r}... is longer than {LONGEST_NAME} bytes; {wish}")
     return name
-
-
-def check_checkpoint(file: str, task: VisionLanguageTask) -> int:
-    """Make sure that a run can go on from a checkpoint.
-
-    Returns:
-        The step that it is of.
-
-    Raises:
-        UserError: it cannot be read, holds more than plain data, or is of another model.
-    """
-    content = read_plain(Path(file), "--ckpt_path")
-    weights = content.get("state_dict")
-    if not isinstance(weights, dict):
-        raise UserError(f"--ckpt_path: {file} is no checkpoint of a run: it has no 'state_dict'")
-    lacking = sorted({"pytorch-lightning_version", "loops", "optimizer_states"} - content.keys())
-    if lacking:
-        raise UserError(
-            f"--ckpt_path: {file} holds weights alone (no {', '.join(lacking)}); start from it with --model.init"
-        )
-    for key, kind in PARTS.items():
-        if not isinstance(content[key], kind):
-            raise UserError(f"--ckpt_path: {file} is damaged: its {key} are a {type(content[key]).__name__}")
-    if fault := _fault_of_optimizers(content["optimizer_states"]):
-        raise UserError(f"--ckpt_path: {file} is damaged: {fault}; take another checkpoint of the run folder")
-    if "fit_loop" not in content["loops"]:
-        raise UserError(f"--ckpt_path: {file} is damaged: its loops have no fit_loop; take another checkpoint")
-    if sick := not_finite(weights):
-        raise UserError(
-            f"--ckpt_path: {file} holds weights that are not finite (NaN or infinity), such as "
-            f"{', '.join(sick[:SHOWN])}; take another checkpoint of the run folder"
-        )
-    own, blind = task.state_dict(), content.get("options", {}).get("blind", task.model.blind)
-    if blind != task.model.blind:
-        raise UserError(f"--ckpt_path: {file} was trained with model.blind {blind}, not {task.model.blind}")
-    faults = [f"{key} is missing" for key in own.keys() - weights.keys()]
-    faults += [f"{key} is unknown here" for key in weights.keys() - own.keys()]
-    faults += [
-        f"{key} is {tuple(weights[key].shape)}, the model has {tuple(own[key].shape)}"
-        for key in own.keys() & weights.keys()
-        if weights[key].shape != own[key].shape
-    ]
-    if faults:
-        raise UserError(
-            f"--ckpt_path: {file} is of another model (another model.architecture, objectives or answers?): "
-            f"{len(faults)} tensors differ, such as {'; '.join(sorted(faults)[:3])}"
-        )
-    return int(content.get("global_step", 0))

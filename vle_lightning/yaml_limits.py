@@ -19,6 +19,7 @@ MOST_NODES = 100_000  # with aliases expanded; a list of 3,129 answers has that 
 MOST_ALIASES = 1_000
 MOST_DEPTH = 50  # PyYAML and OmegaConf recurse
 REPAIR = "write the options out"
+MERGE = "tag:yaml.org,2002:merge"  # <<, which may stand several times
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten times faster, where PyYAML has libyaml
 
 
@@ -114,8 +115,25 @@ def check_arguments(arguments: list[str] | tuple[str, ...]) -> None:
                 read_yaml(Path(given))
             elif given.lstrip().startswith(("{", "[", "&", "*", "-", "?")) or ":" in given:
                 check_yaml(given, option)
-        except yaml.YAMLError:  # no YAML at all: a plain text
+        except (yaml.YAMLError, OSError):  # no YAML at all: a plain text, or one that no file can be called
             continue
+
+
+class _Loader(LOADER):  # type: ignore[valid-type, misc]
+    """Refuses a key that is given twice, of which YAML's loaders take the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        """Build a mapping."""
+        keys: set[object] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                if key.value in keys:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is given twice", key.start_mark
+                    )
+                keys.add(key.value)
+        mapping: dict[object, object] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read_yaml(file: Path) -> object:
@@ -129,7 +147,7 @@ def read_yaml(file: Path) -> object:
             raise UserError(f"{file}: this YAML has {file.stat().st_size:,} bytes; at most {MOST_BYTES:,} are read")
         text = file.read_text(encoding="utf-8")
         check_yaml(text, str(file))
-        return yaml.load(text, Loader=LOADER)  # noqa: S506 (a safe loader)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: this is no YAML: {' '.join(str(error).split())}") from error
     except (ValueError, RecursionError) as error:  # dates out of range, such as 2020-13-45

@@ -13,6 +13,7 @@ from datamodules.prepare.foreign import CaptionTars
 from datamodules.prepare.raw import RawDataset
 
 AnyDataset = RawDataset | CaptionTars
+MOST = {"longest_side": 65_500, "quality": 100, "workers": 1024}  # a JPEG has no longer side
 MAKING = ("longest_side", "quality", "samples_per_shard", "limit", "seed")  # the options that decide the bytes
 
 
@@ -48,8 +49,8 @@ class Options:
             value: int | None = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
-        if self.quality > 100:
-            raise ValueError(f"quality is {self.quality}; it must be at most 100")
+            if value is not None and value > MOST.get(name, value):
+                raise ValueError(f"{name} is {value}; it must be at most {MOST[name]}")
 
 
 def origin(dataset: AnyDataset, split: str, options: Options, arguments: Mapping[str, Any]) -> dict[str, Any]:

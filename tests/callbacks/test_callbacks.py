@@ -188,3 +188,12 @@ def test_the_record_names_versions_and_commit() -> None:
     state = git_state()
     assert state.keys() == {"commit", "modified"}
     assert state["commit"] is None or len(str(state["commit"])) == 40
+
+
+def test_weights_that_are_no_longer_finite_are_not_saved_and_end_the_run(tmp_path: Path) -> None:
+    weights = torch.nn.Linear(2, 2)
+    weights.weight.data[1, 0] = torch.nan
+    trainer = SimpleNamespace(global_step=3, lightning_module=weights)
+    with pytest.raises(UserError, match=r"no longer finite .* after step 3, such as weight: nothing was saved"):
+        Checkpoints(CheckpointStore(tmp_path)).save(trainer)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,6 +178,28 @@ def test_a_damaged_record_is_rebuilt_from_the_newest_readable_checkpoint(damage:
         assert store.best_so_far() == best
     assert store.validated() == 20  # from the file, which is whole again
     assert json.loads((store.folder / "checkpoints.json").read_text()) == describe(20, best)
+
+
+def test_a_missing_record_is_rebuilt_when_a_run_goes_on(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run")
+    best = Best(10, 0.5, "max val/score")
+    for step in (10, 20):
+        store.make_room(step)
+        write(checkpoint(step) | {"callbacks": {"Checkpoints": describe(step, best)}}, store.unfinished(step))
+        store.commit(step)
+    with pytest.warns(UserWarning, match=r"checkpoints.json is missing: it was rebuilt .* best: Best\(step=10"):
+        store.clean()
+    assert (store.validated(), store.best_so_far()) == (20, best)
+    assert store.best.resolve() == store.path(10)
+
+
+def test_a_run_without_a_validation_so_far_has_no_record_and_says_nothing(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run")
+    save(store, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store.clean()
+    assert not (store.folder / "checkpoints.json").exists()
 
 
 def test_a_record_is_not_rebuilt_from_a_checkpoint_with_a_flipped_bit(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from vle_lightning.encoders.positions import resize_position_table
+from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.presets import PRESETS
 
 
 def test_a_table_of_the_right_grid_is_left_alone() -> None:
@@ -26,6 +28,21 @@ def test_rows_run_along_the_width() -> None:
     resized = resize_position_table(torch.cat([torch.zeros(1, 1), columns]), (4, 8))[1:].reshape(4, 8)
     torch.testing.assert_close(resized[0], resized[3])
     assert (resized[0].diff() > 0).all()
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_model_takes_the_table_of_its_pictures_size_and_computes_the_same(trains: bool) -> None:
+    torch.manual_seed(0)
+    model = DualStream(PRESETS["tiny"]).eval()
+    model.image.requires_grad_(trains)
+    before, pictures = model.image.position_embedding.weight, torch.randn(2, 3, 64, 64)
+    expected = model.encode_image(pictures).states  # 48 px, interpolated in every call
+    model.resize_images(64)
+    table = model.image.position_embedding.weight
+    assert torch.equal(table, resize_position_table(before, (8, 8)))
+    assert (len(table), table.requires_grad, model.config.image.image_size) == (65, trains, 64)
+    torch.testing.assert_close(model.encode_image(pictures).states, expected)
+    assert model.encode_image(torch.randn(1, 3, 48, 32)).states.shape[1] == 25  # other sizes still interpolate
 
 
 def test_a_table_that_is_no_square_grid_is_refused() -> None:

@@ -33,13 +33,15 @@ from datamodules.shards import RawSample, SampleError, ShardFolder
 from datamodules.tokenizers import load_tokenizer, train_tokenizer
 from datamodules.transforms import decode
 from tests.datamodules.shard_factory import LINES, make_record, picture, write_shards
+from tests.factories import run_checkpoint
 from vle_lightning.checkpointing.store import Best, CheckpointStore
 from vle_lightning.errors import UserError
 from vle_lightning.hub.folder import read_plain
 from vle_lightning.inference.pictures import open_picture
 from vle_lightning.parsing import read_experiment
 from vle_lightning.results.runs import read_runs
-from vle_lightning.run_folder import RunFolder, check_checkpoint
+from vle_lightning.resuming import check_checkpoint
+from vle_lightning.run_folder import RunFolder
 from vle_lightning.slurm.requeue import read_history
 from vle_lightning.slurm.status import read_run
 from vle_lightning.tasks.pretrain import PretrainTask
@@ -195,9 +197,7 @@ def test_yaml(seconds: float, tmp_path: Path) -> None:
 @lengths
 def test_checkpoints(seconds: float, tmp_path: Path) -> None:
     task = PretrainTask("tiny", classes=3)
-    content = {"state_dict": task.state_dict(), "global_step": 3, "pytorch-lightning_version": "2.6"}
-    content |= {"loops": {"fit_loop": {}}, "optimizer_states": [], "callbacks": {}}
-    torch.save(content, tmp_path / "sound.ckpt")
+    torch.save(run_checkpoint(task), tmp_path / "sound.ckpt")
     original, file = (tmp_path / "sound.ckpt").read_bytes(), tmp_path / "last.ckpt"
 
     def attempt(draw: Draw) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from tests.factories import run_checkpoint
 from vle_lightning.checkpointing.whole import as_file
 from vle_lightning.errors import UserError
 from vle_lightning.hub.folder import read_plain
+from vle_lightning.hub.integrity import check_integrity
 from vle_lightning.hub.pretrained import from_pretrained
 from vle_lightning.hub.sharded import WHOLE
-from vle_lightning.run_folder import check_checkpoint
+from vle_lightning.resuming import check_checkpoint
 from vle_lightning.tasks.pretrain import PretrainTask
 
 
@@ -26,15 +29,10 @@ def task() -> PretrainTask:
     return PretrainTask("tiny", classes=3)
 
 
-def checkpoint(task: PretrainTask, **more: object) -> dict[str, Any]:
-    content = {"state_dict": task.state_dict(), "global_step": 3, "pytorch-lightning_version": "2.6"}
-    return {**content, "loops": {"fit_loop": {}}, "optimizer_states": [], **more}
-
-
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
 def test_one_flipped_bit_of_a_checkpoint_is_found(task: PretrainTask, place: float, tmp_path: Path) -> None:
     file = tmp_path / "last.ckpt"
-    torch.save(checkpoint(task), file)
+    torch.save(run_checkpoint(task), file)
     assert check_checkpoint(str(file), task) == 3
     content = bytearray(file.read_bytes())
     content[int(len(content) * place)] ^= 1
@@ -45,7 +43,7 @@ def test_one_flipped_bit_of_a_checkpoint_is_found(task: PretrainTask, place: flo
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_refused_by_name(task: PretrainTask, value: float, tmp_path: Path) -> None:
-    content = checkpoint(task)
+    content = run_checkpoint(task)
     name = "model.text_projection.weight"
     content["state_dict"] = {**content["state_dict"], name: content["state_dict"][name].clone()}
     content["state_dict"][name][1, 2] = value
@@ -72,25 +70,91 @@ def test_an_export_whose_weights_are_not_finite_is_refused(task: PretrainTask, t
         ({"loops": {}}, "its loops have no fit_loop"),
         ({"optimizer_states": "x"}, "its optimizer_states are a str"),
         ({"optimizer_states": [{}]}, "its optimizer_states have no 'state'"),
+        ({"optimizer_states": []}, "its optimizer_states have no 'state'"),
         ({"optimizer_states": [{"state": {}, "param_groups": 1}]}, "no 'param_groups'"),
-        (
-            {"optimizer_states": [{"state": {0: {"exp_avg": torch.tensor([math.nan])}}, "param_groups": []}]},
-            "not finite: exp_avg of 0",
-        ),
+        ({"optimizer_states": [{"state": {}, "param_groups": []}]}, r"are of groups of \[\] parameters"),
+        ({"lr_schedulers": []}, "it holds 0 lr_schedulers"),
+        ({"lr_schedulers": [3]}, "lr_schedulers do not tell"),
+        ({"lr_schedulers": [{"last_epoch": math.nan}]}, "lr_schedulers do not tell"),
+        ({"lr_schedulers": None}, "its lr_schedulers are a NoneType"),
+        ({"global_step": -3}, "its global_step is -3"),
+        ({"global_step": 50}, "its global_step is 50, its epoch 0, its loops took 3 steps"),
+        ({"global_step": math.inf}, "its global_step are a float"),
+        ({"global_step": "x"}, "its global_step are a str"),
+        ({"loops": {"fit_loop": None}}, "its loops have no fit_loop"),
+        ({"loops": {"fit_loop": {"state_dict": 3}}}, "its loops have no state_dict"),
+        ({"callbacks": 3}, "its callbacks are a int"),
+        ({"callbacks": {"Health": 7}}, "callback Health is no mapping"),
+        ({"pytorch-lightning_version": 3}, "pytorch-lightning_version are a int"),
+        ({"pytorch-lightning_version": "banana"}, "pytorch-lightning_version is 'banana'"),
+        ({"pytorch-lightning_version": "0.1.0"}, "pytorch-lightning_version is '0.1.0'"),
+        ({"options": 3}, "its options are no mapping"),
+        ({"state_dict": {"a": "text"}}, "a of its state_dict is no tensor"),
     ],
 )
 def test_a_checkpoint_with_broken_states_is_refused(
     task: PretrainTask, broken: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    torch.save(checkpoint(task, **broken), tmp_path / "last.ckpt")
+    torch.save(run_checkpoint(task, **broken), tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=f"last.ckpt is damaged: .*{told}"):
         check_checkpoint(str(tmp_path / "last.ckpt"), task)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("exp_avg", torch.zeros(1), "for exp_avg of parameter 0 what does not fit it"),
+        ("exp_avg", "x", "for exp_avg of parameter 0"),
+        ("exp_avg_sq", math.nan, "exp_avg_sq of parameter 0"),
+        ("step", "x", "do not tell the step of parameter 0"),
+        ("step", torch.tensor(-1.0), "do not tell the step of parameter 0"),
+    ],
+)
+def test_moments_that_do_not_fit_their_parameter_are_refused(
+    task: PretrainTask, key: str, value: object, told: str, tmp_path: Path
+) -> None:
+    content = run_checkpoint(task)
+    content["optimizer_states"][0]["state"][0][key] = value
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=f"last.ckpt is damaged: .*{told}"):
+        check_checkpoint(str(tmp_path / "last.ckpt"), task)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_weights_of_another_kind_of_number_are_refused(task: PretrainTask, dtype: torch.dtype, tmp_path: Path) -> None:
+    content = run_checkpoint(task)
+    name = "model.text_projection.weight"
+    content["state_dict"] = {**content["state_dict"], name: content["state_dict"][name].to(dtype)}
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=rf"{name} holds {dtype}"):
+        check_checkpoint(str(tmp_path / "last.ckpt"), task)
+
+
+def test_a_counter_that_is_no_count_is_refused(task: PretrainTask, tmp_path: Path) -> None:
+    content = run_checkpoint(task)
+    content["loops"]["fit_loop"]["epoch_progress"] = {"total": {"ready": -5}}
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"its epoch_progress.total.ready is -5"):
+        check_checkpoint(str(tmp_path / "last.ckpt"), task)
+
+
+def test_any_flipped_bit_of_an_archives_directory_is_damage_and_no_error_of_zipfile(tmp_path: Path) -> None:
+    """The last bytes say where the archive's members are, and whether they are encrypted."""
+    file = tmp_path / "last.ckpt"
+    torch.save({"a": torch.ones(3)}, file)
+    sound = file.read_bytes()
+    for bit in range(8 * (len(sound) - 500), 8 * len(sound), 11):
+        content = bytearray(sound)
+        content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+        with contextlib.suppress(UserError):
+            check_integrity(file, "--ckpt_path")
 
 
 def test_the_archive_is_read_once_for_several_looks(
     task: PretrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.save(checkpoint(task), tmp_path / "last.ckpt")
+    torch.save(run_checkpoint(task), tmp_path / "last.ckpt")
     looks: list[str] = []
     original = ZipFile.testzip
 
@@ -102,7 +166,7 @@ def test_the_archive_is_read_once_for_several_looks(
     for _ in range(3):
         read_plain(tmp_path / "last.ckpt", "--ckpt_path")
     assert looks == ["once"]
-    torch.save(checkpoint(task, global_step=4), tmp_path / "last.ckpt")  # another file of that name
+    torch.save(run_checkpoint(task, epoch=4), tmp_path / "last.ckpt")  # another file of that name
     read_plain(tmp_path / "last.ckpt", "--ckpt_path")
     assert looks == ["once", "once"]
 

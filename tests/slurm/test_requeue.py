@@ -225,13 +225,15 @@ def test_wrong_numbers_of_tasks_are_refused_with_the_remedy(
 def test_several_nodes_without_srun_are_refused() -> None:
     with pytest.raises(UserError, match="put srun before python"):
         check_job(BATCH, 2, 1)
+    with pytest.raises(UserError, match=r"num_nodes is 2, but nothing says which of them .* srun or torchrun"):
+        check_job({}, 2, 1)
 
 
 @pytest.mark.parametrize(
     ("environment", "nodes", "devices"),
     [
         (TASK, 2, 1),
-        ({}, 2, 8),  # a login node, or no Slurm at all
+        ({"MASTER_ADDR": "n1"}, 2, 8),  # no Slurm at all
         (BATCH, 1, 8),  # one process in an allocation: Lightning starts the others
         ({**BATCH, "NODE_RANK": "1"}, 2, 8),  # each node by hand
         ({**TASK, "TORCHELASTIC_RUN_ID": "1"}, 2, 8),  # srun starts torchrun, which starts the ranks

@@ -201,7 +201,7 @@ def test_wrong_options_end_with_one_sentence(arguments: list[str], hint: str) ->
         ("run_name", "run_name"),
     ],
 )
-@pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\u2028", "\udcff"])
+@pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\u2028", "\u202e", "\u200b", "\udcff"])
 def test_control_characters_never_reach_a_script(
     option: str, place: str, character: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +214,7 @@ def test_control_characters_never_reach_a_script(
     Path(text).write_text("task: pretrain\n")  # the experiment file
     if option.startswith("--"):
         arguments += [option, f"'{text}'" if option == "--sbatch" else text]
-    with pytest.raises(UserError, match=f"^{place}.*(control character|no UTF-8|cannot be printed)"):
+    with pytest.raises(UserError, match=f"^({place}|command line).*(control character|UTF-8|cannot be printed)"):
         run_slurm(arguments, lambda fit: {**settings(), **given}, accumulation)
     assert list(tmp_path.iterdir()) == [tmp_path / text]
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 
 from vle_lightning.callbacks.steps import ends_step
 from vle_lightning.checkpointing.store import Best, CheckpointStore, describe, verify, write
@@ -131,6 +133,13 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if self._saved == step:
             return True
+        if (sick := _any(not_finite_weight(trainer.lightning_module))) is not None:
+            kept = self.store.newest()
+            raise UserError(
+                f"the weights are no longer finite (NaN or infinity) after step {step}, such as {sick}: "
+                + (f"{kept} is the last sound checkpoint. " if kept else "nothing was saved. ")
+                + "Lower model.optim.lr"
+            )
         with self.saving():
             failure = _any(_failure(lambda: self.store.make_room(step)) if trainer.is_global_zero else None)
             failure = failure or _any(_failure(lambda: self._write(trainer, step)))
@@ -173,6 +182,21 @@ class Checkpoints(Checkpoint):
         if name is None:
             raise UserError(f"nothing could be saved in {self.store.folder}: is the disk full?")
         return name, rule
+
+
+def not_finite_weight(task: L.LightningModule) -> str | None:
+    """Return the name of a weight, as far as this rank has it, that is not finite; the host waits once for all."""
+    parts = {
+        name: value.to_local() if isinstance(value, DTensor) else value
+        for name, value in task.named_parameters()
+        if value.numel()
+    }
+    if not parts:  # ZeRO-3's are elsewhere
+        return None
+    sums = torch.stack([part.detach().sum(dtype=torch.float32) for part in parts.values()])
+    if bool(torch.isfinite(sums).all()):
+        return None
+    return next((name for name, part in parts.items() if not torch.isfinite(part).all()), None)
 
 
 def validate_now(trainer: L.Trainer) -> None:

@@ -121,27 +121,30 @@ class CheckpointStore:
         try:
             return parse(json.loads(self._record.read_text(encoding="utf-8")))
         except (ValueError, RecursionError) as error:
-            return self._rebuild(" ".join(str(error).split()))
+            return self._rebuild(f"is damaged ({' '.join(str(error).split())})")
 
     def _rebuild(self, fault: str) -> tuple[int | None, Best | None]:
         """Take the record that the newest readable checkpoint carries, write it anew, and say so."""
-        found: tuple[int | None, Best | None] = None, None
+        found = self._carried()
+        warnings.warn(
+            f"{self._record} {fault}: it was rebuilt from the checkpoints; validated last: {found[0]}, "
+            f"best: {found[1]}",
+            stacklevel=3,
+        )
+        write_json(self._record, describe(*found))
+        return found
+
+    def _carried(self) -> tuple[int | None, Best | None]:
+        """Return the record of the newest readable checkpoint that carries one."""
         for step in reversed(self.steps()):
             try:
                 check_integrity(self.path(step), "checkpoint")
                 content = torch.load(self.path(step), map_location="cpu", weights_only=True, mmap=True)
-                found = parse(content["callbacks"][CARRIER])
+                return parse(content["callbacks"][CARRIER])
             except (UserError, *BROKEN, KeyError, TypeError):
                 # of an earlier version of this code, a folder, or damaged as well
                 continue
-            break
-        warnings.warn(
-            f"{self._record} is damaged ({fault}): it was rebuilt from the checkpoints; validated last: {found[0]}, "
-            f"best: {found[1]}",
-            stacklevel=2,
-        )
-        write_json(self._record, describe(*found))
-        return found
+        return None, None
 
     def clean(self) -> None:
         """Mend what a kill during a save has left: the newest checkpoint has its name and its link."""
@@ -151,6 +154,8 @@ class CheckpointStore:
             path = replaced.with_name(replaced.name.removesuffix(REPLACED))
             remove(replaced) if path.exists() else replaced.replace(path)
         steps = self.steps()
+        if steps and not self._record.exists() and self._carried() != (None, None):
+            self._rebuild("is missing")
         if steps:
             self._link(self.last, self.path(steps[-1]))
         if best := self.best_so_far():

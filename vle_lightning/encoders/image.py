@@ -84,6 +84,14 @@ class ImageEncoder(nn.Module):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
+    def resize_positions(self, image_size: int) -> None:
+        """Resize the position table to pictures of so many pixels a side: each of their patches trains its own row."""
+        side = image_size // self.patch_size
+        with torch.no_grad():
+            table = resize_position_table(self.position_embedding.weight, (side, side))
+        trains = self.position_embedding.weight.requires_grad
+        self.position_embedding = nn.Embedding.from_pretrained(table.detach().clone(), freeze=not trains)
+
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), CLIP-normalised; states (B, 1 + P, D), CLS first, patches row by row."""
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)

@@ -18,7 +18,7 @@ def check_integrity(file: Path, option: str) -> None:
     Raises:
         UserError: a byte differs, or the archive cannot be read.
     """
-    if not zipfile.is_zipfile(file):
+    if not _is_archive(file):
         return
     about = file.stat()
     if damaged := _damaged_member(file.absolute(), about.st_size, about.st_mtime_ns):
@@ -43,7 +43,7 @@ def check_slice(file: IO[bytes], offset: int, length: int, path: Path, option: s
     """
     file.seek(offset)
     archive = io.BytesIO(file.read(length))
-    if zipfile.is_zipfile(archive) and (damaged := _test(archive)):
+    if _is_archive(archive) and (damaged := _test(archive)):
         raise UserError(
             f"{option}: {path} is damaged: {damaged} at byte {offset} is not what was written. Take another "
             "checkpoint of the run folder, or bring back a copy"
@@ -56,9 +56,17 @@ def _damaged_member(file: Path, size: int, changed: int) -> str | None:
     return _test(file)
 
 
+def _is_archive(source: Path | IO[bytes]) -> bool:
+    """Is it a zip archive, be it a damaged one?"""
+    try:
+        return zipfile.is_zipfile(source)
+    except zipfile.BadZipFile:
+        return True
+
+
 def _test(source: Path | IO[bytes]) -> str | None:
     try:
         with zipfile.ZipFile(source) as archive:
             return archive.testzip()
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         return f"its list of members ({error})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -60,6 +60,16 @@ class DualStream(nn.Module):
         }
         for part in withheld[blind]:
             part.requires_grad_(False)
+
+    def resize_images(self, image_size: int) -> None:
+        """Make the position table one of square pictures of so many pixels; others are still interpolated.
+
+        Args:
+            image_size: a multiple of the patch size.
+        """
+        if image_size != self.config.image.image_size:
+            self.image.resize_positions(image_size)
+            self.config = replace(self.config, image=replace(self.config.image, image_size=image_size))
 
     def layers(self) -> dict[Part, list[nn.Module]]:
         """Return the transformer layers of each part: what is sharded, recomputed and compiled one by one."""

@@ -53,6 +53,11 @@ def check_job(environment: Mapping[str, str], nodes: int, devices: int) -> None:
             "srun before python; `python -m vle_lightning slurm write` writes the batch script"
         )
     if not is_task(environment):
+        if nodes > 1 and not any(name in environment for name in (*BY_HAND, "MASTER_ADDR")):
+            raise UserError(
+                f"trainer.num_nodes is {nodes}, but nothing says which of them this process is: start it with srun or "
+                "torchrun, or set NODE_RANK, MASTER_ADDR and MASTER_PORT on each node"
+            )
         return
     given_nodes = environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES")
     if given_nodes is not None and int(given_nodes) != nodes:

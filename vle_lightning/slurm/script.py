@@ -17,7 +17,8 @@ MOST_WARNING, LEAST_WARNING = 65535, 1  # seconds; sbatch(1), --signal
 WARNING = 300  # seconds that a run has for its last step and its checkpoint, if the time limit is not shorter
 LEAST_LIMIT = 60  # seconds
 PLAIN = re.compile(r"[\w.,:/@+%=-]*")  # what a batch script's header takes as it is
-CONTROL = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, line and paragraph separators
+# control characters, those that reorder or hide text, bytes that are no UTF-8, line and paragraph separators
+CONTROL = ("Cc", "Cf", "Cs", "Zl", "Zp")
 FIRST_PORT, PORTS = 12000, 20000  # below those that Linux gives to outgoing connections, 32768 and up
 
 
