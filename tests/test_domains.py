@@ -58,8 +58,13 @@ def test_the_command_line_ends_with_that_sentence(capsys: pytest.CaptureFixture[
 LONG = "x" * 300
 
 
-@pytest.mark.parametrize("key", ["ckpt_path", "data.root", "data.classes", "data.tokenizer", "model.init", "run_root"])
-@pytest.mark.parametrize(("value", "told"), [(LONG, "File name too long"), ("loop", "symbolic links")])
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        *((key, LONG, "File name too long") for key in ("ckpt_path", "data.root", "data.classes", "model.init")),
+        *((key, "loop", "symbolic links") for key in ("data.tokenizer", "run_root")),
+    ],
+)
 def test_a_path_that_no_file_has_is_one_sentence(
     key: str, value: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

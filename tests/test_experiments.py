@@ -31,13 +31,6 @@ WORLD = {  # source, validation and test split of each task in the embedded worl
 }
 
 
-class Parsed(ExperimentCLI):
-    """Parses and builds nothing."""
-
-    def instantiate_classes(self) -> None:
-        """Stop before anything is built."""
-
-
 def name_of(file: Path) -> str:
     return str(file.relative_to(EXPERIMENTS))
 
@@ -78,16 +71,13 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_every_file_parses(file: Path) -> None:
-    settings = Parsed(["--config", str(file)], run=False).settings
-    assert settings.task == file.parent.name
-    assert settings.run_name == f"{file.parent.name}-{file.stem}"
-
-
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_every_file_builds_at_tiny_width(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_parses_and_builds_at_tiny_width(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     cli = ExperimentCLI(["--config", str(file), *TINY, *from_nowhere(file)], run=False)
+    assert cli.settings.task == file.parent.name
+    assert cli.settings.run_name == f"{file.parent.name}-{file.stem}"
     accumulation = cli.settings.data.global_batch_size // cli.settings.data.batch_size
     assert cli.trainer.accumulate_grad_batches == accumulation
 
