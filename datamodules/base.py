@@ -22,7 +22,7 @@ from datamodules.shards import OPEN_SHARDS, ShardFolder, image_numbers
 from datamodules.starvation import check_limits, check_open_files, check_shared_memory, check_workers
 from datamodules.store import is_remote, open_store
 from datamodules.tokenizers import check_folder, load_tokenizer
-from datamodules.transforms import ImageTransform
+from datamodules.transforms import Framing, ImageTransform
 from vle_lightning.batch import Batch, DataFacts
 
 MOST_PASSES = 1000  # over a source in an epoch; more is a slip
@@ -60,6 +60,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         flip: bool = False,
         augment_ops: int = 0,
         augment_magnitude: int = 5,
+        framing: Framing = "squeeze",
     ) -> None:
         """Keep the options; nothing is read before `setup`.
 
@@ -88,6 +89,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             augment_ops: how many photometric operations (RandAugment without those that change colours) a training
                 picture goes through.
             augment_magnitude: of the operations, 0 to 10.
+            framing: squeeze a picture that is no square into one, or take its central square (centre), in training
+                and evaluation alike.
         """
         super().__init__()
         self.root, self.sources, self.tokenizer_name = str(root), dict(sources), tokenizer
@@ -104,7 +107,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self.predict_split = predict_split or val_split
         self.val_sources, self.limit_val = val_sources or list(self.sources), limit_val
         self.shuffle_shards = shuffle_shards
-        self.training_view = (crop_scale, flip, augment_ops, augment_magnitude)
+        self.training_view = (crop_scale, flip, augment_ops, augment_magnitude, framing)
+        self.evaluation_view = ImageTransform(image_size, framing=framing)
         self._folders: dict[str, list[ShardFolder]] = {}  # by split, in the order of the sources
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._train_loader: MicroBatchLoader[BatchT] | None = None
@@ -363,7 +367,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             images_of=partial(image_numbers, folders),
         )
         self._check_machine(folders, self.batch_size, len(sampler))
-        dataset = MicroBatchDataset(folders, ImageTransform(self.image_size), self.eval_builder(), self.seed)
+        dataset = MicroBatchDataset(folders, self.evaluation_view, self.eval_builder(), self.seed)
         return BatchLoader(dataset, sampler, self.workers)
 
     def _check_machine(self, folders: Sequence[ShardFolder], batch_size: int, *passes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -79,10 +79,15 @@ def area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return areas
 
 
+Framing = Literal["squeeze", "centre"]
+
+
 @dataclass(frozen=True)
 class ImageTransform:
     """Random crop and flip, then a square of ``image_size`` pixels, then photometric RandAugment.
 
+    ``framing`` says what becomes of a picture that is no square: all of it is squeezed into one, or its central square
+    is taken, as CLIP and METER do.
     ``crop_scale`` bounds the share of the picture that a crop keeps; (1, 1) keeps all and draws nothing.
     ``augment_ops`` is the number of photometric operations; 0 changes and draws nothing.
     """
@@ -92,6 +97,7 @@ class ImageTransform:
     flip: bool = False
     augment_ops: int = 0
     augment_magnitude: int = 5
+    framing: Framing = "squeeze"
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -108,13 +114,21 @@ class ImageTransform:
 
     def draw(self, rng: np.random.Generator, width: int, height: int, *, may_flip: bool) -> View:
         """Draw a view of a picture of that many pixels; ``may_flip``: its texts stay true in a mirror."""
+        left = top = 0
         columns, rows = width, height
+        if self.framing == "centre":
+            columns = rows = min(width, height)
+            left, top = (width - columns) // 2, (height - rows) // 2
+        seen_columns, seen_rows = columns, rows
         if self.crop_scale[0] < 1:
             share, stretch = rng.uniform(*self.crop_scale), rng.uniform(-1, 1)
             aspect = ASPECT**stretch
-            columns = max(1, min(width, round(width * math.sqrt(share * aspect))))
-            rows = max(1, min(height, round(height * math.sqrt(share / aspect))))
-        x0, y0 = (int(rng.integers(size + 1)) if size else 0 for size in (width - columns, height - rows))
+            columns = max(1, min(columns, round(columns * math.sqrt(share * aspect))))
+            rows = max(1, min(rows, round(rows * math.sqrt(share / aspect))))
+        free = (seen_columns - columns, seen_rows - rows)
+        x0, y0 = (
+            first + (int(rng.integers(size + 1)) if size else 0) for first, size in zip((left, top), free, strict=True)
+        )
         flipped = self.flip and bool(rng.random() < 0.5) and may_flip
         photometric = draw_photometric(rng, self.augment_ops, self.augment_magnitude)
         return View(width, height, x0, y0, x0 + columns, y0 + rows, flipped, photometric)

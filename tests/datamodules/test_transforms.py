@@ -170,3 +170,26 @@ def test_half_of_the_pictures_are_mirrored() -> None:
 def test_an_impossible_crop_names_its_key(scale: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="data.crop_scale"):
         ImageTransform(32, scale)
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"), [((90, 50), (20, 0, 70, 50)), ((51, 90), (0, 19, 51, 70)), ((8, 8), (0, 0, 8, 8))]
+)
+def test_the_central_square_is_seen_and_boxes_follow(size: tuple[int, int], seen: tuple[int, int, int, int]) -> None:
+    transform = ImageTransform(16, framing="centre")
+    view = transform.draw(np.random.default_rng(0), *size, may_flip=True)
+    assert (view.x0, view.y0, view.x1, view.y1) == seen
+    boxes, kept = view.move(np.array([[seen[0] / size[0], seen[1] / size[1], seen[2] / size[0], seen[3] / size[1]]]))
+    np.testing.assert_allclose(boxes, [[0, 0, 1, 1]], atol=1e-12)
+    assert kept.all()
+    columns = torch.arange(size[0]).expand(3, size[1], -1).to(torch.uint8)
+    assert transform.apply(columns, view).shape == (3, 16, 16)
+    assert abs(int(transform.apply(columns, view).float().mean()) - (seen[0] + seen[2] - 1) // 2) <= 1
+
+
+def test_a_crop_of_the_central_square_stays_within_it() -> None:
+    transform = ImageTransform(16, (0.3, 0.9), framing="centre")
+    for seed in range(50):
+        view = transform.draw(np.random.default_rng(seed), 100, 40, may_flip=True)
+        assert 30 <= view.x0 < view.x1 <= 70
+        assert 0 <= view.y0 < view.y1 <= 40
