@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,32 @@ def test_every_file_runs_two_steps(
     assert (record["steps"], record["samples_seen"]) == (2, 16)
     is_tested = WORLD[file.parent.name][2] is not None
     assert is_tested == any(name.startswith("test/") for name in json.loads((folder / "metrics.json").read_text()))
+
+
+MARKS = ("VLE", "METER", "VLMo", "ours", "yours")
+VALUE = re.compile(r"\s*(?P<key>\w+):.*?\s#\s(?P<comment>.*)")
+
+
+def marked() -> Iterator[tuple[str, str, str]]:
+    """Yield mark, task and option of each value that a file marks as published."""
+    for file in FILES:
+        for value in filter(None, map(VALUE.match, file.read_text().splitlines())):
+            for mark in re.findall(r"(?:^|; )([A-Z]\w+)\b", value["comment"]):
+                assert mark in MARKS, f"{name_of(file)}: {value['key']} is marked {mark}"
+                yield mark, file.parent.name, value["key"]
+
+
+def test_each_value_that_is_marked_as_published_has_its_source() -> None:
+    lines = (EXPERIMENTS / "SOURCES.md").read_text().splitlines()
+    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("| ")][1:]
+    told, found = {row[:3] for row in rows}, set(marked())
+    everywhere = {(mark, key) for mark, task, key in told if task == "*"}
+    lacking = {row for row in found if row not in told and (row[0], row[2]) not in everywhere}
+    assert lacking == set()
+    unused = {row for row in told if row not in found and row[1] != "*"}
+    unused |= {("*", *row) for row in everywhere - {(mark, key) for mark, _, key in found}}
+    assert unused == set()
+    assert all(len(row) == 4 and row[3] for row in rows)
 
 
 def test_the_shipped_files_are_those_that_the_issue_names() -> None:
