@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests.tasks.retrieval_ranks import (
     IMAGES,
@@ -59,7 +60,7 @@ def pair_by_pair(task: RetrievalTask, batch: RetrievalBatch) -> Tensor:
                 text = task.model.encode_text(ids, mask)
                 fused = task.model.fuse(text, task.model.encode_image(batch.pixel_values[row : row + 1]))
                 none, match = task.head(fused.pooled)[0]
-                scores[row, column] = match - none
+                scores[row, column] = match - none if task.rank is None else task.rank(fused.pooled)[0, 0]
     return scores
 
 
@@ -164,17 +165,18 @@ def test_the_temperature_starts_at_clips_and_is_clamped() -> None:
 # --- the training step ------------------------------------------------------------------------------------------------
 
 
-def test_a_step_encodes_once_and_fuses_all_pairs_in_one_call() -> None:
-    task, batch = make_task(contrastive=1.0), retrieval_batch(4)
+@pytest.mark.parametrize("options", [{"contrastive": 1.0}, {"scorer": "rank"}], ids=str)
+def test_a_step_encodes_once_and_fuses_all_pairs_in_one_call(options: dict[str, Any]) -> None:
+    task, batch = make_task(**options), retrieval_batch(4)
     model = task.model
     with (
         patch.object(model, "encode_text", wraps=model.encode_text) as text,
         patch.object(model, "encode_image", wraps=model.encode_image) as image,
-        patch.object(task, "match", wraps=task.match) as match,
+        patch("vle_lightning.tasks.retrieval.pool_pairs", wraps=pool_pairs) as pool,
     ):
         task.step(batch, Stage.TRAIN)
-    assert (text.call_count, image.call_count, match.call_count) == (1, 1, 1)
-    assert len(match.call_args.args[0].states) == 4 * 3
+    assert (text.call_count, image.call_count, pool.call_count) == (1, 1, 1)
+    assert len(pool.call_args.args[1].states) == 4 * 3
 
 
 def test_the_pooled_pair_is_that_of_the_whole_fusion() -> None:
@@ -185,15 +187,16 @@ def test_the_pooled_pair_is_that_of_the_whole_fusion() -> None:
         torch.testing.assert_close(pool_pairs(task.model, text, image), task.model.fuse(text, image).pooled)
 
 
-OPTIONS: list[dict[str, Any]] = [{}, {"contrastive": 0.5}, {"contrastive": 1.0, "hard": True}]
+OPTIONS: list[dict[str, Any]] = [{}, {"contrastive": 0.5}, {"contrastive": 1.0, "hard": True}, {"scorer": "rank"}]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_parameter_gets_a_gradient(options: dict[str, Any]) -> None:
     task = make_task(**options)
     task.step(retrieval_batch(), Stage.TRAIN).backward()
-    assert [name for name, parameter in task.named_parameters() if parameter.grad is None] == []
-    assert all(parameter.grad.isfinite().all() for parameter in task.parameters())  # type: ignore[union-attr]
+    trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
+    assert all(parameter.grad.isfinite().all() for parameter in trained.values())  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("blind", ["image", "text"])
@@ -227,8 +230,42 @@ def test_a_task_overfits_eight_images(options: dict[str, Any]) -> None:
         assert task.split_scores(Stage.VAL)["r@1"] == 1.0
 
 
-def test_filler_rows_reach_no_loss() -> None:
-    task, batch = make_task(contrastive=1.0), retrieval_batch(4)
+def test_meters_form_ranks_the_texts_of_each_image_by_an_output_of_its_own() -> None:
+    task, batch = make_task(scorer="rank"), retrieval_batch(4, shifts=(1, 2))
+    assert task.rank is not None
+    torch.testing.assert_close(task.rank.weight, task.head.weight[1:])
+    torch.testing.assert_close(task.rank.bias, task.head.bias[1:])
+    assert not any(parameter.requires_grad for parameter in task.head.parameters())
+    rank, matching = [], []
+    for image in range(4):
+        texts = [image, (image + 1) % 4, (image + 2) % 4]
+        fused = task.model.fuse(
+            task.model.encode_text(batch.input_ids[texts], batch.attention_mask[texts]),
+            task.model.encode_image(batch.pixel_values[[image] * 3]),
+        )
+        rank.append(F.cross_entropy(task.rank(fused.pooled).T, torch.tensor([0])))
+        chosen = image % 2  # by turns the right text and the first wrong one
+        matching.append(F.cross_entropy(task.head(fused.pooled[chosen : chosen + 1]), torch.tensor([1 - chosen])))
+    expected = torch.stack(rank).mean() + torch.stack(matching).mean()
+    torch.testing.assert_close(task.step(batch, Stage.TRAIN), expected)
+
+
+def test_a_rank_output_comes_back_as_it_was_trained(tmp_path: Path) -> None:
+    PretrainTask("tiny", classes=24).save_pretrained(tmp_path / "itm")
+    task = RetrievalTask("tiny", scorer="rank", init=str(tmp_path / "itm"))
+    assert task.new_heads == ("rank_output",)
+    assert task.rank is not None
+    torch.testing.assert_close(task.rank.weight, task.head.weight[1:])
+    task.rank.weight.data += 1.0
+    task.save_pretrained(tmp_path / "own")
+    again = RetrievalTask.from_pretrained(tmp_path / "own")
+    assert again.rank is not None
+    assert torch.equal(again.rank.weight, task.rank.weight)
+
+
+@pytest.mark.parametrize("options", [{"contrastive": 1.0}, {"scorer": "rank"}], ids=str)
+def test_filler_rows_reach_no_loss(options: dict[str, Any]) -> None:
+    task, batch = make_task(**options), retrieval_batch(4)
     kept = replace(batch, valid=torch.tensor([True, True, False, True]))
     changed = replace(kept, pixel_values=batch.pixel_values.clone(), input_ids=batch.input_ids.clone())
     changed.pixel_values[2] = 3.0

@@ -75,16 +75,17 @@ def _draw(logits: Tensor, out: Tensor, count: int) -> Tensor:
     return (logits - noise).masked_fill(out, -torch.inf).topk(count, dim=1).indices
 
 
-def ranking_loss(scores: Tensor, candidates: Candidates, groups: Tensor, valid: Tensor) -> Tensor:
+def ranking_loss(
+    scores: Tensor, candidates: Candidates, groups: Tensor, valid: Tensor, of_texts: bool = True
+) -> Tensor:
     """Average two cross entropies of the right pair: over the texts of each image, and over the images of each text.
-
-    METER (arXiv 2111.02387, its fine-tuning on retrieval) has the first only.
 
     Args:
         scores: (K,) of the pairs.
         candidates: which compete.
         groups: (B,) equal for rows of one image, whose texts are right for each other: these do not compete.
         valid: (B,) bool; other rows are neither judged nor compared with.
+        of_texts: False leaves out the second, as METER does (arXiv 2111.02387, its fine-tuning on retrieval).
 
     Returns:
         (): the mean over the valid rows; an exact zero where there are none.
@@ -92,12 +93,12 @@ def ranking_loss(scores: Tensor, candidates: Candidates, groups: Tensor, valid: 
     same = groups[candidates.images] == groups[candidates.texts]
     out = same | ~valid[candidates.images] | ~valid[candidates.texts]
     losses = []
-    for pairs in (candidates.of_image, candidates.of_text):
+    for pairs in (candidates.of_image, candidates.of_text) if of_texts else (candidates.of_image,):
         left = out[pairs]
         left[:, 0] = False
         logits = scores.float()[pairs].masked_fill(left, -torch.inf)[valid]
         losses.append(F.cross_entropy(logits, pairs.new_zeros(len(logits)), reduction="sum"))
-    return (losses[0] + losses[1]) / 2 / valid.sum().clamp(min=1)
+    return torch.stack(losses).mean() / valid.sum().clamp(min=1)
 
 
 def first_places(scores: Tensor, candidates: Candidates) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
@@ -33,11 +34,16 @@ from vle_lightning.tasks.ranked import best_matches
 from vle_lightning.tasks.scoring import EncodedImages, EncodedSplit, EncodedTexts, ScoredSplit, score_split
 from vle_lightning.tasks.sheets import gallery, retrieval_sheet
 
-CONTRASTIVE = "contrastive"  # name of the head, which no published checkpoint has
+CONTRASTIVE, RANK = "contrastive", "rank_output"  # names of heads that no published VLE has
+Scorer = Literal["matching", "rank"]
 
 
 class RetrievalTask(VisionLanguageTask):
-    """Ranking by the ITM head: in training among the texts of a micro-batch, in evaluation among all pairs.
+    """Ranking by ITM's opinion: in training among the texts of a micro-batch, in evaluation among all pairs.
+
+    Either pre-training's matching head goes on learning and a pair's score is the difference of its two logits, with a
+    loss over texts and images alike (ours); or, as METER does, one output of its own is started from the row of that
+    head that says match, ranks the texts of each image alone, and the head itself stays as it is and adds ITM's loss.
 
     Evaluation encodes each image and text once and keeps the streams; the split's end fuses the pairs. So a rank
     holds its share of the images (COCO 5K at 384 px and VLE-base's width: 9 GB in float32 over all ranks) and all
@@ -49,6 +55,7 @@ class RetrievalTask(VisionLanguageTask):
     def __init__(
         self,
         architecture: str | DualStreamConfig = "vle-base",
+        scorer: Scorer = "matching",
         contrastive: float = 0.0,
         hard: bool = False,
         top_k: int = 0,
@@ -63,6 +70,8 @@ class RetrievalTask(VisionLanguageTask):
 
         Args:
             architecture: a preset (tiny, toy, vle-base, vle-large) or a full configuration.
+            scorer: what gives a pair its score: matching, the head of pre-training (ours), or rank, an output of
+                its own (METER).
             contrastive: weight of the contrastive loss, beside 1 of ranking; 0 makes no contrastive head.
             hard: draw negatives by contrastive similarity, instead of the batch's shifted texts.
             top_k: fuse only a shortlist by contrastive similarity (see `scoring.shortlist`): so many texts of each
@@ -83,33 +92,58 @@ class RetrievalTask(VisionLanguageTask):
         _check_options(contrastive, hard, top_k, folds, pairs_per_batch)
         self.weight, self.hard = contrastive, hard
         self.top_k, self.folds, self.pairs_per_batch = top_k, tuple(folds), pairs_per_batch
-        self.options = {"contrastive": contrastive}
+        self.options = {"contrastive": contrastive, "scorer": scorer}
         self.head = nn.Linear(2 * self.model.width, 2)
         initialise(self.head, self.model.config.init_std)
+        self.rank = nn.Linear(2 * self.model.width, 1) if scorer == "rank" else None
         self.contrastive = ContrastiveHead(self.model.width, self.model.config.init_std) if contrastive else None
         self.suffix = f"_top{top_k}" if top_k else ""
         self.monitor = f"val/r@1{self.suffix}"
         self.add_scores([])
         self._encoded = per_split(EncodedSplit)
         self._predicted = EncodedSplit()
+        self.new_heads = (RANK,) if self.rank is not None else ()
         self.start(init, self.heads())
+        self._start_rank()
 
     @classmethod
     def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
-        """Make a contrastive head where there is one."""
-        return {"contrastive": 1.0} if CONTRASTIVE in pretrained.heads else {}
+        """Make a contrastive head and a rank output where there is one."""
+        found: dict[str, Any] = {"contrastive": 1.0} if CONTRASTIVE in pretrained.heads else {}
+        return found | ({"scorer": "rank"} if RANK in pretrained.heads else {})
 
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the matching head."""
         return {"itm_score": self.head}
 
     def heads(self) -> dict[str, nn.Module]:
-        """Return all heads; the contrastive one is not published."""
-        return self.published_heads() | ({} if self.contrastive is None else {CONTRASTIVE: self.contrastive})
+        """Return all heads; the contrastive one and the rank output are not published."""
+        others = {CONTRASTIVE: self.contrastive, RANK: self.rank}
+        return self.published_heads() | {name: head for name, head in others.items() if head is not None}
+
+    def _fill(self, pretrained: Pretrained, heads: Mapping[str, nn.Module], option: str) -> None:
+        super()._fill(pretrained, heads, option)
+        self._start_rank()
+
+    def _start_rank(self) -> None:
+        """Start the rank output from the row that says match, unless it came with the weights; the head stays."""
+        if self.rank is None:
+            return
+        self.head.requires_grad_(False)
+        if RANK in self.new_heads:
+            with torch.no_grad():
+                self.rank.weight.copy_(self.head.weight[1:])
+                self.rank.bias.copy_(self.head.bias[1:])
 
     def match(self, text: Stream, image: Stream) -> Tensor:
-        """Score K pairs: by how much the logit of a match is above that of none, (K,)."""
-        logits = in_float32(self.head, pool_pairs(self.model, text, image))
+        """Score K pairs (K,)."""
+        return self.rate(pool_pairs(self.model, text, image))
+
+    def rate(self, pooled: Tensor) -> Tensor:
+        """Score pooled pairs (K, 2D): by how much the logit of a match is above that of none, or by the rank output."""
+        if self.rank is not None:
+            return in_float32(self.rank, pooled)[:, 0]
+        logits = in_float32(self.head, pooled)
         score: Tensor = logits[:, 1] - logits[:, 0]
         return score
 
@@ -130,8 +164,11 @@ class RetrievalTask(VisionLanguageTask):
         if self.contrastive is not None:
             similarities = self.contrastive(self.contrastive.embed_images(image), self.contrastive.embed_texts(text))
         candidates = self._candidates(batch, groups, similarities)
-        scores = self.match(text.select(candidates.texts), image.select(candidates.images))
-        loss = ranking_loss(scores, candidates, groups, batch.valid)
+        pooled = pool_pairs(self.model, text.select(candidates.texts), image.select(candidates.images))
+        scores = self.rate(pooled)
+        loss = ranking_loss(scores, candidates, groups, batch.valid, of_texts=self.rank is None)
+        if self.rank is not None:
+            loss = loss + self._matching_loss(pooled, candidates, groups, batch.valid)
         first = first_places(scores.detach(), candidates) & batch.valid
         self.score(stage, "first_places", first.sum(), batch.valid.sum())
         if similarities is None:
@@ -185,6 +222,16 @@ class RetrievalTask(VisionLanguageTask):
         del names
         part = gallery(batch)
         return [retrieval_sheet(part.pixel_values, part.texts, self(part), part.owners)]
+
+    def _matching_loss(self, pooled: Tensor, candidates: Candidates, groups: Tensor, valid: Tensor) -> Tensor:
+        """Return ITM's loss: every other image has its own text beside it, the others their first wrong one."""
+        rows = torch.arange(len(valid), device=valid.device)
+        pairs = candidates.of_image[rows, rows % 2]
+        images, texts = candidates.images[pairs], candidates.texts[pairs]
+        judged = valid & valid[texts]
+        targets = (groups[images] == groups[texts]).long()
+        losses = F.cross_entropy(in_float32(self.head, pooled[pairs]), targets, reduction="none")
+        return (losses * judged).sum() / judged.sum().clamp(min=1)
 
     def _candidates(self, batch: RetrievalBatch, groups: Tensor, similarities: Tensor | None) -> Candidates:
         if not self.hard:
