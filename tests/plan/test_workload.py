@@ -37,6 +37,14 @@ def test_views_follow_from_the_objectives(objectives: dict[str, float] | None) -
     assert rows == (shared if objectives else both)
 
 
+def test_a_joint_pass_saves_a_fusion() -> None:
+    sample = Sample(10, 48)
+    apart, joint = (pretraining_workload("tiny", 4, sample, passes=passes).flops() for passes in ("apart", "joint"))
+    assert joint["text"] == apart["text"]
+    assert joint["image"] == apart["image"]
+    assert 0.6 < joint["fusion"] / apart["fusion"] < 0.7  # two passes of three, one of them with region tokens
+
+
 def test_masked_tokens_are_the_share_that_is_expected() -> None:
     workload = pretraining_workload("tiny", 8, Sample(40, 48, masked=0.15))
     rows = {head.name: head.rows for head in workload.recording.heads}

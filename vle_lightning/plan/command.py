@@ -120,7 +120,7 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
     sample = Sample(tokens, data["image_size"], data["mask_share"], options.boxes)
     architecture = _architecture(model["architecture"])
     workload = pretraining_workload(
-        architecture, batch_size, sample, model["objectives"], model["classes"], model["blind"]
+        architecture, batch_size, sample, model["objectives"], model["classes"], model["blind"], model["passes"]
     )
     return Plan(
         workload=workload,

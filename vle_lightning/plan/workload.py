@@ -15,7 +15,7 @@ from vle_lightning.flops import PARTS, FlopRecorder, Recording, flops_by_part, l
 from vle_lightning.models.dual_stream import Blind, DualStreamConfig
 from vle_lightning.models.presets import find_config
 from vle_lightning.tasks.base import Stage
-from vle_lightning.tasks.pretrain import PretrainTask
+from vle_lightning.tasks.pretrain import Passes, PretrainTask
 
 BOXES = 10  # of an image, where nobody says otherwise; only MPC's head sees them
 MASKED = 0.15  # of the tokens: the data module's default
@@ -71,6 +71,7 @@ def pretraining_workload(
     objectives: Mapping[str, float] | None = None,
     classes: int = 1600,
     blind: Blind = "none",
+    passes: Passes = "apart",
 ) -> Workload:
     """Find out what a micro-batch of pre-training calls.
 
@@ -84,6 +85,7 @@ def pretraining_workload(
         objectives: weight by name; VLE's four by default.
         classes: of MPC.
         blind: what is withheld.
+        passes: of MLM and MPC.
 
     Raises:
         UserError: the pictures are no multiple of the patches, or an objective is unknown.
@@ -96,9 +98,9 @@ def pretraining_workload(
         )
     weights = None if objectives is None else dict(objectives)
     with torch.device("meta"):
-        task = PretrainTask(config, weights, classes, blind=blind)
+        task = PretrainTask(config, weights, classes, blind=blind, passes=passes)
     with torch.random.fork_rng(devices=[]):
-        twin = PretrainTask(_thin(config, sample), weights, classes=1, blind=blind)
+        twin = PretrainTask(_thin(config, sample), weights, classes=1, blind=blind, passes=passes)
         recorder = FlopRecorder(twin)
         recorder.start()
         twin.step(plain_batch(rows, sample), Stage.VAL)
