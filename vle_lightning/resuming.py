@@ -163,18 +163,21 @@ def _faults_of_optimizer(states: list[object], task: VisionLanguageTask) -> Iter
         yield "its optimizer_states have no 'param_groups'"
         return
     wanted: list[list[Tensor]] = [group["params"] for group in parameter_groups(task, task.optim)]  # type: ignore[misc]
-    numbers = iter(range(sum(map(len, wanted))))
-    if [group["params"] for group in groups] != [[next(numbers) for _ in part] for part in wanted]:
-        sizes = [len(group["params"]) if isinstance(group["params"], list) else 0 for group in groups]
+    numbers = [list(group["params"]) if isinstance(group["params"], list | tuple) else [] for group in groups]
+    if [len(part) for part in numbers] != [len(part) for part in wanted]:
         yield (
-            f"its optimizer_states are of groups of {sizes} parameters, those of this run have "
-            f"{[len(part) for part in wanted]} (or model.optim has other groups than that run's)"
+            f"its optimizer_states are of groups of {[len(part) for part in numbers]} parameters, those of this run "
+            f"have {[len(part) for part in wanted]} (or model.optim has other groups than that run's)"
         )
         return
-    parameters = [parameter for part in wanted for parameter in part]
+    listed, places = list(chain.from_iterable(numbers)), chain.from_iterable(wanted)  # they meet by their places
+    parameters = {number: place for number, place in zip(listed, places, strict=True) if isinstance(number, int)}
+    if len(parameters) != len(listed) or not parameters.keys() >= state["state"].keys():
+        yield "its optimizer_states name parameters twice, or none that there are"
+        return
     for number, moments in state["state"].items():
-        if number not in range(len(parameters)) or not isinstance(moments, dict):
-            yield f"entry {number!r} of its optimizer_states belongs to no parameter, or is no mapping"
+        if not isinstance(moments, dict):
+            yield f"entry {number} of its optimizer_states is no mapping"
             return
         yield from _faults_of_moments(moments, number, parameters[number].shape)
 
