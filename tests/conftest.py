@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # torch and what imports it are imported in here only: the process that hands out the tests needs none of them
 
@@ -32,9 +34,11 @@ def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded world with 48 training and 16 validation scenes."""
     from datamodules.toy.build import WorldOptions, build_world
 
-    folder = tmp_path_factory.mktemp("world") / "toy"
-    build_world(folder, WorldOptions(48, 16, 0), processes=1)
-    return folder
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own  # of all processes of this run
+    with FileLock(shared / "world.lock"):
+        build_world(shared / "world" / "toy", WorldOptions(48, 16, 0), processes=1)  # a finished one is left alone
+    return shared / "world" / "toy"
 
 
 @pytest.fixture(scope="session")

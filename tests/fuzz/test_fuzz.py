@@ -47,7 +47,7 @@ from vle_lightning.slurm.status import read_run
 from vle_lightning.tasks.pretrain import PretrainTask
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-QUICK, LONG = 0.75, float(os.environ.get("FUZZ_SECONDS", "60"))  # seconds for each kind of file
+QUICK, LONG = 0.5, float(os.environ.get("FUZZ_SECONDS", "60"))  # seconds for each kind of file
 LEAST = 20  # inputs of each kind
 PATIENCE = 20.0  # seconds that one input may take
 TOLD = (UserError, SampleError, StoreError, ValueError, FileNotFoundError)  # what the command line prints as a sentence
