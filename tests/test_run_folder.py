@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -84,7 +85,9 @@ def test_a_folder_in_a_records_place_is_told_before_the_start(tmp_path: Path, na
 
 def test_a_config_that_a_power_cut_has_emptied_is_no_strangers(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
-    RunFolder(tmp_path).refuse_strangers()
+    folder = RunFolder(tmp_path)
+    folder.refuse_strangers()
+    assert not folder.holds_a_run()  # nor is it set aside as one
 
 
 @pytest.mark.parametrize(
@@ -165,3 +168,4 @@ def test_a_damaged_lock_file_is_no_obstacle(tmp_path: Path) -> None:
     lock = RunLock(tmp_path / "run", {})
     lock.take()
     lock.release()
+    assert json.loads((tmp_path / ".run.lock").read_text())["pid"] == os.getpid()  # whose it was last

@@ -106,8 +106,8 @@ def is_told(error: Exception) -> bool:
     return isinstance(error, TOLD) and not isinstance(error, BUGS) and bool(str(error).strip())
 
 
-def fuzz(kind: str, seconds: float, attempt: Callable[[Draw], str]) -> None:
-    """Try inputs until the time is over; print how they ended.
+def fuzz(kind: str, seconds: float, attempt: Callable[[Draw], str]) -> Counter[str]:
+    """Try inputs until the time is over; print and return how they ended.
 
     Args:
         kind: of file, for the report.
@@ -127,6 +127,7 @@ def fuzz(kind: str, seconds: float, attempt: Callable[[Draw], str]) -> None:
             outcomes["told"] += 1
         number += 1
     print(f"{kind}: {number} inputs, {dict(outcomes)}")
+    return outcomes
 
 
 @lengths
@@ -176,7 +177,9 @@ def test_images(kind: str, seconds: float) -> None:
                     raise
         return f"{read} of 3 read it"
 
-    fuzz(kind, seconds / 3, attempt)
+    outcomes = fuzz(kind, seconds / 3, attempt)
+    assert outcomes.total() >= LEAST
+    assert outcomes["3 of 3 read it"] < outcomes.total(), "no damage was noticed"
 
 
 @lengths
@@ -222,7 +225,9 @@ def test_tokenizers(kind: str, seconds: float, tmp_path: Path) -> None:
         load_tokenizer(str(folder))
         return "opened"
 
-    fuzz(kind, seconds / 2, attempt)
+    outcomes = fuzz(kind, seconds / 2, attempt)
+    assert outcomes.total() >= LEAST
+    assert outcomes["told"], "no damage was noticed"
 
 
 @lengths
@@ -265,4 +270,6 @@ def test_run_folders(kind: str, seconds: float, tmp_path: Path) -> None:
         assert RunFolder(folder).holds_a_run()  # the other records tell
         return "read"
 
-    fuzz(kind, seconds / 3, attempt)
+    outcomes = fuzz(kind, seconds / 3, attempt)
+    assert outcomes.total() >= LEAST
+    assert outcomes["3 of 3 read it"] < outcomes.total(), "no damage was noticed"
