@@ -284,8 +284,9 @@ class ExperimentCLI(LightningCLI):
 
 def is_of_restoring(error: Exception) -> bool:
     """Did Lightning fail at taking the state of a run out of a checkpoint?"""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(str(frame.f_globals.get("__name__")) == RESTORING for frame in frames)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [frame.f_code.co_name for frame in frames if str(frame.f_globals.get("__name__")) == RESTORING]
+    return bool(names) and "dump_checkpoint" not in names  # which saves
 
 
 def end_processes(processes: Sequence[Popen[bytes]], patience: float = 20.0) -> None:

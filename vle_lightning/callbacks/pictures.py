@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.image import imread
 from torch import Tensor
@@ -95,8 +96,11 @@ class Pictures(Callback):
                 rank_zero_warn(f"{file} cannot be written: {error}")
             pixels = imread(BytesIO(png))
             for logger in trainer.loggers:
+                step = max(trainer.global_step - 1, 0)
                 if isinstance(logger, RunLogger):
-                    logger.log_picture(picture.title, pixels, max(trainer.global_step - 1, 0))
+                    logger.log_picture(picture.title, pixels, step)
+                elif isinstance(logger, TensorBoardLogger):  # the experiment's own
+                    logger.experiment.add_image(picture.title, pixels, step, dataformats="HWC")
 
 
 class Plots(Callback):
