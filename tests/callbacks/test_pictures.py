@@ -12,12 +12,15 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.factories import pretrain_batch, vcr_batch, vqa_batch
 from vle_lightning.batch import Batch
 from vle_lightning.callbacks.pictures import Pictures, Plots, samples
+from vle_lightning.callbacks.recorder import RunLogger
 from vle_lightning.cli import main
 from vle_lightning.optim import OptimConfig
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
@@ -69,6 +72,17 @@ def test_a_picture_that_a_full_disk_does_not_take_ends_no_run(tmp_path: Path, mo
     with pytest.warns(UserWarning, match=r"answers.png cannot be written: .*No space left"):
         callback.on_validation_batch_end(make_trainer(), Drawer(), None, vqa_batch(), 0)
     assert written(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", [RunLogger, TensorBoardLogger], ids=["a run's", "an experiment's own"])
+def test_pictures_reach_every_logger_of_tensorboard(tmp_path: Path, kind: type[TensorBoardLogger]) -> None:
+    trainer, logger = make_trainer(), kind(tmp_path / "events")
+    trainer.loggers = [logger]
+    Pictures(tmp_path, lambda: NAMES).on_validation_batch_end(trainer, Drawer(), None, vqa_batch(), 0)
+    logger.experiment.flush()
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert events.Tags()["images"] == ["answers"]
 
 
 def test_the_first_batch_and_the_ends_of_splits_are_drawn(tmp_path: Path) -> None:
