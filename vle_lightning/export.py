@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vle_lightning.encoders.image import CLIP_MEAN, CLIP_STD
+from vle_lightning.encoders.base import CLIP_MEAN, CLIP_STD
 from vle_lightning.errors import UserError
 from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.folder import find_folder

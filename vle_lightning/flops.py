@@ -7,10 +7,12 @@ backward. What activation checkpointing computes again is not counted: these are
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import lru_cache, partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +20,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
-from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
-from vle_lightning.models.pairs import pool_pairs
-from vle_lightning.streams import Stream
+from vle_lightning.hub.architecture import read_architecture, to_plain
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Way
+from vle_lightning.streams import Fused, Stream
 from vle_lightning.tasks.base import VisionLanguageTask
 
 PARTS = ("text", "image", "fusion", "heads")
+PART_OF: Mapping[Way, str] = {
+    "text": "text",
+    "image": "image",
+    "fusion": "fusion",
+    "pairs": "fusion",
+    "restore": "fusion",
+}
 MULTIPLY_ADD = 2  # operations
-Way = Literal["text", "image", "fusion", "pairs"]  # pairs: the fusion of `pool_pairs`, which ends at the poolers
-
-
-class EncoderCall(NamedTuple):
-    """A call of a part of the encoder, as far as its cost goes."""
-
-    way: Way
-    sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion and pairs: B, T, N
 
 
 class HeadCall(NamedTuple):
@@ -53,7 +54,7 @@ class Recording(NamedTuple):
 class FlopRecorder:
     """Watches which sizes a micro-batch runs the parts of a task at.
 
-    Hooks lie on towers, fusion and poolers, and on the linear layers of the heads; none on a layer that may be
+    The backbone tells of its calls; hooks lie on the linear layers of the heads, and none on a layer that may be
     sharded, recomputed or compiled by itself. So wrapping and precision change nothing. It costs some Python a call,
     and none once it has stopped.
 
@@ -67,30 +68,22 @@ class FlopRecorder:
     def __init__(self, task: VisionLanguageTask) -> None:
         """Take the task itself, not what a strategy wraps around it."""
         self._task = task
+        self._watch = ExitStack()
         self._handles: list[RemovableHandle] = []
         self._encoder: list[EncoderCall] = []
         self._heads: list[HeadCall] = []
-        self._fusing = False  # the fusion ran, and its poolers have not
 
     def start(self) -> None:
         """Watch from now on, and forget what was seen before."""
         self.stop()
-        self._encoder, self._heads, self._fusing = [], [], False
-        model = self._task.model
-        watched: dict[nn.Module, Callable[..., None]] = {
-            model.text: self._see_text,
-            model.image: self._see_image,
-            model.fusion: self._see_fusion,
-            model.text_pooler: self._see_pooler,
-        }
-        for module, see in watched.items():
-            self._handles.append(module.register_forward_pre_hook(see))
+        self._encoder, self._heads = self._watch.enter_context(self._task.model.calls()), []
         for name in linear_sizes(self._task):
             see_head = partial(self._see_head, name)
             self._handles.append(self._task.get_submodule(name).register_forward_pre_hook(see_head))
 
     def stop(self) -> Recording:
         """Stop watching; return what was seen since the start."""
+        self._watch.close()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -101,39 +94,9 @@ class FlopRecorder:
         model = self._task.model
         return flops_by_part(self.stop(), model.config, model.blind, linear_sizes(self._task))
 
-    def _see_text(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows, tokens = inputs[0].shape
-        self._encoder.append(EncoderCall("text", (rows, tokens)))
-
-    def _see_image(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows, _, height, width = inputs[0].shape
-        self._encoder.append(EncoderCall("image", (rows, height, width)))
-
-    def _see_fusion(self, module: nn.Module, inputs: tuple[Stream, Stream]) -> None:
-        text, image = inputs
-        self._encoder.append(EncoderCall("fusion", (*text.mask.shape, image.mask.shape[1])))
-        self._fusing = True
-
-    def _see_pooler(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        """Tell the poolers of a whole fusion from those of `pool_pairs`, which calls the layers by itself."""
-        if not self._fusing:
-            pairs = len(inputs[0])
-            self._encoder.append(EncoderCall("pairs", (pairs, self._tokens(), self._states())))
-        self._fusing = False
-
     def _see_head(self, name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
         states = inputs[0]
         self._heads.append(HeadCall(name, states.shape[:-1].numel(), states.requires_grad))
-
-    def _tokens(self) -> int:
-        """Return T of the texts encoded last: those that the pairs are made of; 1 where they are withheld."""
-        return next((call.sizes[1] for call in reversed(self._encoder) if call.way == "text"), 1)
-
-    def _states(self) -> int:
-        """Return 1 + P of the images encoded last; 1 where they are withheld."""
-        patch = self._task.model.config.image.patch_size
-        sizes = next((call.sizes for call in reversed(self._encoder) if call.way == "image"), (0, 0, 0))
-        return 1 + sizes[1] // patch * (sizes[2] // patch)
 
 
 def linear_sizes(task: VisionLanguageTask) -> dict[str, tuple[int, int]]:
@@ -146,7 +109,7 @@ def linear_sizes(task: VisionLanguageTask) -> dict[str, tuple[int, int]]:
 
 
 def flops_by_part(
-    recording: Recording, config: DualStreamConfig, blind: Blind, heads: Mapping[str, tuple[int, int]]
+    recording: Recording, config: BackboneConfig, blind: Blind, heads: Mapping[str, tuple[int, int]]
 ) -> dict[str, float]:
     """Count the training FLOPs, forward and backward, of what was recorded.
 
@@ -167,8 +130,7 @@ def flops_by_part(
     """
     flops = dict.fromkeys(PARTS, 0.0)
     for call, count in Counter(recording.encoder).items():
-        part = "fusion" if call.way == "pairs" else call.way
-        flops[part] += count * encoder_flops(config, blind, call)
+        flops[PART_OF[call.way]] += count * encoder_flops(config, blind, call)
     for head in recording.heads:
         inputs, outputs = heads[head.name]
         passes = 3 if head.reaches_back else 2  # forward, gradient of the weight, gradient of the input
@@ -176,15 +138,20 @@ def flops_by_part(
     return flops
 
 
-@lru_cache(maxsize=256)
-def encoder_flops(config: DualStreamConfig, blind: Blind, call: EncoderCall) -> int:
+def encoder_flops(config: BackboneConfig, blind: Blind, call: EncoderCall) -> int:
     """Count forward and backward of one call of a part of the encoder; it takes about a second for VLE-large.
 
     Attention is counted as the plain products that it is: a fused kernel that computes its weights again in backward
     does no more useful work.
     """
+    return _counted(json.dumps(to_plain(config)), blind, call)
+
+
+@lru_cache(maxsize=256)
+def _counted(architecture: str, blind: Blind, call: EncoderCall) -> int:
+    config = read_architecture(json.loads(architecture))
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # nothing here may move the run's random numbers
-        model = DualStream(config, blind)
+        model = config.build(blind)
         counter = FlopCounterMode(display=False)
         plain = torch.autograd.set_detect_anomaly(False)  # it would look for NaN among tensors without values
         with plain, counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
@@ -193,7 +160,7 @@ def encoder_flops(config: DualStreamConfig, blind: Blind, call: EncoderCall) -> 
     return flops
 
 
-def run_part(model: DualStream, call: EncoderCall) -> Tensor:
+def run_part(model: Backbone, call: EncoderCall) -> Tensor:
     """Run the part of a model that a call names, on inputs of its sizes on the default device.
 
     Returns:
@@ -205,12 +172,15 @@ def run_part(model: DualStream, call: EncoderCall) -> Tensor:
     if call.way == "image":
         rows, height, width = call.sizes
         return model.encode_image(torch.zeros(rows, 3, height, width)).states
-    rows, tokens, states = call.sizes
+    rows, tokens, states, *restored = call.sizes
     text, image = (
         Stream(torch.zeros(rows, n, model.width, requires_grad=True), torch.ones(rows, n, dtype=torch.bool))
         for n in (tokens, states)
     )
     if call.way == "pairs":
-        return pool_pairs(model, text, image)
+        return model.pool_pairs(text, image)
+    if call.way == "restore":
+        ids = torch.zeros(rows, *restored, dtype=torch.long)
+        return model.restore(Fused(*(stream.states for stream in (text, image, image))), text, image, ids)
     fused = model.fuse(text, image)
     return torch.cat([part.flatten() for part in fused])

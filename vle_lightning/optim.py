@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,14 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vle_lightning.errors import UserError
 
-PARTS = {  # by the beginning of a parameter's name; the rest of the encoder is fusion, all else a head
-    "model.text.": "tower",
-    "model.image.": "tower",
-    "model.text_projection.": "projection",
-    "model.image_projection.": "projection",
-    "model.token_types.": "token_type",
-    "model.": "fusion",
-}
+MODEL = "model."  # the beginning of the names of the backbone's parameters
 NORMS = (nn.LayerNorm,)
 
 
@@ -75,7 +69,7 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, obj
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            part = next((part for beginning, part in PARTS.items() if name.startswith(beginning)), "head")
+            part = rate_of(task, name)
             part = part if part in multipliers else "fusion"
             decayed = id(parameter) not in undecayed and not name.endswith("bias")
             groups.setdefault((part, decayed), []).append(parameter)
@@ -88,6 +82,15 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, obj
         }
         for (part, decayed), parameters in groups.items()
     ]
+
+
+def rate_of(task: nn.Module, name: str) -> str:
+    """Return the learning-rate group of a parameter by its name in the task; the backbone names those of its own."""
+    if not name.startswith(MODEL):
+        return "head"
+    rates: Mapping[str, str] = getattr(task.get_submodule(MODEL.rstrip(".")), "rates", {})
+    own = name.removeprefix(MODEL)
+    return next((rate for beginning, rate in rates.items() if own.startswith(beginning)), "fusion")
 
 
 def in_classifier(name: str) -> bool:

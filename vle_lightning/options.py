@@ -11,7 +11,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from vle_lightning.domains import check_domains
 from vle_lightning.errors import UserError
-from vle_lightning.models.dual_stream import Part
 from vle_lightning.parsing import Experiment, fault_of_path
 from vle_lightning.performance import checkpoint_activations, compile_layers
 from vle_lightning.slurm.environment import cluster_environment
@@ -58,7 +57,7 @@ def add_options(parser: LightningArgumentParser, task: str) -> None:
     )
     parser.add_argument(
         "--activation_checkpointing",
-        type=list[Part],
+        type=list[str],
         default=[],
         help="Parts whose layers are computed again in backward: text, image, fusion. Less memory, more time.",
     )

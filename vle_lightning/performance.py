@@ -9,22 +9,21 @@ meet another compilation (of a variable length) than forward did.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from types import FunctionType, MethodType
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vle_lightning.errors import UserError
-from vle_lightning.models.dual_stream import DualStream, Part
+from vle_lightning.models.backbone import Backbone
 
-PARTS: tuple[Part, ...] = get_args(Part)
 Forward: TypeAlias = Callable[..., Any]  # of a layer, its first argument
 
 
-def checkpoint_activations(model: DualStream, parts: Sequence[Part]) -> None:
+def checkpoint_activations(model: Backbone, parts: Iterable[str]) -> None:
     """Keep only the inputs of each layer of these parts, and compute the rest again in backward (arXiv 1604.06174).
 
     A step computes the layers' forward twice then, a third more work, for about the memory of one layer. Dropout draws
@@ -36,16 +35,16 @@ def checkpoint_activations(model: DualStream, parts: Sequence[Part]) -> None:
 
     Args:
         model: the encoder.
-        parts: of text, image and fusion.
+        parts: of `Backbone.layers`, such as text, image and fusion.
 
     Raises:
         UserError: there is no such part.
         ValueError: the layers are compiled or recomputed already.
     """
-    if unknown := [part for part in parts if part not in PARTS]:
+    if unknown := [part for part in parts if part not in model.layers()]:
         raise UserError(
             f"activation_checkpointing: there is no part {', '.join(map(repr, unknown))}; choose among "
-            f"{', '.join(PARTS)}"
+            f"{', '.join(model.layers())}"
         )
     layers = _running(model, parts)
     if any("forward" in vars(layer) for layer in layers):
@@ -54,7 +53,7 @@ def checkpoint_activations(model: DualStream, parts: Sequence[Part]) -> None:
         layer.forward = MethodType(_recomputed(_forward_of(layer)), layer)
 
 
-def compile_layers(model: DualStream) -> None:
+def compile_layers(model: Backbone) -> None:
     """Compile each kind of transformer layer (torch.compile), once for all layers of that kind.
 
     Random numbers are drawn as without compilation, at the price of fusing dropout with its neighbours, so that the
@@ -65,14 +64,14 @@ def compile_layers(model: DualStream) -> None:
         model: the encoder.
     """
     compiled: dict[tuple[type[nn.Module], bool], Forward] = {}
-    for layer in _running(model, PARTS):
+    for layer in _running(model, model.layers()):
         kind = type(layer), "forward" in vars(layer)
         if kind not in compiled:
             compiled[kind] = torch.compile(_copied(_forward_of(layer)), options={"fallback_random": True})
         layer.forward = MethodType(compiled[kind], layer)
 
 
-def _running(model: DualStream, parts: Sequence[Part]) -> list[nn.Module]:
+def _running(model: Backbone, parts: Iterable[str]) -> list[nn.Module]:
     layers = model.layers()
     return [layer for part in dict.fromkeys(parts) if part != model.blind for layer in layers[part]]
 

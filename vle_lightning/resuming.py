@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.architecture import read_architecture
 from vle_lightning.hub.folder import not_finite, read_plain
 from vle_lightning.optim import parameter_groups
 from vle_lightning.tasks.base import VisionLanguageTask
 
-POSITIONS = "model.image.position_embedding.weight"
 PARTS: dict[str, type] = {  # what Lightning restores
     "loops": dict,
     "optimizer_states": list,
@@ -127,13 +128,19 @@ def _faults_of_weights(weights: Mapping[str, Any]) -> Iterator[str]:
         yield f"it holds weights that are not finite (NaN or infinity), such as {', '.join(sick[:SHOWN])}"
 
 
+def _resize(content: Mapping[str, Any], task: VisionLanguageTask) -> None:
+    """Make the task one of the checkpoint's pictures: a fit resizes its positions once, at its start."""
+    held = content.get("architecture")
+    if isinstance(held, Mapping):
+        with contextlib.suppress(UserError):  # of another model, which `_check_model` says
+            task.model.resize_images(read_architecture(held, "architecture").image_size)
+
+
 def _check_model(
     file: str, content: Mapping[str, Any], weights: Mapping[str, Tensor], task: VisionLanguageTask
 ) -> None:
     """Refuse the checkpoint of another model."""
-    table = weights.get(POSITIONS)
-    if table is not None and table.ndim and (side := math.isqrt(max(len(table) - 1, 0))) > 0:
-        task.model.resize_images(side * task.model.config.image.patch_size)
+    _resize(content, task)
     blind = content.get("options", {}).get("blind", task.model.blind)
     if blind != task.model.blind:
         raise UserError(f"--ckpt_path: {file} was trained with model.blind {blind}, not {task.model.blind}")

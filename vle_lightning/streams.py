@@ -33,8 +33,36 @@ class Fused(NamedTuple):
     """Text and image after fusion."""
 
     text: Tensor  # (B, T, D)
-    image: Tensor  # (B, 1 + P + R, D): CLS, patches, then region tokens
-    pooled: Tensor  # (B, 2D): pooled text CLS, then pooled image CLS
+    image: Tensor  # (B, N, D): class token if there is one, patches, then region tokens (see `ImageLayout`)
+    pooled: Tensor  # (B, pooled width of the backbone)
+
+
+class ImageLayout(NamedTuple):
+    """Where the patches lie in an image stream."""
+
+    prefix: int  # states before the first patch, such as a class token
+    patch_size: int  # pixels
+
+    def grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Return height and width in patches of images (B, 3, H, W).
+
+        Raises:
+            ValueError: the patch size does not divide the image.
+        """
+        height, width = pixel_values.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"an image of {height} x {width} pixels is not a multiple of patch size {self.patch_size}")
+        return height // self.patch_size, width // self.patch_size
+
+    def patches(self, states: Tensor, pixel_values: Tensor) -> Tensor:
+        """Return the states (B, P, D) of the patches among those of an image stream (B, N, D)."""
+        rows, columns = self.grid(pixel_values)
+        return states[:, self.prefix : self.prefix + rows * columns]
+
+    def regions(self, states: Tensor, pixel_values: Tensor) -> Tensor:
+        """Return the states (B, R, D) of the region tokens, which follow the patches."""
+        rows, columns = self.grid(pixel_values)
+        return states[:, self.prefix + rows * columns :]
 
 
 class TextView(Enum):

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from vle_lightning.batch import IGNORED, PretrainBatch
 from vle_lightning.bench.timing import Measurement, best_of_alternating, seconds_of
-from vle_lightning.models.presets import find_config
 from vle_lightning.objectives.base import Objective
+from vle_lightning.objectives.passes import fuse_views
 from vle_lightning.streams import Fused
 from vle_lightning.tasks.pretrain import PretrainTask
 
@@ -79,7 +79,7 @@ def plain_loss(task: PretrainTask, batch: PretrainBatch) -> Tensor:
     losses = []
     for objective in task.objectives.values():
         assert isinstance(objective, Objective)
-        (fused,) = task.model.fuse_views(batch, [objective.views], objective.mask_vector)
+        (fused,) = fuse_views(task.model, batch, [objective.views], objective.vectors())
         losses.append(_all_words_loss(task, fused, batch) if objective.name == "mlm" else objective(fused, batch).loss)
     return torch.stack(losses).sum()
 
@@ -103,8 +103,7 @@ def build(architecture: str) -> tuple[PretrainTask, PretrainBatch]:
     """Build the four objectives over a model with fixed weights, without dropout, and their batch."""
     torch.manual_seed(0)
     task = PretrainTask(architecture, classes=CLASSES).eval()
-    config = find_config(architecture)
-    return task, make_batch(config.image.image_size, config.text.vocab_size)
+    return task, make_batch(task.model.config.image_size, task.model.vocabulary)
 
 
 def peak_memory(recipe: str, architecture: str) -> float:

@@ -10,7 +10,6 @@ from torch import Tensor
 from vle_lightning.batch import RetrievalBatch
 from vle_lightning.bench.timing import Measurement, best_of_alternating, seconds_of
 from vle_lightning.metrics.recall import retrieval_scores
-from vle_lightning.models.presets import find_config
 from vle_lightning.tasks.retrieval import RetrievalTask
 from vle_lightning.tasks.scoring import EncodedSplit, score_split
 
@@ -47,9 +46,8 @@ def make_set(images: int, captions: int, image_size: int, vocabulary: int) -> Re
 def build(architecture: str, images: int, captions: int) -> tuple[RetrievalTask, RetrievalBatch]:
     """Build the task with fixed weights, without dropout, and its set."""
     torch.manual_seed(0)
-    config = find_config(architecture)
     task = RetrievalTask(architecture, contrastive=1.0).eval()
-    return task, make_set(images, captions, config.image.image_size, config.text.vocab_size)
+    return task, make_set(images, captions, task.model.config.image_size, task.model.vocabulary)
 
 
 def once(task: RetrievalTask, batch: RetrievalBatch, pairs: int, top_k: int = 0) -> Tensor:

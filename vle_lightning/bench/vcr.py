@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vle_lightning.batch import VCRBatch
 from vle_lightning.bench.timing import Measurement, best_of_alternating, seconds_of
-from vle_lightning.models.presets import find_config
 from vle_lightning.tasks.vcr import VCRTask
 
 CHOICES, REGIONS = 4, 3
@@ -65,8 +64,8 @@ def _choice(batch: VCRBatch, number: int) -> VCRBatch:
 def bench_vcr(architecture: str, repeats: int) -> Measurement:
     """Time both ways in turn, best of ``repeats``."""
     torch.manual_seed(0)
-    task, config = VCRTask(architecture).eval(), find_config(architecture)
-    batch = make_question(config.image.image_size, config.text.vocab_size)
+    task = VCRTask(architecture).eval()
+    batch = make_question(task.model.config.image_size, task.model.vocabulary)
     with torch.inference_mode():
         best = best_of_alternating(
             {

@@ -10,9 +10,8 @@ from vle_lightning.gpu_check.rates import check_rates
 from vle_lightning.gpu_check.report import Report
 from vle_lightning.gpu_check.runs import SHARDED, RunSettings, check_run, check_tests
 from vle_lightning.gpu_check.training import TrainingSettings, check_training
-from vle_lightning.models.dual_stream import Part as EncoderPart
 
-ALL: tuple[EncoderPart, ...] = ("text", "image", "fusion")
+ALL = ("text", "image", "fusion")
 BATCH = {"vle-base": 32, "vle-large": 16}  # of experiments/pretrain/
 
 

@@ -19,8 +19,6 @@ from vle_lightning.gpu_check.device import peak_memory, reset_peaks, synchronise
 from vle_lightning.gpu_check.phases import Phases, count_calls
 from vle_lightning.gpu_check.report import Report
 from vle_lightning.gpu_check.workload import CLASSES, TOKENS, make_pairs
-from vle_lightning.models.dual_stream import Part
-from vle_lightning.models.presets import find_config
 from vle_lightning.optim import OptimConfig, make_optimizer
 from vle_lightning.performance import checkpoint_activations, compile_layers
 from vle_lightning.tasks.base import Stage
@@ -41,7 +39,7 @@ class TrainingSettings:
     batch_size: int  # for the timed steps; the experiment file's
     seconds: float  # for all that is measured, without building and compiling
     compiled: bool = False
-    recomputed: tuple[Part, ...] = ()
+    recomputed: tuple[str, ...] = ()
     largest: bool = False  # look for the largest batch as well
     ceiling: int = 4096  # no larger batch is tried
 
@@ -60,12 +58,12 @@ class Trainer:
         """Build the model with random weights."""
         torch.manual_seed(0)
         self.device = torch.device(settings.device)
-        config = find_config(settings.architecture)
-        self.image_size, self.vocabulary = config.image.image_size, config.text.vocab_size
-        self.tokens = min(TOKENS, config.text.max_positions)
         with self.device:  # drawing the weights of a large model on the CPU takes longer than all of its steps
             self.task = PretrainTask(settings.architecture, classes=CLASSES).train()
         self.task.to(self.device)
+        model = self.task.model
+        self.image_size, self.vocabulary = model.config.image_size, model.vocabulary
+        self.tokens = min(TOKENS, model.max_tokens)
         checkpoint_activations(self.task.model, settings.recomputed)
         if settings.compiled:
             compile_layers(self.task.model)

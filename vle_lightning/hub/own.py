@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vle_lightning.encoders.image import ImageConfig
-from vle_lightning.encoders.text import TextConfig
 from vle_lightning.errors import UserError
-from vle_lightning.fusion.co_attention import FusionConfig
-from vle_lightning.hub.checks import check_values, with_floats
+from vle_lightning.hub.architecture import read_architecture, refuse_unknown
+from vle_lightning.hub.architecture import to_plain as plain_architecture
+from vle_lightning.hub.checks import check_values
 from vle_lightning.hub.folder import CONFIG, SAFETENSORS
 from vle_lightning.hub.vle import Published, encoder_config, label_names
 from vle_lightning.hub.vle_config import with_dtype
-from vle_lightning.models.dual_stream import Blind, DualStreamConfig
+from vle_lightning.models.backbone import BackboneConfig, Blind
 
-FORMAT, VERSION = "vle_lightning", 1
+FORMAT, VERSION = "vle_lightning", 2  # 2: parts name their kind
 ENCODER = "model."  # prefix of the encoder's tensors in a task
 UNNAMED = {  # where the heads of the first checkpoints lie, which do not say so
     "objectives.itm.head": "itm_score",
@@ -31,7 +30,6 @@ UNNAMED = {  # where the heads of the first checkpoints lie, which do not say so
     "objectives.mpc": "mpc",
 }
 RETIRED = {"mpc": "head."}  # heads of earlier versions, and what their tensors' names begin with
-Config = TypeVar("Config", TextConfig, ImageConfig, FusionConfig)
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Description:
     """What rebuilds a task around its weights; config.json holds just this."""
 
     task: str | None = None  # the task's module; None in a checkpoint that does not say
-    architecture: DualStreamConfig | None = None
+    architecture: BackboneConfig | None = None
     options: dict[str, Any] = field(default_factory=dict)  # of the task's constructor, such as answers or mode
     labels: list[str] | None = None  # names of the answers, or of MPC's classes
     heads: dict[str, str] = field(default_factory=dict)  # published name of a head -> its place in the task
@@ -95,7 +93,7 @@ def to_plain(description: Description) -> dict[str, Any]:
         "format": FORMAT,
         "format_version": VERSION,
         "task": description.task,
-        "architecture": asdict(description.architecture),
+        "architecture": plain_architecture(description.architecture),
         "options": description.options,
         "labels": description.labels,
         "heads": description.heads,
@@ -120,7 +118,7 @@ def from_plain(content: Mapping[str, Any], source: str) -> Description:
     check_values(_Shared, options, f"{source}: options")
     return Description(
         task=content.get("task"),
-        architecture=None if architecture is None else read_architecture(architecture, source),
+        architecture=None if architecture is None else read_architecture(architecture, f"{source}: architecture"),
         options=dict(options),
         labels=content.get("labels"),
         heads=dict(given.get("heads", {})),
@@ -136,37 +134,6 @@ def _read_published(content: Mapping[str, Any], where: str) -> Published:
     encoder_config(content["config"], f"{where}.config")
     label_names(content["config"], f"{where}.config")
     return Published(**content)
-
-
-def read_architecture(content: Mapping[str, Any], source: str) -> DualStreamConfig:
-    """Read the sizes of an encoder from plain types.
-
-    Raises:
-        UserError: a part is missing, an option is unknown, or a value cannot be.
-    """
-    if not all(isinstance(content.get(part), Mapping) for part in ("text", "image", "fusion")):
-        raise UserError(f"{source}: architecture must hold the parts text, image and fusion")
-    refuse_unknown(content, {f.name for f in fields(DualStreamConfig)}, f"{source}: architecture")
-    check_values(DualStreamConfig, content, f"{source}: architecture")
-    return DualStreamConfig(
-        _read_part(TextConfig, content["text"], f"{source}: architecture.text"),
-        _read_part(ImageConfig, content["image"], f"{source}: architecture.image"),
-        _read_part(FusionConfig, content["fusion"], f"{source}: architecture.fusion"),
-        content.get("init_std", DualStreamConfig.init_std),
-    )
-
-
-def _read_part(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
-    refuse_unknown(content, {f.name for f in fields(kind)}, where)
-    check_values(kind, {**asdict(kind()), **content}, where)
-    return kind(**with_floats(kind, content))
-
-
-def refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> None:
-    """Raise a UserError that names the keys which are not among the known ones."""
-    unknown = sorted(set(content) - known)
-    if unknown:
-        raise UserError(f"{where} holds unknown options: {', '.join(unknown)} (misspelt, or of a later version?)")
 
 
 def write_own(folder: Path, description: Description, weights: Mapping[str, Tensor]) -> None:

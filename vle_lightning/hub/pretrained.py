@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.architecture import differences
 from vle_lightning.hub.filling import LoadReport, fill
 from vle_lightning.hub.folder import (
     CONFIG,
@@ -32,10 +33,9 @@ from vle_lightning.hub.vle import (
     published_name,
     read_vle,
 )
-from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind
 
 BEST = "best.ckpt"
-FREE = ("dropout", "attention_dropout", "image_size")  # may differ from the source's: no weight depends on them
 LARGER, SMALL = 10, 10_000_000  # a description may be so many times as large as its weights, or as a small model
 
 
@@ -59,7 +59,7 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(
-    source: str | Path, encoder: DualStream, heads: Mapping[str, nn.Module], option: str = "source"
+    source: str | Path, encoder: Backbone, heads: Mapping[str, nn.Module], option: str = "source"
 ) -> LoadReport:
     """Fill an encoder and heads from any source.
 
@@ -77,7 +77,7 @@ def load_pretrained(
     return fill_pretrained(read_pretrained(source, option), encoder, heads, option)
 
 
-def from_pretrained(source: str | Path) -> tuple[DualStream, LoadReport]:
+def from_pretrained(source: str | Path) -> tuple[Backbone, LoadReport]:
     """Build the encoder that a source describes, and fill it.
 
     Raises:
@@ -85,11 +85,11 @@ def from_pretrained(source: str | Path) -> tuple[DualStream, LoadReport]:
     """
     pretrained = read_pretrained(source)
     blind: Blind = pretrained.description.options.get("blind", "none")
-    encoder = DualStream(architecture_of(pretrained), blind)
+    encoder = architecture_of(pretrained).build(blind)
     return encoder, fill_pretrained(pretrained, encoder, {}, "source")
 
 
-def architecture_of(pretrained: Pretrained) -> DualStreamConfig:
+def architecture_of(pretrained: Pretrained) -> BackboneConfig:
     """Return the sizes of the encoder.
 
     Raises:
@@ -157,9 +157,7 @@ def _within_reason(pretrained: Pretrained, option: str) -> Pretrained:
     config = pretrained.description.architecture
     if config is None:
         return pretrained
-    towers = (config.text, config.image, config.fusion)
-    described = config.text.vocab_size * config.text.width
-    described += sum(tower.layers * tower.width * (4 * tower.width + 2 * tower.intermediate) for tower in towers)
+    described = config.least_weights()
     held = sum(value.numel() for value in pretrained.encoder.values())
     if described > LARGER * (held + SMALL):
         raise UserError(
@@ -181,7 +179,7 @@ def _own(source: str, description: Description, weights: Mapping[str, Tensor]) -
 
 
 def fill_pretrained(
-    pretrained: Pretrained, encoder: DualStream, heads: Mapping[str, nn.Module], option: str
+    pretrained: Pretrained, encoder: Backbone, heads: Mapping[str, nn.Module], option: str
 ) -> LoadReport:
     """Fill an encoder and heads from what was read; see `load_pretrained`."""
     found = {name: head for name, head in heads.items() if name in pretrained.heads}
@@ -196,16 +194,3 @@ def fill_pretrained(
     parts = {"": encoder, **{f"{name}.": head for name, head in found.items()}}
     report = LoadReport(pretrained.source, 0, 0, dropped=dropped, new=new)
     return fill(parts, weights, report, option, faults, pretrained.named)
-
-
-def differences(theirs: DualStreamConfig, ours: DualStreamConfig) -> list[str]:
-    """Name the options in which two networks differ, so that weights of one are of no use in the other."""
-    faults = []
-    for part in ("text", "image", "fusion"):
-        there, here = asdict(getattr(theirs, part)), asdict(getattr(ours, part))
-        faults += [
-            f"architecture.{part}.{name} is {there[name]!r}, the model has {here[name]!r}"
-            for name in there
-            if name not in FREE and there[name] != here[name]
-        ]
-    return faults

@@ -9,13 +9,14 @@ import open_clip
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPVisionModel
 
-from vle_lightning.encoders.image import ImageEncoder
-from vle_lightning.encoders.text import TextEncoder
+from vle_lightning.encoders.clip_vit import ClipViT
+from vle_lightning.encoders.deberta import DebertaEncoder
 from vle_lightning.errors import UserError
 from vle_lightning.hub.filling import LoadReport, fill
 from vle_lightning.hub.folder import BROKEN
 from vle_lightning.hub.keymap import KeyMap, translate
 from vle_lightning.hub.vle_options import IMAGE, TEXT
+from vle_lightning.models.backbone import Backbone
 
 Loaded = TypeVar("Loaded")
 OPEN_CLIP = "open_clip:"  # prefix of open_clip:ARCHITECTURE/PRETRAINED, as in open_clip:ViT-B-16-quickgelu/openai
@@ -48,7 +49,25 @@ OPEN_CLIP_VISUAL: KeyMap = {
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
 
 
-def fill_text_tower(encoder: TextEncoder, source: str) -> LoadReport:
+def fill_encoder(model: Backbone, modality: str, source: str) -> LoadReport:
+    """Fill the text or image encoder of a backbone from a published model.
+
+    Args:
+        model: the backbone.
+        modality: text or image.
+        source: what its kind of encoder can start from, see `FILLERS`.
+
+    Raises:
+        UserError: the encoder cannot start from anything, or the source does not fit it.
+    """
+    encoder = model.encoders().get(modality)
+    for kind, fill_from in FILLERS.items():
+        if isinstance(encoder, kind):
+            return fill_from(encoder, source)
+    raise UserError(f"model.{modality}_init: {type(encoder).__name__} has no published weights to start from")
+
+
+def fill_text_tower(encoder: DebertaEncoder, source: str) -> LoadReport:
     """Fill the text tower from a transformers DeBERTa-v2 or -v3 name or folder.
 
     Raises:
@@ -63,7 +82,7 @@ def fill_text_tower(encoder: TextEncoder, source: str) -> LoadReport:
     return fill({"": encoder}, weights, LoadReport(source, 0, 0), "model.text_init", faults)
 
 
-def fill_image_tower(encoder: ImageEncoder, source: str) -> LoadReport:
+def fill_image_tower(encoder: ClipViT, source: str) -> LoadReport:
     """Fill the image tower from a transformers CLIP (name or folder) or an open_clip model.
 
     Args:
@@ -153,3 +172,9 @@ def _get(source: str, build: Callable[[], Loaded]) -> Loaded:
         return build()
     except BROKEN as error:
         raise UserError(f"{source} cannot be loaded (no such model, or no network?): {error}") from error
+
+
+FILLERS: dict[type[nn.Module], Callable[[Any, str], LoadReport]] = {
+    DebertaEncoder: fill_text_tower,
+    ClipViT: fill_image_tower,
+}

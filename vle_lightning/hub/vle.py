@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vle_lightning.encoders.clip_vit import ClipViTConfig
+from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.folder import CONFIG, SAFETENSORS
 from vle_lightning.hub.keymap import KeyMap, invert, rename, translate
-from vle_lightning.hub.vle_config import encoder_config, is_vle, label_names, published_config, with_dtype
-from vle_lightning.models.dual_stream import DualStream, DualStreamConfig
+from vle_lightning.hub.vle_config import as_vle, encoder_config, is_vle, label_names, published_config, with_dtype
+from vle_lightning.models.backbone import Backbone, BackboneConfig
 
 __all__ = ["VLE_HEADS", "VLE_KEYS", "Published", "encoder_config", "is_vle", "label_names", "read_vle", "write_vle"]
 
@@ -111,7 +113,7 @@ def published_name(name: str) -> str:
 
 def write_vle(
     folder: Path,
-    encoder: DualStream,
+    encoder: Backbone,
     heads: Mapping[str, nn.Module],
     published: Published | None = None,
     labels: Sequence[str] | None = None,
@@ -124,7 +126,11 @@ def write_vle(
         heads: by published name.
         published: of the folder that the model started from, to keep what this code does not use.
         labels: the answers of a VQA head, in order.
+
+    Raises:
+        UserError: a part of the encoder is of another kind than VLE's.
     """
+    as_vle(encoder.config)
     base = published.config if published else None
     answers = heads[VQA_HEAD].state_dict()["3.bias"] if VQA_HEAD in heads else ()
     if labels is None and len(answers) != len((base and label_names(base)) or ()):
@@ -141,7 +147,7 @@ def config_text(config: Mapping[str, Any]) -> str:
     return json.dumps({**config, **numbered}, indent=2, sort_keys=True) + "\n"
 
 
-def vle_tensors(encoder: DualStream, heads: Mapping[str, nn.Module], published: Published | None) -> dict[str, Tensor]:
+def vle_tensors(encoder: Backbone, heads: Mapping[str, nn.Module], published: Published | None) -> dict[str, Tensor]:
     """Return the tensors of an encoder and its heads by their published names, tied ones once."""
     parts = {"": encoder, **{f"{head}.": module for head, module in heads.items()}}
     named = {published_name(name): value.detach().contiguous() for name, value in own_tensors(parts).tensors.items()}
@@ -151,8 +157,11 @@ def vle_tensors(encoder: DualStream, heads: Mapping[str, nn.Module], published: 
     return {key.removeprefix(PREFIX) if bare else key: value for key, value in named.items()}
 
 
-def position_ids(config: DualStreamConfig) -> dict[str, Tensor]:
+def position_ids(config: BackboneConfig) -> dict[str, Tensor]:
     """Make the two buffers 0, 1, 2, ... that published files carry: (1, N) int64."""
-    patches = (config.image.image_size // config.image.patch_size) ** 2
-    sizes = {TEXT_POSITIONS: config.text.max_positions, IMAGE_POSITIONS: patches + 1}
+    parts = as_vle(config)
+    text, image = parts.text, parts.image
+    assert isinstance(text, DebertaConfig)
+    assert isinstance(image, ClipViTConfig)
+    sizes = {TEXT_POSITIONS: text.max_positions, IMAGE_POSITIONS: (image.image_size // image.patch_size) ** 2 + 1}
     return {name: torch.arange(size)[None] for name, size in sizes.items()}

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from vle_lightning.encoders.image import ImageConfig
-from vle_lightning.encoders.text import TextConfig
+from vle_lightning.encoders.clip_vit import ClipViTConfig
+from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.errors import UserError
-from vle_lightning.fusion.co_attention import FusionConfig
+from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.hub.checks import fits, value_faults, with_floats
 from vle_lightning.hub.vle_options import COMMON, FUSION, IMAGE, INIT_STD, OTHER_RELEASES, TEXT, Section
+from vle_lightning.models.backbone import BackboneConfig
 from vle_lightning.models.dual_stream import DualStreamConfig
 
 SECTIONS = ("text_config", "vision_config")
@@ -47,15 +48,31 @@ def encoder_config(config: Mapping[str, Any], source: str = "config.json") -> Du
     if faults:
         raise UserError(f"{source} describes a network that is not built here:\n  " + "\n  ".join(faults))
     return DualStreamConfig(
-        TextConfig(**with_floats(TextConfig, text)),
-        ImageConfig(**with_floats(ImageConfig, image)),
-        FusionConfig(**with_floats(FusionConfig, fusion)),
+        DebertaConfig(**with_floats(DebertaConfig, text)),
+        ClipViTConfig(**with_floats(ClipViTConfig, image)),
+        CoAttentionConfig(**with_floats(CoAttentionConfig, fusion)),
         init_std=config.get(INIT_STD, 0.02),
     )
 
 
+def as_vle(config: BackboneConfig) -> DualStreamConfig:
+    """Return the configuration, if the published layout has a place for each of its parts.
+
+    Raises:
+        UserError: a part is of another kind than VLE's.
+    """
+    if not isinstance(config, DualStreamConfig):
+        raise UserError(f"VLE's layout holds a dual stream, not a {config.kind}; export it in ours")
+    wanted = {"text": DebertaConfig, "image": ClipViTConfig, "fusion": CoAttentionConfig, "decoder": type(None)}
+    for name, kind in wanted.items():
+        part = getattr(config, name)
+        if type(part) is not kind:
+            raise UserError(f"VLE's layout has no place for model.architecture.{name} ({part.kind}); export it in ours")
+    return config
+
+
 def published_config(
-    config: DualStreamConfig, base: Mapping[str, Any] | None, heads: Iterable[str], labels: Sequence[str] | None
+    config: BackboneConfig, base: Mapping[str, Any] | None, heads: Iterable[str], labels: Sequence[str] | None
 ) -> dict[str, Any]:
     """Write a config.json.
 
@@ -65,15 +82,16 @@ def published_config(
         heads: published names of the heads that come with it.
         labels: names of the answers, for that class.
     """
+    config = as_vle(config)
     written = deepcopy(dict(base)) if base is not None else _new_config(config)
     if written.get(INIT_STD, 0.02) != config.init_std:
         written[INIT_STD] = config.init_std
-    ours: tuple[TextConfig | ImageConfig | FusionConfig, ...] = (config.text, config.image, config.fusion)
+    ours = (config.text, config.image, config.fusion)
     for own, (values, _, section) in zip(ours, _parts(written, "config.json"), strict=True):
         for option, name in {**section.sizes, **section.details}.items():
             value = getattr(own, name)
             if name == "attention_dropout" and value is None and option in values:
-                value = own.dropout
+                value = getattr(own, "dropout", None)
             if values.get(option, getattr(type(own), name)) != value:
                 values[option] = value
     named = [ARCHITECTURES[head] for head in heads if head in ARCHITECTURES]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vle_lightning.encoders.image import ImageConfig
-from vle_lightning.encoders.text import TextConfig
-from vle_lightning.fusion.co_attention import FusionConfig
+from vle_lightning.encoders.clip_vit import ClipViTConfig
+from vle_lightning.encoders.deberta import DebertaConfig
+from vle_lightning.fusion.co_attention import CoAttentionConfig
 
 INIT_STD = "initializer_range"
 
@@ -42,7 +42,7 @@ OTHER_RELEASES = {
 class Section(NamedTuple):
     """One part of a config.json."""
 
-    kind: type[TextConfig] | type[ImageConfig] | type[FusionConfig]  # what is read from it
+    kind: type[DebertaConfig] | type[ClipViTConfig] | type[CoAttentionConfig]  # what is read from it
     sizes: Mapping[str, str]  # option -> field of our dataclass; all must be there
     details: Mapping[str, str]  # likewise, where our default is that of transformers
     fixed: Mapping[str, tuple[object, ...]]  # option -> the values that are computed here; all must be there
@@ -51,7 +51,7 @@ class Section(NamedTuple):
 
 
 FUSION = Section(
-    kind=FusionConfig,
+    kind=CoAttentionConfig,
     sizes={
         "hidden_size": "width",
         "num_hidden_layers": "layers",
@@ -69,7 +69,7 @@ FUSION = Section(
     harmless={"_commit_hash": None, "classifier_dropout": None, INIT_STD: 0.02, "transformers_version": None},
 )
 TEXT = Section(
-    kind=TextConfig,
+    kind=DebertaConfig,
     sizes={
         "vocab_size": "vocab_size",
         "hidden_size": "width",
@@ -106,7 +106,7 @@ TEXT = Section(
     harmless={INIT_STD: 0.02, "pooler_dropout": 0, "pooler_hidden_act": "gelu", "pooler_hidden_size": None},
 )
 IMAGE = Section(
-    kind=ImageConfig,
+    kind=ClipViTConfig,
     sizes={
         "image_size": "image_size",
         "patch_size": "patch_size",

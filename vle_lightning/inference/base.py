@@ -16,7 +16,7 @@ from vle_lightning.hub.pretrained import read_pretrained
 from vle_lightning.inference.items import Item, gather
 from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.processor import Processor
-from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.backbone import Backbone
 from vle_lightning.streams import Fused
 from vle_lightning.tasks.base import VisionLanguageTask
 
@@ -48,7 +48,7 @@ class Pipeline:
     text_name = "text"  # the keyword that holds the text
     __call__: Callable[..., Any]  # one item, a list or a stream of them, as keywords or as dictionaries
 
-    def __init__(self, settings: Settings, module: nn.Module, encoder: DualStream) -> None:
+    def __init__(self, settings: Settings, module: nn.Module, encoder: Backbone) -> None:
         """Put a model to use.
 
         Args:
@@ -60,7 +60,7 @@ class Pipeline:
             UserError: tokenizer and model do not belong together.
         """
         self.settings, self.processor = settings, settings.processor
-        words, rows = len(self.processor.tokenizer), encoder.config.text.vocab_size
+        words, rows = len(self.processor.tokenizer), encoder.vocabulary
         if words > rows:
             raise UserError(
                 f"{settings.source}: the tokenizer has {words} ids, the model knows {rows}; give the processor "

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vle_lightning.encoders.image import patch_grid
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import from_pretrained
 from vle_lightning.inference.base import Pipeline, Settings, load_task
@@ -21,7 +20,6 @@ from vle_lightning.inference.runs import run_settings
 from vle_lightning.objectives.itm import ImageTextMatching
 from vle_lightning.objectives.mlm import MaskedLanguageModelling
 from vle_lightning.objectives.pbc import PatchBoxClassification
-from vle_lightning.streams import Stream
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.vqa import VQATask
 
@@ -126,7 +124,7 @@ class PBCPipeline(Pipeline):
 
     def _answer(self, draw: str, zoom: int, items: Sequence[Item]) -> list[dict[str, object]]:
         seen = self.look(items)
-        grid = patch_grid(seen.pixel_values, self.encoder.config.image.patch_size)
+        grid = self.encoder.layout.grid(seen.pixel_values)
         logits = self.finite(self.head(self.fuse(seen, self.texts(items)).image[:, 1:])).float()
         probabilities = logits.softmax(-1)[..., 1].unflatten(1, grid).cpu().numpy()
         heats = logits[..., 1].softmax(-1).unflatten(1, grid).cpu().numpy()
@@ -218,19 +216,14 @@ class FeaturesPipeline(Pipeline):
             raise UserError(f"{items[0].place}there is neither image nor text; give one or both")
         features: dict[str, Tensor] = {}
         lengths = torch.ones(len(items), dtype=torch.long)
-        text = image = None
-        if with_text:
-            text = encoder.text(*self.tokenize(self.texts(items)))
+        tokens = self.tokenize(self.texts(items)) if with_text else None
+        seen = self.look(items) if with_image else None
+        text, image, fused = encoder.features(tokens, seen and seen.pixel_values, seen and seen.rows)
+        if text is not None:
             features["text"], lengths = text.states, text.mask.sum(1)
-        if with_image:
-            seen = self.look(items)
-            image = encoder.image(seen.pixel_values).select(seen.rows)
+        if image is not None:
             features["image"] = image.states
-        if text is not None and image is not None:
-            fused = encoder.fuse(
-                Stream(encoder.text_projection(text.states), text.mask),
-                Stream(encoder.image_projection(image.states), image.mask),
-            )
+        if fused is not None:
             features |= {"fused_text": fused.text, "fused_image": fused.image, "pooled": fused.pooled}
         rows = {name: states.float().cpu().numpy() for name, states in features.items()}
         found = [

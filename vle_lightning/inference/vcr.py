@@ -14,7 +14,6 @@ from datamodules.prepare.raw import clean_text, usable_box
 from datamodules.records import TaggedText, VCRItem
 from datamodules.shards import SampleError
 from datamodules.vcr import VCRBuilder, VCRSample
-from vle_lightning.encoders.image import patch_grid
 from vle_lightning.errors import UserError
 from vle_lightning.inference.base import Pipeline, Settings, load_task
 from vle_lightning.inference.items import Item
@@ -48,7 +47,7 @@ class VCRPipeline(Pipeline):
             int(data.get("max_text_length", MAX_LENGTH)),
             mode,
             int(data.get("first_object_type", FIRST_OBJECT_TYPE)),
-            int(data.get("max_objects", self.encoder.config.fusion.token_types - FIRST_OBJECT_TYPE)),
+            int(data.get("max_objects", self.encoder.token_types.num_embeddings - FIRST_OBJECT_TYPE)),
         )
         self.names = PersonNames()  # of the compatible conversion: counts on from call to call, as published
 
@@ -117,7 +116,7 @@ class VCRPipeline(Pipeline):
 
     def _answer_compatibly(self, items: Sequence[Item]) -> list[dict[str, object]]:
         seen = self.look(items)
-        grid = patch_grid(seen.pixel_values, self.encoder.config.image.patch_size)
+        grid = self.encoder.layout.grid(seen.pixel_values)
 
         def build(annotation: Mapping[str, Any], metadata: Mapping[str, Any], size: Size) -> VCRInputs:
             tokenizer = self.processor.tokenizer

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from vle_lightning.errors import UserError
 from vle_lightning.inference.vcr_layout import CHOICES, Mode, read_annotation, read_boxes
 from vle_lightning.inference.vcr_texts import MAX_LENGTH, UNTAGGED, Words, build_texts, retokenise
-from vle_lightning.models.dual_stream import IMAGE_TYPE, TEXT_TYPE
+from vle_lightning.models.backbone import IMAGE_TYPE, TEXT_TYPE
 from vle_lightning.tasks.vcr import Regions, VCRTask
 
 FIRST_OBJECT_TYPE = IMAGE_TYPE + 1
@@ -145,7 +145,7 @@ def score(task: VCRTask, inputs: Sequence[VCRInputs], pixel_values: Tensor) -> T
     Raises:
         UserError: more objects are tagged than the model has token types.
     """
-    device, rows = pixel_values.device, task.model.config.fusion.token_types
+    device, rows = pixel_values.device, task.model.token_types.num_embeddings
     if (most := max(max(types, default=0) for one in inputs for types in one.region_types)) >= rows:
         raise UserError(f"a choice tags {most - IMAGE_TYPE} objects, the model has token types for {rows - 2}")
     input_ids = torch.cat([one.input_ids for one in inputs]).to(device)

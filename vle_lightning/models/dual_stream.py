@@ -1,199 +1,206 @@
-"""The dual-stream encoder of VLE and METER: a text tower, an image tower, co-attention fusion."""
+"""The dual-stream backbone of VLE and METER: a text encoder, an image encoder, their fusion, and maybe a decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from vle_lightning.batch import PretrainBatch
-from vle_lightning.encoders.image import ImageConfig, ImageEncoder, PatchMask, patch_grid
-from vle_lightning.encoders.text import TextConfig, TextEncoder
-from vle_lightning.fusion.co_attention import CoAttentionFusion, FusionConfig
+from vle_lightning.encoders.base import ImageEncoderConfig, PatchMask, TextEncoderConfig
+from vle_lightning.encoders.clip_vit import ClipViTConfig
+from vle_lightning.encoders.deberta import DebertaConfig
+from vle_lightning.fusion.base import Ends, FusionConfig
+from vle_lightning.fusion.co_attention import CoAttentionConfig
+from vle_lightning.fusion.decoder import DecoderConfig
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features
 from vle_lightning.models.heads import Pooler, initialise
-from vle_lightning.models.regions import box_patches, pool_patches
-from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Stream, TextView
-
-TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects take the following ones
-
-
-Blind = Literal["none", "image", "text"]  # what is withheld from the model, for baselines
-Part = Literal["text", "image", "fusion"]
+from vle_lightning.streams import Fused, Stream
 
 
 @dataclass(frozen=True)
-class DualStreamConfig:
-    """Sizes of the whole encoder; the defaults are VLE-base."""
+class DualStreamConfig(BackboneConfig):
+    """The parts of a dual stream; the defaults are VLE-base."""
 
-    text: TextConfig = field(default_factory=TextConfig)
-    image: ImageConfig = field(default_factory=ImageConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
+    text: TextEncoderConfig = field(default_factory=DebertaConfig)
+    image: ImageEncoderConfig = field(default_factory=ClipViTConfig)
+    fusion: FusionConfig = field(default_factory=CoAttentionConfig)
     init_std: float = 0.02  # of all new weights
+    decoder: DecoderConfig | None = None  # METER's encoder-decoder; None: encoder-only
+
+    def build(self, blind: Blind = "none") -> DualStream:
+        """Make the module, its weights drawn at random; ``blind`` masks one modality."""
+        return DualStream(self, blind)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the square pictures that the positions are made for."""
+        return self.image.image_size
+
+    def resized(self, image_size: int) -> Self:
+        """Return the configuration of the same network for other pictures."""
+        return replace(self, image=replace(self.image, image_size=image_size))
+
+    def least_weights(self) -> int:
+        """Return a lower bound of the number of parameters, as far as the parts tell their sizes."""
+        least = self.text.vocab_size * self.text.width
+        for part in (self.text, self.image, self.fusion):
+            layers, width, inner = (getattr(part, name, 0) for name in ("layers", "width", "intermediate"))
+            least += layers * width * (4 * width + 2 * inner)
+        return least
 
 
-class DualStream(nn.Module):
-    """Encode once, fuse as often as needed.
+class DualStream(Backbone):
+    """Two encoders, each projected to the fusion's width, and the fusion of their streams.
 
-    A withheld side (``blind``) is one zero state: its tower does not run and does not train.
+    A pair is pooled to two vectors side by side, of the text's first state and of the image's first state (or of the
+    mean of its states, as the image encoder asks). With a decoder it is the state of the decoder's start token.
     """
 
+    rates: ClassVar[Mapping[str, str]] = {
+        "text.": "tower",
+        "image.": "tower",
+        "text_projection.": "projection",
+        "image_projection.": "projection",
+        "token_types.": "token_type",
+    }
+
+    config: DualStreamConfig
+
     def __init__(self, config: DualStreamConfig, blind: Blind = "none") -> None:
-        super().__init__()
+        super().__init__(config, blind)
         width = config.fusion.width
-        self.config, self.blind, self.width = config, blind, width
-        self.text = TextEncoder(config.text)
-        self.image = ImageEncoder(config.image)
-        self.text_projection = nn.Linear(config.text.width, width)
-        self.image_projection = nn.Linear(config.image.width, width)
+        self.text = config.text.build()
+        self.image = config.image.build()
+        self.text_projection = nn.Linear(self.text.width, width)
+        self.image_projection = nn.Linear(self.image.width, width)
         self.token_types = nn.Embedding(config.fusion.token_types, width)
-        self.fusion = CoAttentionFusion(config.fusion)
-        self.text_pooler = Pooler(width)
-        self.image_pooler = Pooler(width)
+        self.fusion = config.fusion.build()
+        self.decoder = None if config.decoder is None else config.decoder.build(width, self.text.width)
+        if self.decoder is None:
+            self.text_pooler = Pooler(width)
+            self.image_pooler = Pooler(width)
+        self.width, self.pooled_width = width, width if self.decoder else 2 * width
+        self.vocabulary, self.max_tokens = self.text.vocabulary, self.text.max_tokens
+        self.padding, self.text_width, self.norm_eps = self.text.padding, self.text.width, self.text.norm_eps
+        self.layout, self.hidden_width = self.image.layout, self.image.hidden_width
+        self.pixels = self.image.pixels
+        self.init_std = config.init_std
         initialise(self, config.init_std)
-        withheld: dict[Blind, tuple[nn.Module, ...]] = {
+        masked: dict[Blind, tuple[nn.Module, ...]] = {
             "none": (),
             "image": (self.image, self.image_projection),
             "text": (self.text, self.text_projection),
         }
-        for part in withheld[blind]:
+        for part in masked[blind]:
             part.requires_grad_(False)
 
-    def resize_images(self, image_size: int) -> None:
-        """Make the position table one of square pictures of so many pixels; others are still interpolated.
+    @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The (V, text_width) table of the text encoder."""
+        return self.text.word_embeddings
 
-        Args:
-            image_size: a multiple of the patch size.
-        """
-        if image_size != self.config.image.image_size:
-            self.image.resize_positions(image_size)
-            self.config = replace(self.config, image=replace(self.config.image, image_size=image_size))
-
-    def layers(self) -> dict[Part, list[nn.Module]]:
-        """Return the transformer layers of each part: what is sharded, recomputed and compiled one by one."""
+    def layers(self) -> dict[str, list[nn.Module]]:
+        """Return the transformer layers of the text encoder, the image encoder, and of fusion and decoder."""
+        decoder = [] if self.decoder is None else list(self.decoder.layers)
         return {
             "text": list(self.text.layers),
             "image": list(self.image.layers),
-            "fusion": [*self.fusion.text, *self.fusion.image],
+            "fusion": [*self.fusion.stack(), *decoder],
         }
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
-        """Encode B texts (B, T) to a stream of the fusion's width (B, T, D)."""
-        if self.blind == "text":
-            return self._withheld(len(input_ids))
+    def part_of(self, name: str) -> str:
+        """Return the part of a parameter: projections belong to their encoder."""
+        first = name.split(".")[0].removesuffix("_projection")
+        return first if first in ("text", "image") else "fusion"
+
+    def resize_images(self, image_size: int) -> None:
+        """Make learned positions those of square pictures of so many pixels."""
+        if image_size != self.config.image_size:
+            self.image.resize(image_size)
+            self.config = self.config.resized(image_size)
+
+    def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
+        """Return the states that predict the tokens of a text: the decoder's, where there is one."""
+        if self.decoder is None:
+            return super().restore(fused, text, image, input_ids)
+        self._tell("restore", (*text.mask.shape, image.mask.shape[1], input_ids.shape[1]))
+        context = self._context(fused.text, text, fused.image, image)
+        restored: Tensor = self.decoder(context, self.word_embeddings(input_ids))
+        return restored
+
+    def features(
+        self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None
+    ) -> Features:
+        """Return the encoders' states before projection, and the fused pairs; see `Backbone.features`."""
+        texts = None if text is None else self.text(*text)
+        images = None if pixel_values is None else self.image(pixel_values)
+        images = images if images is None or rows is None else images.select(rows)
+        if texts is None or images is None:
+            return Features(texts, images, None)
+        fused = self.fuse(
+            Stream(self.text_projection(texts.states), texts.mask),
+            Stream(self.image_projection(images.states), images.mask),
+        )
+        return Features(texts, images, fused)
+
+    def encoders(self) -> dict[str, nn.Module]:
+        """Return the text encoder and the image encoder."""
+        return {"text": self.text, "image": self.image}
+
+    @contextmanager
+    def watch(self) -> Iterator[list[Tensor]]:
+        """Collect where text, or the decoder's start token, looks in the last layer; see `Backbone.watch`."""
+        if self.decoder is None:
+            with self.fusion.watch() as seen:
+                yield seen
+            return
+        found: list[Tensor] = []
+        lengths: list[int] = []
+
+        def measure(fusion: nn.Module, inputs: tuple[Stream, Stream]) -> None:
+            lengths.append(inputs[0].mask.shape[1])
+
+        handle = self.fusion.register_forward_pre_hook(measure)
+        try:
+            with self.decoder.watch() as seen:
+                yield found
+                found += [weights[..., tokens:] for weights, tokens in zip(seen, lengths, strict=True)]
+        finally:
+            handle.remove()
+
+    def _encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         states, mask = self.text(input_ids, attention_mask)
         return Stream(self.text_projection(states), mask)
 
-    def encode_image(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
-        """Encode B images (B, 3, H, W) to a stream of the fusion's width (B, 1 + P, D)."""
-        if self.blind == "image":
-            return self._withheld(len(pixel_values))
+    def _encode_image(self, pixel_values: Tensor, hidden: PatchMask | None) -> Stream:
         states, mask = self.image(pixel_values, hidden)
         return Stream(self.image_projection(states), mask)
 
-    def pool_regions(self, image: Stream, patches: Tensor, valid: Tensor) -> Stream:
-        """Average the projected patches of tagged objects.
+    def _fuse(self, text: Stream, image: Stream) -> Fused:
+        text_states, image_states = self.fusion(text, image, Ends())
+        if self.decoder is not None:
+            return Fused(
+                text_states, image_states, self.decoder(self._context(text_states, text, image_states, image))[:, 0]
+            )
+        return Fused(text_states, image_states, self._pooled(text_states, image_states, image.mask))
 
-        Args:
-            image: B image streams (B, 1 + P, D).
-            patches: (B, R, P) bool, the patches of each region (see `box_patches`).
-            valid: (B, R) bool.
+    def _pool_pairs(self, text: Stream, image: Stream) -> Tensor:
+        if self.decoder is not None:
+            return self._fuse(text, image).pooled
+        ends = Ends(1, None if self.image.mean_pooled else 1)
+        text_states, image_states = self.fusion(text, image, ends)
+        return self._pooled(text_states, image_states, image.mask)
 
-        Returns:
-            B streams of R regions; none where the image is withheld. A valid region without patches is NaN, the mean
-            of nothing, as in the published code: mark it as not valid to leave it out.
-        """
-        if self.blind == "image":
-            return Stream(image.states[:, :0], image.mask[:, :0])
-        states = pool_patches(image.states[:, 1:], patches)
-        return Stream(states.masked_fill((valid & ~patches.any(-1))[..., None], torch.nan), valid)
+    def _pooled(self, text_states: Tensor, image_states: Tensor, image_mask: Tensor) -> Tensor:
+        first = image_states[:, 0]
+        if self.image.mean_pooled:
+            weights = image_mask.to(image_states.dtype)[..., None]
+            first = (image_states * weights).sum(1) / weights.sum(1)
+        return torch.cat([self.text_pooler(text_states[:, 0]), self.image_pooler(first)], dim=-1)
 
-    def fuse(
-        self, text: Stream, image: Stream, text_types: Tensor | None = None, image_types: Tensor | None = None
-    ) -> Fused:
-        """Let B texts and B images attend to each other.
-
-        Args:
-            text: states (B, T, D), mask (B, T).
-            image: states (B, N, D), mask (B, N); N is 1 + P, and R more where regions are appended.
-            text_types: (B, T) int64 rows of the token-type table; all 0 by default.
-            image_types: (B, N) likewise; all 1 by default.
-
-        Returns:
-            Fused states (B, T, D) and (B, N, D), and the pooled pair (B, 2D): text CLS, then image CLS.
-        """
-        text_type = self.token_types.weight[TEXT_TYPE] if text_types is None else self.token_types(text_types)
-        image_type = self.token_types.weight[IMAGE_TYPE] if image_types is None else self.token_types(image_types)
-        text_states, image_states = self.fusion(
-            Stream(text.states + text_type, text.mask), Stream(image.states + image_type, image.mask)
-        )
-        pooled = torch.cat([self.text_pooler(text_states), self.image_pooler(image_states)], dim=-1)
-        return Fused(text_states, image_states, pooled)
-
-    def fuse_views(
-        self, batch: PretrainBatch, views: Sequence[FusedView], mask_vector: Tensor | None = None
-    ) -> list[Fused]:
-        """Encode each distinct text and image once, all in one call each, and fuse each distinct view once.
-
-        Views of one form of the image are fused in one call; those of the masked image have region tokens, which
-        would be padding for the others.
-
-        Args:
-            batch: B pairs, H hidden boxes.
-            views: what each objective asks for.
-            mask_vector: (D,) of the image tower's width, what stands for hidden patches in views of the masked image;
-                None: their pixels are black.
-
-        Returns:
-            One Fused of B pairs for each of ``views``, in their order; ``image`` has H region tokens after the
-            patches where the image is masked.
-        """
-        distinct = list(dict.fromkeys(views))
-        texts = self._encode_texts(batch, list(dict.fromkeys(view.text for view in distinct)))
-        images = self._encode_images(batch, list(dict.fromkeys(view.image for view in distinct)), mask_vector)
-        fused: dict[FusedView, Fused] = {}
-        for kind, image in images.items():
-            alike = [view for view in distinct if view.image is kind]
-            text = _stack([_paired(texts[view.text], batch, view.pairing) for view in alike])
-            parts = (tensor.split(len(batch)) for tensor in self.fuse(text, _stack([image] * len(alike))))
-            fused |= zip(alike, (Fused(*part) for part in zip(*parts, strict=True)), strict=True)
-        return [fused[view] for view in views]
-
-    def _encode_texts(self, batch: PretrainBatch, kinds: list[TextView]) -> dict[TextView, Stream]:
-        ids = {TextView.CLEAN: batch.input_ids, TextView.MASKED: batch.masked_input_ids}
-        stream = self.encode_text(torch.cat([ids[kind] for kind in kinds]), batch.attention_mask.repeat(len(kinds), 1))
-        return dict(zip(kinds, _unstack(stream, len(batch)), strict=True))
-
-    def _encode_images(
-        self, batch: PretrainBatch, kinds: list[ImageView], mask_vector: Tensor | None
-    ) -> dict[ImageView, Stream]:
-        pixels = batch.pixel_values.repeat(len(kinds), 1, 1, 1)
-        if ImageView.MASKED not in kinds or self.blind == "image":
-            return dict(zip(kinds, _unstack(self.encode_image(pixels), len(batch)), strict=True))
-        drawn = batch.hidden_classes >= 0
-        regions = box_patches(batch.hidden_boxes, patch_grid(batch.pixel_values, self.config.image.patch_size))
-        covered = (regions & drawn[..., None]).any(1)
-        hidden = torch.cat([covered if kind is ImageView.MASKED else torch.zeros_like(covered) for kind in kinds])
-        streams = _unstack(self.encode_image(pixels, PatchMask(hidden, mask_vector)), len(batch))
-        images = dict(zip(kinds, streams, strict=True))
-        masked = images[ImageView.MASKED]
-        images[ImageView.MASKED] = masked.append(self.pool_regions(masked, regions, drawn))
-        return images
-
-    def _withheld(self, rows: int) -> Stream:
-        weight = self.token_types.weight
-        return Stream(weight.new_zeros(rows, 1, self.width), weight.new_ones(rows, 1, dtype=torch.bool))
-
-
-def _paired(text: Stream, batch: PretrainBatch, pairing: Pairing) -> Stream:
-    return text if pairing is Pairing.TRUE else text.select(batch.partner)
-
-
-def _stack(streams: list[Stream]) -> Stream:
-    return Stream(*(torch.cat(tensors) for tensors in zip(*streams, strict=True)))
-
-
-def _unstack(stream: Stream, rows: int) -> list[Stream]:
-    return [Stream(*part) for part in zip(*(tensor.split(rows) for tensor in stream), strict=True)]
+    def _context(self, text_states: Tensor, text: Stream, image_states: Tensor, image: Stream) -> Stream:
+        return Stream(text_states, text.mask).append(Stream(image_states, image.mask))

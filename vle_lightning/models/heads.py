@@ -17,15 +17,15 @@ class FloatNorm(nn.LayerNorm):
 
 
 class Pooler(nn.Module):
-    """The first token of a stream through a linear layer and tanh."""
+    """A state that stands for a stream through a linear layer and tanh."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.dense = nn.Linear(width, width)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Pool states (B, N, D) to (B, D)."""
-        pooled: Tensor = self.dense(states[:, 0]).tanh()
+    def forward(self, state: Tensor) -> Tensor:
+        """Map states (B, D) to the same shape."""
+        pooled: Tensor = self.dense(state).tanh()
         return pooled
 
 

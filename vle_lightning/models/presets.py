@@ -1,11 +1,10 @@
-"""Named sizes of the dual-stream encoder."""
+"""Named compositions: each is a starting point, of which an experiment may change any part."""
 
 from __future__ import annotations
 
-from vle_lightning.encoders.image import ImageConfig
-from vle_lightning.encoders.text import TextConfig
-from vle_lightning.errors import UserError
-from vle_lightning.fusion.co_attention import FusionConfig
+from vle_lightning.encoders.clip_vit import ClipViTConfig
+from vle_lightning.encoders.deberta import DebertaConfig
+from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.models.dual_stream import DualStreamConfig
 
 
@@ -13,9 +12,9 @@ def _small(width: int, text_layers: int, image_layers: int, fusion_layers: int, 
     """Build a model for 48 px scenes: patches of 8 px, a vocabulary of at most 256 pieces."""
     dropout = float(options.get("dropout", 0.0))
     return DualStreamConfig(
-        TextConfig(256, width, text_layers, 4, 4 * width, position_buckets=16, max_positions=64, dropout=dropout),
-        ImageConfig(48, 8, width, image_layers, 4, 4 * width, dropout=dropout),
-        FusionConfig(width, fusion_layers, 4, 4 * width, dropout=dropout, token_types=12),
+        DebertaConfig(256, width, text_layers, 4, 4 * width, position_buckets=16, max_positions=64, dropout=dropout),
+        ClipViTConfig(48, 8, width, image_layers, 4, 4 * width, dropout=dropout),
+        CoAttentionConfig(width, fusion_layers, 4, 4 * width, dropout=dropout, token_types=12),
         init_std=0.05,
     )
 
@@ -25,21 +24,8 @@ PRESETS = {
     "toy": _small(96, 2, 2, 4),  # for the embedded world
     "vle-base": DualStreamConfig(),
     "vle-large": DualStreamConfig(
-        TextConfig(width=1024, layers=24, heads=16, intermediate=4096),
-        ImageConfig(patch_size=14, width=1024, layers=24, heads=16, intermediate=4096),
-        FusionConfig(width=1024, heads=16, intermediate=4096),
+        DebertaConfig(width=1024, layers=24, heads=16, intermediate=4096),
+        ClipViTConfig(patch_size=14, width=1024, layers=24, heads=16, intermediate=4096),
+        CoAttentionConfig(width=1024, heads=16, intermediate=4096),
     ),
 }
-
-
-def find_config(architecture: str | DualStreamConfig) -> DualStreamConfig:
-    """Return the configuration itself, or the preset of that name.
-
-    Raises:
-        UserError: no preset has that name.
-    """
-    if isinstance(architecture, DualStreamConfig):
-        return architecture
-    if architecture not in PRESETS:
-        raise UserError(f"model.architecture: no preset '{architecture}'; choose one of {', '.join(PRESETS)}")
-    return PRESETS[architecture]

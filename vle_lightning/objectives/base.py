@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vle_lightning.batch import PretrainBatch
 from vle_lightning.errors import UserError
-from vle_lightning.models.dual_stream import DualStream
-from vle_lightning.streams import Fused, FusedView
+from vle_lightning.models.backbone import Backbone
+from vle_lightning.streams import Fused, FusedView, ImageView
 
 Hiding = Literal["vector", "pixels"]  # what stands for hidden patches: a learned vector, or black pixels
 
@@ -47,18 +47,22 @@ class Objective(nn.Module):
     name: ClassVar[str]
     score_names: ClassVar[tuple[str, ...]]
     views: ClassVar[FusedView]
-    mask_vector: nn.Parameter | None  # (D of the image tower,) where the objective learns what hidden patches are
+    mask_vector: nn.Parameter | None  # (hidden_width of the backbone,) what hidden patches are, if it is learned
 
     @classmethod
-    def build(cls, model: DualStream, options: ObjectiveOptions) -> Self:
+    def build(cls, model: Backbone, options: ObjectiveOptions) -> Self:
         """Make the objective for a model; most need none of the options."""
         del options
         return cls(model)
 
-    def __init__(self, model: DualStream) -> None:
+    def __init__(self, model: Backbone) -> None:
         """Make the head; it takes its sizes from the model."""
         super().__init__()
         self.register_parameter("mask_vector", None)
+
+    def vectors(self) -> dict[ImageView, Tensor]:
+        """Return what stands for the hidden patches of this objective's view of the image, where it is learned."""
+        return {} if self.mask_vector is None else {self.views.image: self.mask_vector}
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge one micro-batch: ``fused`` is the pass over B pairs that ``views`` asks for."""

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vle_lightning.batch import PretrainBatch
-from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import initialise
 from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
 from vle_lightning.streams import Fused, FusedView, Pairing
@@ -22,10 +22,10 @@ class ImageTextMatching(Objective):
     score_names: ClassVar[tuple[str, ...]] = ("itm_accuracy",)
     views: ClassVar[FusedView] = FusedView(pairing=Pairing.HALF_SHIFTED)
 
-    def __init__(self, model: DualStream) -> None:
+    def __init__(self, model: Backbone) -> None:
         super().__init__(model)
-        self.head = nn.Linear(2 * model.width, 2)
-        initialise(self, model.config.init_std)
+        self.head = nn.Linear(model.pooled_width, 2)
+        initialise(self, model.init_std)
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge the valid pairs; class 1 is a match."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vle_lightning.batch import IGNORED, PretrainBatch
-from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
 from vle_lightning.streams import Fused, FusedView, TextView
@@ -24,18 +24,18 @@ class MaskedLanguageModelling(Objective):
     score_names: ClassVar[tuple[str, ...]] = ("mlm_accuracy", "mlm_content_accuracy")
     views: ClassVar[FusedView] = FusedView(text=TextView.MASKED)
 
-    def __init__(self, model: DualStream) -> None:
+    def __init__(self, model: Backbone) -> None:
         super().__init__(model)
-        text_width = model.config.text.width
+        text_width = model.text_width
         self.transform = nn.Sequential(
             nn.Linear(model.width, text_width),
             nn.Linear(text_width, text_width),
             nn.GELU(),
-            FloatNorm(text_width, eps=model.config.text.layer_norm_eps),
+            FloatNorm(text_width, eps=model.norm_eps),
         )
-        self.decoder = nn.Linear(text_width, model.config.text.vocab_size)
-        initialise(self, model.config.init_std)
-        self.decoder.weight = model.text.word_embeddings.weight
+        self.decoder = nn.Linear(text_width, model.vocabulary)
+        initialise(self, model.init_std)
+        self.decoder.weight = model.word_embeddings.weight
 
     def logits(self, states: Tensor) -> Tensor:
         """Score every word for fused text states (K, D): (K, V)."""

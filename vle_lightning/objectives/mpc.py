@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vle_lightning.batch import PretrainBatch
-from vle_lightning.encoders.image import patch_grid
-from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
 from vle_lightning.streams import Fused, FusedView, ImageView
@@ -28,26 +27,25 @@ class MaskedPatchClassification(Objective):
     views: ClassVar[FusedView] = FusedView(image=ImageView.MASKED)
 
     @classmethod
-    def build(cls, model: DualStream, options: ObjectiveOptions) -> Self:
+    def build(cls, model: Backbone, options: ObjectiveOptions) -> Self:
         """Make the objective for that many box classes."""
         return cls(model, options.classes, options.hiding)
 
-    def __init__(self, model: DualStream, classes: int, hiding: Hiding = "vector") -> None:
+    def __init__(self, model: Backbone, classes: int, hiding: Hiding = "vector") -> None:
         """Make a head over ``classes`` classes, and the vector that stands for a hidden patch if there is to be one."""
         super().__init__(model)
         width = model.width
-        self.patch_size = model.config.image.patch_size
+        self.layout = model.layout
         self.region_head = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), FloatNorm(width), nn.Linear(width, classes)
         )
-        initialise(self, model.config.init_std)
+        initialise(self, model.init_std)
         if hiding == "vector":
-            self.mask_vector = nn.Parameter(torch.randn(model.config.image.width) * model.config.init_std)
+            self.mask_vector = nn.Parameter(torch.randn(model.hidden_width) * model.init_std)
 
     def logits(self, fused: Fused, batch: PretrainBatch) -> Tensor:
         """Score the classes of every hidden box: (B, H, classes)."""
-        height, width = patch_grid(batch.pixel_values, self.patch_size)
-        logits: Tensor = self.region_head(fused.image[:, 1 + height * width :])
+        logits: Tensor = self.region_head(self.layout.regions(fused.image, batch.pixel_values))
         return logits
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vle_lightning.batch import PretrainBatch
-from vle_lightning.encoders.image import patch_grid
-from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import classifier, initialise
 from vle_lightning.models.regions import box_patches
 from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
@@ -24,21 +23,20 @@ class PatchBoxClassification(Objective):
     score_names: ClassVar[tuple[str, ...]] = ("pbc_iou",)
     views: ClassVar[FusedView] = FusedView(pairing=Pairing.HALF_SHIFTED)
 
-    def __init__(self, model: DualStream) -> None:
+    def __init__(self, model: Backbone) -> None:
         super().__init__(model)
-        self.patch_size = model.config.image.patch_size
+        self.layout = model.layout
         self.head = classifier(model.width, model.width, 2)
-        initialise(self, model.config.init_std)
+        initialise(self, model.init_std)
 
     def logits(self, fused: Fused, batch: PretrainBatch) -> Tensor:
         """Score every patch of every image: (B, P, 2), class 1 is mentioned."""
-        height, width = patch_grid(batch.pixel_values, self.patch_size)
-        logits: Tensor = self.head(fused.image[:, 1 : 1 + height * width])
+        logits: Tensor = self.head(self.layout.patches(fused.image, batch.pixel_values))
         return logits
 
     def targets(self, batch: PretrainBatch) -> Tensor:
         """Say which patches lie in a mentioned box: (B, P) bool."""
-        covered = box_patches(batch.boxes, patch_grid(batch.pixel_values, self.patch_size))
+        covered = box_patches(batch.boxes, self.layout.grid(batch.pixel_values))
         return (covered & (batch.box_mentioned & batch.box_valid)[..., None]).any(1)
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vle_lightning.encoders.image import patch_grid
 from vle_lightning.hub.vle import encoder_config
 from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.processor import Processor
@@ -40,7 +39,7 @@ def run_conversion(case: Case) -> Iterator[Check]:
     scored = "logits" in case.tensors or any("logits" in content.get(part, {}) for part in PARTS)
     model = case.folder.sibling(HEADS[content["task"]] if scored else "vle")
     task = VCRTask.from_pretrained(model.path, mode=content["task"]).eval() if scored else None
-    grid = patch_grid(pixels, encoder_config(model.config).image.patch_size)
+    grid = encoder_config(model.config).build().layout.grid(pixels)
     for part in PARTS:
         if part not in content:
             yield failure(part, "missing: the case's JSON does not hold it")

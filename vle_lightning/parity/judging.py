@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vle_lightning.hub.keymap import KeyMap, translate
 from vle_lightning.hub.vle import VLE_HEADS, VLE_KEYS
-from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.backbone import Backbone
 from vle_lightning.parity.checks import GRADIENT_NORM, OUTPUT, Check, compare, compare_loss, failure
 from vle_lightning.parity.fixtures import Case
 from vle_lightning.parity.intermediates import Pass, check_intermediate, record
@@ -20,7 +20,7 @@ from vle_lightning.tasks.base import VisionLanguageTask
 class Network(NamedTuple):
     """What a case runs on, in eval mode."""
 
-    encoder: DualStream
+    encoder: Backbone
     heads: Mapping[str, nn.Module]  # by published name
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from vle_lightning.batch import IGNORED, PretrainBatch
-from vle_lightning.encoders.image import patch_grid
 from vle_lightning.hub.pretrained import from_pretrained
-from vle_lightning.models.dual_stream import IMAGE_TYPE, DualStream
+from vle_lightning.models.backbone import IMAGE_TYPE, Backbone
 from vle_lightning.objectives.base import Objective
 from vle_lightning.objectives.itm import ImageTextMatching
 from vle_lightning.objectives.mlm import MaskedLanguageModelling
@@ -30,7 +29,7 @@ def text_mask(case: Case) -> Tensor:
     return case.group("input")["attention_mask"].bool()
 
 
-def encoded(case: Case, encoder: DualStream) -> tuple[Stream, Stream]:
+def encoded(case: Case, encoder: Backbone) -> tuple[Stream, Stream]:
     """Encode the case's texts and images."""
     inputs = case.group("input")
     return encoder.encode_text(inputs["input_ids"], text_mask(case)), encoder.encode_image(inputs["pixel_values"])
@@ -46,7 +45,7 @@ def run_model(case: Case) -> Iterator[Check]:
         types: tuple[Tensor | None, Tensor | None] = (None, None)
         if "patch_ids" in case.arguments:
             boxes, (image_types, text_types) = case.arguments["patch_ids"], case.arguments["extend_token_type_ids"]
-            grid = patch_grid(case.group("input")["pixel_values"], encoder.config.image.patch_size)
+            grid = encoder.layout.grid(case.group("input")["pixel_values"])
             valid = padded([[1] * len(row) for row in boxes]).bool()
             regions = encoder.pool_regions(image, membership(boxes, grid[0] * grid[1]), valid)
             types = (
@@ -83,7 +82,10 @@ def run_features(case: Case) -> Iterator[Check]:
     inputs = case.group("input")
 
     def answer() -> Answer:
-        text, image = encoder.text(inputs["input_ids"], text_mask(case)), encoder.image(inputs["pixel_values"])
+        text, _, _ = encoder.features((inputs["input_ids"], text_mask(case)), None)
+        _, image, _ = encoder.features(None, inputs["pixel_values"])
+        assert text is not None
+        assert image is not None
         return Answer({"text_features": text.states, "image_features": image.states}, text_outputs=("text_features",))
 
     yield from judge(case, Network(encoder, {}), Pass(text_mask(case)), answer)

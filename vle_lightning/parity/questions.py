@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from vle_lightning.batch import VQABatch
-from vle_lightning.encoders.image import patch_grid
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.parity.checks import EXACT, POSITIONS, Check, compare, failure
 from vle_lightning.parity.fixtures import Case
@@ -71,7 +70,7 @@ def run_vcr(mode: Literal["q2a", "qa2r"], case: Case) -> Iterator[Check]:
     network, encoder = network_of(task), task.model
     pixels, arguments = case.group("input")["pixel_values"], case.arguments
     input_ids, mask = choices(case, "input_ids"), choices(case, "attention_mask").bool()
-    height, width = patch_grid(pixels, encoder.config.image.patch_size)
+    height, width = encoder.layout.grid(pixels)
     tagged = list(zip(arguments["patch_ids"], arguments["extend_token_type_ids"], strict=True))  # choice by choice
 
     def answer() -> Answer:

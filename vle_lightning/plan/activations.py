@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from vle_lightning.flops import EncoderCall, Recording, run_part
-from vle_lightning.models.dual_stream import DualStream, DualStreamConfig, Part
+from vle_lightning.flops import PART_OF, Recording, run_part
+from vle_lightning.hub.architecture import read_architecture, to_plain
+from vle_lightning.models.backbone import Backbone, BackboneConfig, EncoderCall
 
 FLOAT = 4  # bytes
 SMALL, LARGE = 2, 4  # rows that are counted; what is kept is linear in the rows
@@ -30,58 +31,54 @@ class Numerics(NamedTuple):
     device: str = "cuda"
 
 
-class Line(NamedTuple):
-    """Bytes as a function of the rows of a call."""
-
-    fixed: float
-    per_row: float
-
-    def at(self, rows: float) -> float:
-        """Return the bytes for so many rows."""
-        return self.fixed + self.per_row * rows
-
-
 class Kept(NamedTuple):
     """What one part keeps for backward, in bytes for its rows of a micro-batch."""
 
     around: float  # embeddings, projections, poolers
-    layer: float  # each layer; under the fusion the pair of both streams' layers
-    inputs: float  # of each layer, all that is kept where it is recomputed
-    largest: float  # one layer of one stream, which is recomputed at a time
-    layers: int
+    layers: float  # all layers
+    inputs: float  # of all layers: what is kept of them where they are recomputed
+    largest: float  # the largest layer: one is recomputed at a time
 
     @property
     def whole(self) -> float:
         """Without recomputation."""
-        return self.around + self.layers * self.layer
+        return self.around + self.layers
 
     @property
     def recomputed(self) -> float:
         """With it, before the first layer is computed again."""
-        return self.around + self.layers * self.inputs
+        return self.around + self.inputs
+
+    def at(self, rows: float, more: Kept, difference: int) -> Kept:
+        """Add the bytes of ``rows`` further rows; ``more`` is what ``difference`` further rows made of it."""
+        return Kept(*(a + (b - a) / difference * rows for a, b in zip(self, more, strict=True)))
+
+    def plus(self, other: Kept) -> Kept:
+        """Add what another call of the part keeps."""
+        largest = max(self.largest, other.largest)
+        return Kept(self.around + other.around, self.layers + other.layers, self.inputs + other.inputs, largest)
 
 
-def kept_by_part(config: DualStreamConfig, recording: Recording, scale: float, numerics: Numerics) -> dict[Part, Kept]:
-    """Count what the encoder keeps for backward.
+def kept_by_part(config: BackboneConfig, recording: Recording, scale: float, numerics: Numerics) -> dict[str, Kept]:
+    """Count what the backbone keeps for backward.
 
-    Each part runs with one layer and with two, for two numbers of rows: the rest is linear, so that depth and batch
-    cost nothing.
+    Each part runs for two numbers of rows: the rest is linear, so that the batch costs nothing.
 
     Args:
-        config: of the encoder.
-        recording: what a micro-batch calls; each part at most once.
+        config: of the backbone.
+        recording: what a micro-batch calls.
         scale: rows of the micro-batch that is asked about, over those of the recorded one.
         numerics: how it is computed.
     """
-    parts: dict[Part, Kept] = {}
+    architecture = json.dumps(to_plain(config))
+    parts: dict[str, Kept] = {}
     for call in recording.encoder:
-        part: Part = "fusion" if call.way == "pairs" else call.way
-        count = (config.text if part == "text" else config.image if part == "image" else config.fusion).layers
-        one, two = (_line(_with_layers(config, layers), call, numerics) for layers in (1, 2))
-        rows, states = call.sizes[0] * scale, _states(call, config)
-        layer = two.at(rows) - one.at(rows)
-        inputs = FLOAT * rows * sum(states) * _width(part, config)
-        parts[part] = Kept(one.at(rows) - layer, layer, inputs, layer * max(states) / sum(states), count)
+        few, many = (
+            _count(architecture, call._replace(sizes=(rows, *call.sizes[1:])), numerics) for rows in (SMALL, LARGE)
+        )
+        kept = few.at(call.sizes[0] * scale - SMALL, many, LARGE - SMALL)
+        part = PART_OF[call.way]
+        parts[part] = parts[part].plus(kept) if part in parts else kept
     return parts
 
 
@@ -97,7 +94,7 @@ def head_bytes(recording: Recording, heads: Mapping[str, tuple[int, int]], scale
     )
 
 
-def peak_bytes(kept: Mapping[Part, Kept], recomputed: Sequence[str], heads: float) -> float:
+def peak_bytes(kept: Mapping[str, Kept], recomputed: Sequence[str], heads: float) -> float:
     """Find the moment at which a micro-batch holds the most, and count it.
 
     Backward frees faster than it takes, so that without recomputation this is the end of forward, with the logits. A
@@ -117,39 +114,71 @@ def peak_bytes(kept: Mapping[Part, Kept], recomputed: Sequence[str], heads: floa
     return max(whole + heads, whole + again.get("fusion", 0.0), towers + in_towers)
 
 
-@lru_cache(maxsize=256)
-def _line(config: DualStreamConfig, call: EncoderCall, numerics: Numerics) -> Line:
-    few, many = (saved_bytes(config, call._replace(sizes=(rows, *call.sizes[1:])), numerics) for rows in (SMALL, LARGE))
-    per_row = (many - few) / (LARGE - SMALL)
-    return Line(few - SMALL * per_row, per_row)
-
-
-def saved_bytes(config: DualStreamConfig, call: EncoderCall, numerics: Numerics) -> int:
+def saved_bytes(config: BackboneConfig, call: EncoderCall, numerics: Numerics) -> float:
     """Count the bytes that one call keeps for backward, parameters aside.
 
-    The call runs on fake tensors, which have shapes, types and storages but no memory, so it needs neither a GPU nor
-    time. The weights have the type that is computed in: autocast makes no copies, which `memory` counts itself.
-
     Args:
-        config: of the encoder.
+        config: of the backbone.
         call: which part, at which sizes.
         numerics: how it is computed.
     """
-    storages: dict[int, Tensor] = {}
+    return _count(json.dumps(to_plain(config)), call, numerics).whole
 
-    def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage()._cdata] = tensor
-        return tensor
 
+@lru_cache(maxsize=256)
+def _count(architecture: str, call: EncoderCall, numerics: Numerics) -> Kept:
+    """Count what one call keeps, layer by layer.
+
+    The call runs on fake tensors, which have shapes, types and storages but no memory, so it needs neither a GPU nor
+    time. The weights have the type that is computed in: autocast makes no copies, which `memory` counts itself.
+    """
+    config = read_architecture(json.loads(architecture))
     with torch.random.fork_rng(devices=[]), FakeTensorMode(), torch.device(numerics.device):
         with _default_dtype(torch.bfloat16 if numerics.bf16 else torch.float32):
-            model = DualStream(config).train()
-        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        with _numerics(numerics), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model = config.build().train()
+        ledger = _Ledger(model, PART_OF[call.way])
+        with _numerics(numerics), torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor):
             output = run_part(model, call)
-        kept = sum(t.untyped_storage().nbytes() for key, t in storages.items() if key not in weights)
         del output
-    return kept
+    return ledger.kept()
+
+
+class _Ledger:
+    """Adds up what is kept, each storage once, and by which layer of a part."""
+
+    def __init__(self, model: Backbone, part: str) -> None:
+        self._storages: dict[int, Tensor] = {}  # kept alive, for a storage's address may be taken again
+        self._weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        self._inputs: dict[int, Tensor] = {}
+        self._before: dict[nn.Module, int] = {}
+        self._layers: dict[nn.Module, int] = {}
+        self._total = 0
+        for layer in model.layers().get(part, ()):
+            layer.register_forward_pre_hook(self._enter)
+            layer.register_forward_hook(self._leave)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that backward will need."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._weights and storage._cdata not in self._storages:
+            self._storages[storage._cdata] = tensor
+            self._total += storage.nbytes()
+        return tensor
+
+    def kept(self) -> Kept:
+        """Return the bytes; inputs are kept in float32, the type that layer norms return."""
+        layers = sum(self._layers.values())
+        inputs = FLOAT * sum(tensor.numel() for tensor in self._inputs.values())
+        return Kept(self._total - layers, layers, inputs, max(self._layers.values(), default=0))
+
+    def _enter(self, layer: nn.Module, inputs: tuple[object, ...]) -> None:
+        self._before[layer] = self._total
+        for tensor in inputs:
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self._inputs[tensor.untyped_storage()._cdata] = tensor
+
+    def _leave(self, layer: nn.Module, inputs: object, output: object) -> None:
+        self._layers[layer] = self._total - self._before[layer]
 
 
 @contextmanager
@@ -201,24 +230,3 @@ class _Attention(torch.autograd.Function):
         output = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1], dtype=torch.float32))
         return output
-
-
-def _with_layers(config: DualStreamConfig, layers: int) -> DualStreamConfig:
-    return replace(
-        config,
-        text=replace(config.text, layers=layers),
-        image=replace(config.image, layers=layers),
-        fusion=replace(config.fusion, layers=layers),
-    )
-
-
-def _states(call: EncoderCall, config: DualStreamConfig) -> tuple[int, ...]:
-    """Return the states of a row that enter a layer, by stream."""
-    if call.way == "image":
-        patch = config.image.patch_size
-        return (1 + call.sizes[1] // patch * (call.sizes[2] // patch),)
-    return call.sizes[1:]
-
-
-def _width(part: Part, config: DualStreamConfig) -> int:
-    return {"text": config.text.width, "image": config.image.width, "fusion": config.fusion.width}[part]

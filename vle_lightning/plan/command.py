@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vle_lightning.errors import UserError
-from vle_lightning.hub.own import read_architecture
 from vle_lightning.inference.commands import OneSentenceParser
-from vle_lightning.models.dual_stream import DualStreamConfig
 from vle_lightning.plan.gpus import GPUS, find_gpu, peak
 from vle_lightning.plan.memory import STAGES
 from vle_lightning.plan.report import Accumulate, Plan, as_json, as_text
@@ -118,9 +116,14 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
     except ValueError:  # the plan says so beside its choices
         batch_size = data["batch_size"]
     sample = Sample(tokens, data["image_size"], data["mask_share"], options.boxes)
-    architecture = _architecture(model["architecture"])
     workload = pretraining_workload(
-        architecture, batch_size, sample, model["objectives"], model["classes"], model["blind"], model["passes"]
+        model["architecture"],
+        batch_size,
+        sample,
+        model["objectives"],
+        model["classes"],
+        model["blind"],
+        model["passes"],
     )
     return Plan(
         workload=workload,
@@ -139,7 +142,3 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
         image_bytes=measured_bytes(data["root"], data["sources"], data["train_split"]),
         accumulate=accumulate,
     )
-
-
-def _architecture(given: str | Mapping[str, Any]) -> str | DualStreamConfig:
-    return given if isinstance(given, str) else read_architecture(given, "model.architecture")

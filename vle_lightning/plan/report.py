@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vle_lightning.models.dual_stream import Part
 from vle_lightning.plan.activations import Numerics
 from vle_lightning.plan.gpus import find_gpu
 from vle_lightning.plan.memory import Memory, Spread, memory_of
@@ -14,7 +13,6 @@ from vle_lightning.plan.stream import ImageBytes
 from vle_lightning.plan.workload import Workload
 
 Accumulate = Callable[[int, int, int], int]
-PARTS: tuple[Part, ...] = ("text", "image", "fusion")
 COLUMNS = {  # heading, strategy, offload
     "ddp": ("ddp", False),
     "fsdp": ("fsdp", False),
@@ -74,11 +72,12 @@ class Plan:
     @property
     def recomputations(self) -> dict[str, tuple[str, ...]]:
         """Which parts are recomputed in each of the tables, by its heading."""
+        parts = tuple(self.workload.task.model.layers())
         tables: dict[str, tuple[str, ...]] = {
             "no activation checkpointing": (),
-            "activation_checkpointing: [text, image, fusion]": PARTS,
+            f"activation_checkpointing: [{', '.join(parts)}]": parts,
         }
-        if set(self.recomputed) not in (set(), set(PARTS)):
+        if set(self.recomputed) not in (set(), set(parts)):
             tables[f"activation_checkpointing: [{', '.join(self.recomputed)}]"] = self.recomputed
         return tables
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,8 +11,9 @@ from torch import nn
 from vle_lightning.batch import IGNORED, PretrainBatch
 from vle_lightning.errors import UserError
 from vle_lightning.flops import PARTS, FlopRecorder, Recording, flops_by_part, linear_sizes
-from vle_lightning.models.dual_stream import Blind, DualStreamConfig
-from vle_lightning.models.presets import find_config
+from vle_lightning.hub.architecture import Architecture, read_architecture
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind
+from vle_lightning.plan.outline import OutlineConfig
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.pretrain import Passes, PretrainTask
 
@@ -34,7 +34,7 @@ class Workload(NamedTuple):
     """A pre-training task and what a micro-batch of it calls. Nothing is computed for it: weights are on meta."""
 
     task: PretrainTask
-    config: DualStreamConfig
+    config: BackboneConfig
     rows: int
     sample: Sample
     recording: Recording
@@ -50,22 +50,19 @@ class Workload(NamedTuple):
         """Return how many parameters each part has, and how many of them train; shared ones count once."""
         counts = {part: [0, 0] for part in PARTS}
         for name, parameter in self.task.named_parameters():
-            count = counts[part_of(name)]
+            count = counts[part_of(self.task.model, name)]
             count[0] += parameter.numel()
             count[1] += parameter.numel() * parameter.requires_grad
         return {part: (whole, trained) for part, (whole, trained) in counts.items()}
 
 
-def part_of(name: str) -> str:
-    """Return the part of a parameter by its name in the task: projections belong to their tower."""
-    if not name.startswith("model."):
-        return "heads"
-    first = name.split(".")[1]
-    return {"text_projection": "text", "image_projection": "image"}.get(first, first if first in PARTS else "fusion")
+def part_of(model: Backbone, name: str) -> str:
+    """Return the part of a parameter by its name in the task."""
+    return model.part_of(name.removeprefix("model.")) if name.startswith("model.") else "heads"
 
 
 def pretraining_workload(
-    config: str | DualStreamConfig,
+    architecture: Architecture,
     rows: int,
     sample: Sample,
     objectives: Mapping[str, float] | None = None,
@@ -75,11 +72,11 @@ def pretraining_workload(
 ) -> Workload:
     """Find out what a micro-batch of pre-training calls.
 
-    A twin of the task, of the same objectives at a width of four, runs one: how often each layer is called for how
-    many rows does not depend on widths. So an objective needs to say nothing of its cost.
+    A twin of the task, of the same objectives over the outline of the backbone, runs one: which calls there are for how
+    many rows does not depend on what they compute. So an objective needs to say nothing of its cost.
 
     Args:
-        config: of the encoder.
+        architecture: of the backbone.
         rows: B pairs.
         sample: what a pair is like; the share of masked tokens is met up to rounding over the micro-batch.
         objectives: weight by name; VLE's four by default.
@@ -90,17 +87,17 @@ def pretraining_workload(
     Raises:
         UserError: the pictures are no multiple of the patches, or an objective is unknown.
     """
-    config = find_config(config)
-    if sample.image_size % config.image.patch_size:
-        raise UserError(
-            f"data.image_size {sample.image_size} is no multiple of model.architecture's patches, "
-            f"{config.image.patch_size}"
-        )
+    config = read_architecture(architecture)
     weights = None if objectives is None else dict(objectives)
     with torch.device("meta"):
         task = PretrainTask(config, weights, classes, blind=blind, passes=passes)
+    if sample.image_size % task.model.layout.patch_size:
+        raise UserError(
+            f"data.image_size {sample.image_size} is no multiple of model.architecture's patches, "
+            f"{task.model.layout.patch_size}"
+        )
     with torch.random.fork_rng(devices=[]):
-        twin = PretrainTask(_thin(config, sample), weights, classes=1, blind=blind, passes=passes)
+        twin = PretrainTask(OutlineConfig.of(task.model), weights, classes=1, blind=blind, passes=passes)
         recorder = FlopRecorder(twin)
         recorder.start()
         twin.step(plain_batch(rows, sample), Stage.VAL)
@@ -108,7 +105,7 @@ def pretraining_workload(
 
 
 def pretraining_flops(
-    config: str | DualStreamConfig,
+    architecture: Architecture,
     rows: int,
     sample: Sample,
     objectives: Mapping[str, float] | None = None,
@@ -116,7 +113,7 @@ def pretraining_flops(
     blind: Blind = "none",
 ) -> dict[str, float]:
     """Return the training FLOPs of one sample in a micro-batch of ``rows``, by part (see `pretraining_workload`)."""
-    return pretraining_workload(config, rows, sample, objectives, classes, blind).flops()
+    return pretraining_workload(architecture, rows, sample, objectives, classes, blind).flops()
 
 
 def plain_batch(rows: int, sample: Sample) -> PretrainBatch:
@@ -145,17 +142,6 @@ def plain_batch(rows: int, sample: Sample) -> PretrainBatch:
         box_mentioned=known,
         hidden_boxes=boxes[:, :hidden],
         hidden_classes=torch.zeros(rows, hidden, dtype=torch.long),
-    )
-
-
-def _thin(config: DualStreamConfig, sample: Sample) -> DualStreamConfig:
-    """Return one layer of width four a part, for the same pictures."""
-    width: dict[str, Any] = {"width": 4, "layers": 1, "heads": 1, "intermediate": 4}
-    return replace(
-        config,
-        text=replace(config.text, vocab_size=2, position_buckets=2, max_positions=max(sample.tokens, 4), **width),
-        image=replace(config.image, **width),
-        fusion=replace(config.fusion, **width),
     )
 
 

@@ -17,9 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vle_lightning.batch import Batch, DataFacts
 from vle_lightning.distributed import any_rank
+from vle_lightning.hub.architecture import Architecture, read_architecture
 from vle_lightning.metrics.ratio import Ratio
-from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
-from vle_lightning.models.presets import find_config
+from vle_lightning.models.backbone import Blind
 from vle_lightning.optim import OptimConfig, make_optimizer, renew
 from vle_lightning.tasks.pictures import Names, Picture
 from vle_lightning.tasks.portable import PortableTask
@@ -55,19 +55,19 @@ class VisionLanguageTask(PortableTask):
     monitor_mode: ClassVar[str] = "max"
     calls_alike: ClassVar[bool] = True  # all ranks call the model equally often: else it hangs where they share weights
 
-    def __init__(self, architecture: str | DualStreamConfig, blind: Blind, optim: OptimConfig, seed: int) -> None:
+    def __init__(self, architecture: Architecture, blind: Blind, optim: OptimConfig, seed: int) -> None:
         """Build the encoder.
 
         Args:
-            architecture: a preset or a full configuration.
+            architecture: a preset, or a composition in plain types (`read_architecture`).
             blind: what is withheld from the model.
             optim: learning rates and schedule.
             seed: of dropout, together with step and micro-batch.
 
         Raises:
-            UserError: the preset is unknown.
+            UserError: the architecture is unknown or cannot be.
         """
-        super().__init__(DualStream(find_config(architecture), blind))
+        super().__init__(read_architecture(architecture).build(blind))
         optim.check()
         self.optim, self.seed = optim, seed
         self._scores = nn.ModuleDict()
@@ -81,13 +81,13 @@ class VisionLanguageTask(PortableTask):
 
     def disagreements(self, facts: DataFacts) -> list[str]:
         """Say where the model and its data do not fit each other; a subclass adds what concerns its head."""
-        config, found = self.model.config, []
-        if facts.vocabulary > config.text.vocab_size:
+        model, found = self.model, []
+        if facts.vocabulary > model.vocabulary:
             found.append(
                 f"data.tokenizer has {facts.vocabulary} tokens, but model.architecture's vocab_size is "
-                f"{config.text.vocab_size}"
+                f"{model.vocabulary}"
             )
-        patch_size = config.image.patch_size
+        patch_size = model.layout.patch_size
         if facts.image_size % patch_size:
             found.append(
                 f"data.image_size {facts.image_size} is no multiple of model.architecture's patches, {patch_size}"

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from vle_lightning.batch import IGNORED, StatementBatch, VCRBatch, VQABatch
+from vle_lightning.encoders.base import PixelFacts
 from vle_lightning.tasks.pictures import (
     OTHER,
     RIGHT,
@@ -34,7 +35,11 @@ SPECIAL = re.compile(r"\[CLS\]|\[PAD\]|<s>|<pad>")
 
 
 def draw_answers(
-    batch: VQABatch, probabilities: Tensor, heat: Tensor | None, labels: Sequence[str] | None = None
+    batch: VQABatch,
+    probabilities: Tensor,
+    heat: Tensor | None,
+    labels: Sequence[str] | None = None,
+    pixels: PixelFacts = PixelFacts(),  # noqa: B008 (immutable)
 ) -> Picture:
     """Draw questions: the picture, where the model looked, its best answers and the truth.
 
@@ -43,6 +48,7 @@ def draw_answers(
         probabilities: (B, C) of the answers.
         heat: (B, 1, rows, columns) attention; None where the image is withheld.
         labels: names of the C answers; their numbers by default.
+        pixels: how the batch's pixels are normalised.
     """
     names = labels or [str(number) for number in range(probabilities.shape[1])]
     rows = min(SHOWN, len(batch))
@@ -50,7 +56,7 @@ def draw_answers(
     for row in range(rows):
         truth = batch.targets[row]
         best = probabilities[row].topk(min(TOP, len(names)))
-        _draw_pictures(axes[row], batch.pixel_values[row, None], heat, row, batch.texts[row])
+        _draw_pictures(axes[row], batch.pixel_values[row, None], pixels, heat, row, batch.texts[row])
         bars = [
             Bar(names[answer], probability, RIGHT if truth[answer] > 0 else WRONG if not place else OTHER)
             for place, (answer, probability) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True))
@@ -63,7 +69,11 @@ def draw_answers(
 
 
 def draw_statements(
-    batch: StatementBatch, probabilities: Tensor, heat: Tensor | None, labels: Sequence[str]
+    batch: StatementBatch,
+    probabilities: Tensor,
+    heat: Tensor | None,
+    labels: Sequence[str],
+    facts: PixelFacts = PixelFacts(),  # noqa: B008 (immutable)
 ) -> Picture:
     """Draw statements: one picture or two, where the model looked in each, the classes' probabilities and the truth.
 
@@ -72,20 +82,27 @@ def draw_statements(
         probabilities: (B, C) of the classes.
         heat: (B, K, rows, columns) attention over each of K pictures; None where they are withheld.
         labels: names of the C classes.
+        facts: how the batch's pixels are normalised.
     """
     pixels = batch.pixel_values if batch.pixel_values.dim() == 5 else batch.pixel_values[:, None]
     rows, images = min(SHOWN, len(batch)), pixels.shape[1]
     figure, axes = make_sheet(rows, (2.8, 2.8) * images + (3.2,))
     for row in range(rows):
         target = int(batch.targets[row])
-        _draw_pictures(axes[row], pixels[row], heat, row, batch.texts[row])
+        _draw_pictures(axes[row], pixels[row], facts, heat, row, batch.texts[row])
         draw_bars(axes[row, -1], _judged(labels, probabilities[row], target))
         told = "not known" if target == IGNORED else labels[target]
         axes[row, -1].set_title(f"truth: {told}", fontsize=8)
     return Picture("statements", figure)
 
 
-def draw_choices(batch: VCRBatch, probabilities: Tensor, heat: Tensor | None, names: Names) -> Picture:
+def draw_choices(
+    batch: VCRBatch,
+    probabilities: Tensor,
+    heat: Tensor | None,
+    names: Names,
+    pixels: PixelFacts = PixelFacts(),  # noqa: B008 (immutable)
+) -> Picture:
     """Draw questions with choices: numbered boxes, where the model looked for its choice, all choices, the right one.
 
     Of rationales given each of four answers (K = 16) those given the right answer are drawn; the first answer's, where
@@ -96,6 +113,7 @@ def draw_choices(batch: VCRBatch, probabilities: Tensor, heat: Tensor | None, na
         probabilities: (B, K), each decision between four sums to one.
         heat: (B, K, rows, columns) attention for each choice; None where the image is withheld.
         names: of tokens.
+        pixels: how the batch's pixels are normalised.
     """
     rows = min(SHOWN, len(batch))
     figure, axes = make_sheet(rows, (2.9, 2.9, 4.4), 2.8)
@@ -106,7 +124,7 @@ def draw_choices(batch: VCRBatch, probabilities: Tensor, heat: Tensor | None, na
         best = int(shares.argmax())
         objects = find_objects(batch, row)
         shared, choices = read_choices(batch, row, range(first, first + len(shares)), names, objects)
-        _draw_pictures(axes[row], batch.pixel_values[row, None], heat, row, shared, choice=first + best)
+        _draw_pictures(axes[row], batch.pixel_values[row, None], pixels, heat, row, shared, choice=first + best)
         _number_boxes(axes[row, 0], objects, (batch.pixel_values.shape[-2], batch.pixel_values.shape[-1]))
         draw_bars(axes[row, -1], _judged(choices, shares, target), width=58)
         told = f"{chr(65 + target)} is right" if known else "the right one is not known"
@@ -179,11 +197,17 @@ def _judged(texts: Sequence[str], shares: Tensor, target: int) -> list[Bar]:
 
 
 def _draw_pictures(
-    axes: np.ndarray, pixels: Tensor, heat: Tensor | None, row: int, text: str, choice: int | None = None
+    axes: np.ndarray,
+    pixels: Tensor,
+    facts: PixelFacts,
+    heat: Tensor | None,
+    row: int,
+    text: str,
+    choice: int | None = None,
 ) -> None:
     """Draw the pictures (K, 3, H, W) of a sample and the attention on each, two axes a picture."""
     for number, values in enumerate(pixels):
-        picture = to_picture(values)
+        picture = to_picture(values, facts)
         plain, seen = axes[2 * number], axes[2 * number + 1]
         plain.imshow(picture)
         plain.set_title(f"picture {number + 1}", fontsize=8)

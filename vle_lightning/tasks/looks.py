@@ -1,4 +1,4 @@
-"""Where a model looks at what it judges: the cross-attention of its last fusion layer."""
+"""Where a model looks at what it judges: what its last fusion layer, or its decoder, reads of the image."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from vle_lightning.batch import ImageTextBatch
-from vle_lightning.encoders.image import patch_grid
-from vle_lightning.fusion.co_attention import watch
-from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.backbone import Backbone
+from vle_lightning.streams import ImageLayout
 
 BatchT = TypeVar("BatchT", bound=ImageTextBatch)
 
@@ -24,7 +23,7 @@ class Glance(NamedTuple):
 
 
 @torch.no_grad()
-def look(model: DualStream, score: Callable[[BatchT], Tensor], batch: BatchT) -> Glance:
+def look(model: Backbone, score: Callable[[BatchT], Tensor], batch: BatchT) -> Glance:
     """Score a batch and watch the model as it does.
 
     Args:
@@ -35,28 +34,30 @@ def look(model: DualStream, score: Callable[[BatchT], Tensor], batch: BatchT) ->
     Raises:
         ValueError: ``score`` fuses more than once, or not B * K pairs.
     """
-    with watch(model.fusion) as seen:
+    with model.watch() as seen:
         logits = score(batch).float()
     if len(seen) != 1 or len(seen[0]) % len(batch):
         told = ", ".join(str(len(weights)) for weights in seen) or "no"
         raise ValueError(f"a look at {len(batch)} samples needs one fusion pass over all their pairs, not {told} pairs")
-    heat = patch_heat(seen[0], patch_grid(batch.pixel_values, model.config.image.patch_size))
+    heat = patch_heat(seen[0], model.layout, batch.pixel_values)
     return Glance(logits, None if heat is None else heat.unflatten(0, (len(batch), -1)))
 
 
-def patch_heat(weights: Tensor, grid: tuple[int, int]) -> Tensor | None:
-    """Return how much of the attention of the text's CLS, which the heads read, each patch gets, all heads averaged.
+def patch_heat(weights: Tensor, layout: ImageLayout, pixel_values: Tensor) -> Tensor | None:
+    """Return how much of the attention of the state that is pooled each patch gets, all heads averaged.
 
     Args:
-        weights: (N, H, T, 1 + P + R) of N pairs, as `watch` collects them.
-        grid: rows and columns of the P patches.
+        weights: (N, H, T, prefix + P + R) of N pairs, as `Backbone.watch` collects them.
+        layout: where the P patches lie.
+        pixel_values: (..., 3, H, W) of the images.
 
     Returns:
-        (N, rows, columns) in [0, 1]; what is left to one went to the image's CLS and to tagged regions.
-        None where the image is withheld: there are no patches.
+        (N, rows, columns) in [0, 1]; what is left to one went to the class token, to tagged regions, and under merged
+        attention to the text. None where the image is masked: there are no patches.
     """
-    patches = grid[0] * grid[1]
-    if weights.shape[-1] < 1 + patches:
+    rows, columns = layout.grid(pixel_values)
+    if weights.shape[-1] < layout.prefix + rows * columns:
         return None
-    heat: Tensor = weights[:, :, 0, 1 : 1 + patches].mean(1).unflatten(-1, grid)
+    states = weights[:, :, 0].mean(1)[..., None]  # (N, prefix + P + R, 1)
+    heat: Tensor = layout.patches(states, pixel_values)[..., 0].unflatten(-1, (rows, columns))
     return heat

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vle_lightning.batch import StatementBatch
 from vle_lightning.hub.pretrained import Pretrained
-from vle_lightning.models.dual_stream import IMAGE_TYPE
+from vle_lightning.models.backbone import IMAGE_TYPE
 from vle_lightning.tasks.statements import StatementTask
 
 RIGHT_TYPE = 2  # the token type of the second image

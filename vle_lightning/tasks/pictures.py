@@ -15,12 +15,13 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import normalize
 
 from vle_lightning.batch import IGNORED, PretrainBatch
-from vle_lightning.encoders.image import CLIP_MEAN, CLIP_STD, patch_grid
-from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.encoders.base import PixelFacts
+from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.regions import box_patches
 from vle_lightning.objectives.base import Objective
 from vle_lightning.objectives.mlm import MaskedLanguageModelling
 from vle_lightning.objectives.mpc import MaskedPatchClassification
+from vle_lightning.objectives.passes import fuse_views
 from vle_lightning.objectives.pbc import PatchBoxClassification
 from vle_lightning.streams import FusedView
 from vle_lightning.tasks.looks import look
@@ -47,10 +48,9 @@ class Names(NamedTuple):
         return self.classes[number] if 0 <= number < len(self.classes) else str(number)
 
 
-def to_picture(pixel_values: Tensor) -> np.ndarray:
-    """Undo CLIP's normalisation: (3, H, W) float to (H, W, 3) in [0, 1]."""
-    mean = [-m / s for m, s in zip(CLIP_MEAN, CLIP_STD, strict=True)]
-    plain = normalize(pixel_values.float().cpu(), mean, [1 / s for s in CLIP_STD])
+def to_picture(pixel_values: Tensor, pixels: PixelFacts = PixelFacts()) -> np.ndarray:  # noqa: B008 (immutable)
+    """Undo the normalisation: (3, H, W) float to (H, W, 3) in [0, 1]."""
+    plain = normalize(pixel_values.float().cpu(), pixels.black, [1 / std for std in pixels.std])
     picture: np.ndarray = plain.clamp(0, 1).permute(1, 2, 0).numpy()
     return picture
 
@@ -121,7 +121,7 @@ def wrapped(text: str, width: int = 42, lines: int = 4) -> str:
 
 @torch.no_grad()
 def draw_pretraining(
-    model: DualStream,
+    model: Backbone,
     objectives: Sequence[Objective],
     views: Mapping[str, FusedView],
     batch: PretrainBatch,
@@ -142,30 +142,29 @@ def draw_pretraining(
         by_type.get(k) for k in (MaskedPatchClassification, PatchBoxClassification, MaskedLanguageModelling)
     )
     chosen = [plain, views.get("mpc", plain), views.get("mlm", plain)]
-    clean, hidden, masked = model.fuse_views(batch, chosen, mpc.mask_vector if mpc else None)
-    grid = patch_grid(batch.pixel_values, model.config.image.patch_size)
+    clean, hidden, masked = fuse_views(model, batch, chosen, mpc.vectors() if mpc else {})
+    grid = model.layout.grid(batch.pixel_values)
     rows = min(SHOWN, len(batch))
     figure, axes = make_sheet(rows, (3.6, 3.6, 3.6), 3.5)
     heats = pbc.logits(clean, batch).softmax(-1)[..., 1] if isinstance(pbc, PatchBoxClassification) else None
-    looks = look(model, lambda pairs: model.fuse_views(pairs, [plain])[0].pooled, batch) if heats is None else None
+    looks = look(model, lambda pairs: fuse_views(model, pairs, [plain])[0].pooled, batch) if heats is None else None
     guesses = mpc.logits(hidden, batch).argmax(-1) if isinstance(mpc, MaskedPatchClassification) else None
     for row in range(rows):
-        picture = to_picture(batch.pixel_values[row])
-        _draw_sample(axes[row, 0], batch, row)
+        picture = to_picture(batch.pixel_values[row], model.pixels)
+        _draw_sample(axes[row, 0], picture, batch, row)
         if heats is not None:
             draw_heat(axes[row, 1], picture, heats[row].unflatten(-1, grid))
             axes[row, 1].set_title("PBC: patches that the text mentions", fontsize=8)
         elif looks is not None:
             draw_attention(axes[row, 1], picture, None if looks.heat is None else looks.heat[row, 0])
         if guesses is not None:
-            _draw_hidden(axes[row, 2], batch, row, guesses[row], names, grid)
+            _draw_hidden(axes[row, 2], picture.copy(), batch, row, guesses[row], names, grid)
         if isinstance(mlm, MaskedLanguageModelling):
             axes[row, 1].set_xlabel(wrapped(_restored(mlm, masked.text[row], batch, row, names)), fontsize=8)
     return [Picture("pretraining", figure)]
 
 
-def _draw_sample(axes: Axes, batch: PretrainBatch, row: int) -> None:
-    picture = to_picture(batch.pixel_values[row])
+def _draw_sample(axes: Axes, picture: np.ndarray, batch: PretrainBatch, row: int) -> None:
     axes.imshow(picture)
     valid, mentioned = batch.box_valid[row], batch.box_mentioned[row]
     draw_boxes(axes, batch.boxes[row][valid & ~mentioned], picture.shape[:2], "white")
@@ -174,9 +173,14 @@ def _draw_sample(axes: Axes, batch: PretrainBatch, row: int) -> None:
 
 
 def _draw_hidden(
-    axes: Axes, batch: PretrainBatch, row: int, guesses: Tensor, names: Names, grid: tuple[int, int]
+    axes: Axes,
+    picture: np.ndarray,
+    batch: PretrainBatch,
+    row: int,
+    guesses: Tensor,
+    names: Names,
+    grid: tuple[int, int],
 ) -> None:
-    picture = to_picture(batch.pixel_values[row])
     drawn = batch.hidden_classes[row] >= 0
     covered = box_patches(batch.hidden_boxes[row], grid)[drawn].any(0).reshape(grid)
     scale = (picture.shape[0] // grid[0], picture.shape[1] // grid[1])

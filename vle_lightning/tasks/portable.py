@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,14 +12,14 @@ import lightning as L
 from torch import nn
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.architecture import read_architecture, refuse_unknown
 from vle_lightning.hub.checks import check_values
 from vle_lightning.hub.filling import own_tensors
-from vle_lightning.hub.own import Description, refuse_unknown, to_plain, write_own
+from vle_lightning.hub.own import Description, to_plain, write_own
 from vle_lightning.hub.pretrained import Pretrained, architecture_of, fill_pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder
 from vle_lightning.hub.vle import Published, write_vle
-from vle_lightning.models.dual_stream import DualStream
-from vle_lightning.models.presets import find_config
+from vle_lightning.models.backbone import Backbone
 
 TASKS = __name__.rsplit(".", 1)[0]
 Layout = Literal["own", "vle"]
@@ -31,7 +30,7 @@ class PortableTask(L.LightningModule):
 
     options: Mapping[str, Any]  # of the constructor, as far as they shape the network: plain types
 
-    def __init__(self, model: DualStream) -> None:
+    def __init__(self, model: Backbone) -> None:
         """Take the encoder; the subclass makes the heads."""
         super().__init__()
         self.model = model
@@ -80,9 +79,8 @@ class PortableTask(L.LightningModule):
     def restore(cls, pretrained: Pretrained, image_size: int | None = None, **options: Any) -> Self:  # noqa: ANN401
         """Build the task from what was read of a source; see `from_pretrained`."""
         description, given = pretrained.description, dict(options)
-        architecture = find_config(given.pop("architecture", None) or architecture_of(pretrained))
-        pixels = image_size or architecture.image.image_size
-        architecture = replace(architecture, image=replace(architecture.image, image_size=pixels))
+        architecture = read_architecture(given.pop("architecture", None) or architecture_of(pretrained))
+        architecture = architecture.resized(image_size) if image_size else architecture
         stored = description.options if description.task == cls.task_name() else {}
         refuse_unknown(
             stored, set(signature(cls).parameters), f"{pretrained.source}: options of the task {cls.task_name()}"

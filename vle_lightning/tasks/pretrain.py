@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from vle_lightning.batch import DataFacts, PretrainBatch
 from vle_lightning.errors import UserError
+from vle_lightning.hub.architecture import Architecture
 from vle_lightning.hub.pretrained import Pretrained
-from vle_lightning.hub.towers import fill_image_tower, fill_text_tower
-from vle_lightning.models.dual_stream import Blind, DualStreamConfig
+from vle_lightning.hub.towers import fill_encoder
+from vle_lightning.models.backbone import Blind
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, find_objective
+from vle_lightning.objectives.passes import fuse_views
 from vle_lightning.optim import OptimConfig
 from vle_lightning.streams import FusedView, ImageView, TextView
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
@@ -37,7 +39,7 @@ class PretrainTask(VisionLanguageTask):
 
     def __init__(
         self,
-        architecture: str | DualStreamConfig = "vle-base",
+        architecture: Architecture = "vle-base",
         objectives: dict[str, float] | None = None,
         classes: int = 1600,
         hiding: Hiding = "vector",
@@ -52,7 +54,7 @@ class PretrainTask(VisionLanguageTask):
         """Build the encoder and the objectives' heads.
 
         Args:
-            architecture: a preset (tiny, toy, vle-base, vle-large) or a full configuration.
+            architecture: a preset, or a composition in plain types (`read_architecture`).
             objectives: weight of each objective by name; all four with weight 1 by default (VLE).
             classes: how many box classes MPC tells apart; the data module's ``classes`` has as many.
             hiding: what stands for the patches that MPC hides: a learned vector, or black pixels.
@@ -89,10 +91,9 @@ class PretrainTask(VisionLanguageTask):
         reports = [self.load_report] if self.load_report else []
         if init:  # holds towers of its own, which those that the experiment names would overwrite
             text_init = image_init = None
-        if text_init:
-            reports.append(str(fill_text_tower(self.model.text, text_init)))
-        if image_init:
-            reports.append(str(fill_image_tower(self.model.image, image_init)))
+        for name, source in (("text", text_init), ("image", image_init)):
+            if source:
+                reports.append(str(fill_encoder(self.model, name, source)))
         self.load_report = "; ".join(reports) or None
 
     @classmethod
@@ -143,7 +144,7 @@ class PretrainTask(VisionLanguageTask):
         """Return for each valid image the text beside it, whether it is its own, and ITM's probability of a match."""
         itm = self.objectives["itm"]
         assert isinstance(itm, Objective)
-        (fused,) = self.model.fuse_views(batch, [itm.views])
+        (fused,) = fuse_views(self.model, batch, [itm.views])
         matches = itm.get_submodule("head")(fused.pooled).float().softmax(-1)[:, 1].tolist()
         rows = zip(batch.sample_ids, batch.partner.tolist(), matches, batch.valid.tolist(), strict=True)
         return [
@@ -167,8 +168,8 @@ class PretrainTask(VisionLanguageTask):
     def judge(self, batch: PretrainBatch) -> dict[str, ObjectiveOutput]:
         """Run all objectives on one micro-batch."""
         objectives = self._objectives()
-        vector = next((o.mask_vector for o in objectives if o.mask_vector is not None), None)
-        fused = self.model.fuse_views(batch, list(self.views.values()), vector)
+        vectors = {view: vector for objective in objectives for view, vector in objective.vectors().items()}
+        fused = fuse_views(self.model, batch, list(self.views.values()), vectors)
         return {o.name: o(view, batch) for o, view in zip(objectives, fused, strict=True)}
 
     def pictures(self, batch: PretrainBatch, names: Names) -> Iterable[Picture]:  # type: ignore[override]

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
+from vle_lightning.hub.architecture import Architecture
 from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.metrics.retrieval import RetrievalRecall
+from vle_lightning.models.backbone import Blind
 from vle_lightning.models.contrastive import ContrastiveHead, contrastive_loss
-from vle_lightning.models.dual_stream import Blind, DualStreamConfig
 from vle_lightning.models.heads import in_float32, initialise
-from vle_lightning.models.pairs import pool_pairs
 from vle_lightning.models.ranking import (
     Candidates,
     first_places,
@@ -54,7 +54,7 @@ class RetrievalTask(VisionLanguageTask):
 
     def __init__(
         self,
-        architecture: str | DualStreamConfig = "vle-base",
+        architecture: Architecture = "vle-base",
         scorer: Scorer = "matching",
         contrastive: float = 0.0,
         hard: bool = False,
@@ -69,7 +69,7 @@ class RetrievalTask(VisionLanguageTask):
         """Build the encoder and pre-training's matching head; a pre-trained one starts from what it knows.
 
         Args:
-            architecture: a preset (tiny, toy, vle-base, vle-large) or a full configuration.
+            architecture: a preset, or a composition in plain types (`read_architecture`).
             scorer: what gives a pair its score: matching, the head of pre-training (ours), or rank, an output of
                 its own (METER).
             contrastive: weight of the contrastive loss, beside 1 of ranking; 0 makes no contrastive head.
@@ -93,10 +93,10 @@ class RetrievalTask(VisionLanguageTask):
         self.weight, self.hard = contrastive, hard
         self.top_k, self.folds, self.pairs_per_batch = top_k, tuple(folds), pairs_per_batch
         self.options = {"contrastive": contrastive, "scorer": scorer}
-        self.head = nn.Linear(2 * self.model.width, 2)
-        initialise(self.head, self.model.config.init_std)
-        self.rank = nn.Linear(2 * self.model.width, 1) if scorer == "rank" else None
-        self.contrastive = ContrastiveHead(self.model.width, self.model.config.init_std) if contrastive else None
+        self.head = nn.Linear(self.model.pooled_width, 2)
+        initialise(self.head, self.model.init_std)
+        self.rank = nn.Linear(self.model.pooled_width, 1) if scorer == "rank" else None
+        self.contrastive = ContrastiveHead(self.model.width, self.model.init_std) if contrastive else None
         self.suffix = f"_top{top_k}" if top_k else ""
         self.monitor = f"val/r@1{self.suffix}"
         self.add_scores([])
@@ -137,7 +137,7 @@ class RetrievalTask(VisionLanguageTask):
 
     def match(self, text: Stream, image: Stream) -> Tensor:
         """Score K pairs (K,)."""
-        return self.rate(pool_pairs(self.model, text, image))
+        return self.rate(self.model.pool_pairs(text, image))
 
     def rate(self, pooled: Tensor) -> Tensor:
         """Score pooled pairs (K, 2D): by how much the logit of a match is above that of none, or by the rank output."""
@@ -164,7 +164,7 @@ class RetrievalTask(VisionLanguageTask):
         if self.contrastive is not None:
             similarities = self.contrastive(self.contrastive.embed_images(image), self.contrastive.embed_texts(text))
         candidates = self._candidates(batch, groups, similarities)
-        pooled = pool_pairs(self.model, text.select(candidates.texts), image.select(candidates.images))
+        pooled = self.model.pool_pairs(text.select(candidates.texts), image.select(candidates.images))
         scores = self.rate(pooled)
         loss = ranking_loss(scores, candidates, groups, batch.valid, of_texts=self.rank is None)
         if self.rank is not None:
@@ -221,7 +221,7 @@ class RetrievalTask(VisionLanguageTask):
         """Draw a few images with their best texts, and texts with their best images."""
         del names
         part = gallery(batch)
-        return [retrieval_sheet(part.pixel_values, part.texts, self(part), part.owners)]
+        return [retrieval_sheet(part.pixel_values, part.texts, self(part), part.owners, self.model.pixels)]
 
     def _matching_loss(self, pooled: Tensor, candidates: Candidates, groups: Tensor, valid: Tensor) -> Tensor:
         """Return ITM's loss: every other image has its own text beside it, the others their first wrong one."""

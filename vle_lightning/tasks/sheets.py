@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from vle_lightning.batch import RetrievalBatch
+from vle_lightning.encoders.base import PixelFacts
 from vle_lightning.errors import UserError
 from vle_lightning.tasks.pictures import OTHER, RIGHT, WRONG, Picture, make_sheet, to_picture, wrapped
 
 QUERIES = 4  # of a retrieval sheet, texts and images each
 BEST = 5  # found for each query
 GALLERY = 16  # images of a sheet
+
+Pictures = Mapping[int, np.ndarray]  # by number
 
 
 def draw_confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Picture:
@@ -74,19 +78,26 @@ def gallery(batch: RetrievalBatch, most: int = GALLERY) -> RetrievalBatch:
     )
 
 
-def retrieval_sheet(pictures: Tensor, texts: Sequence[str], scores: Tensor, owners: Tensor) -> Picture:
+def retrieval_sheet(
+    pixel_values: Tensor,
+    texts: Sequence[str],
+    scores: Tensor,
+    owners: Tensor,
+    pixels: PixelFacts = PixelFacts(),  # noqa: B008 (immutable)
+) -> Picture:
     """Draw a few texts with the images found for them, and a few images with the texts found; right ones are marked.
 
     Args:
-        pictures: (I, 3, H, W) pixel values, CLIP-normalised.
+        pixel_values: (I, 3, H, W), normalised.
         texts: T of them.
         scores: (I, T), the higher the better.
         owners: (T,) int64: the number of the image that each text describes.
+        pixels: how the pixels are normalised.
 
     Raises:
         UserError: the sizes do not fit.
     """
-    images, count = len(pictures), len(texts)
+    images, count = len(pixel_values), len(texts)
     if scores.shape != (images, count) or len(owners) != count:
         raise UserError(
             f"a sheet of {images} images and {count} texts needs scores {images} x {count} and {count} owners, "
@@ -96,6 +107,8 @@ def retrieval_sheet(pictures: Tensor, texts: Sequence[str], scores: Tensor, owne
     queries = sorted(firsts.values())[:QUERIES]  # of different images
     asked = list(range(min(QUERIES, images)))
     best = min(BEST, images)
+    shown = {*asked, *(i for text in queries for i in scores[:, text].topk(best).indices.tolist())}
+    pictures = {image: to_picture(pixel_values[image], pixels) for image in shown}
     figure, axes = make_sheet(len(queries) + len(asked), (3.0, *(1.8,) * BEST), 1.9)
     for row, text in enumerate(queries):
         _draw_query(axes[row], texts[text], scores[:, text], int(owners[text]), pictures, best)
@@ -103,20 +116,20 @@ def retrieval_sheet(pictures: Tensor, texts: Sequence[str], scores: Tensor, owne
         grid = axes[row, 1].get_gridspec()
         for axis in axes[row, 1:]:
             axis.remove()
-        axes[row, 0].imshow(to_picture(pictures[image]))
+        axes[row, 0].imshow(pictures[image])
         axes[row, 0].set_title("texts for this image", fontsize=8)
         _draw_found(figure.add_subplot(grid[row, 1:]), texts, scores[image], (owners == image).tolist())
     return Picture("retrieval", figure)
 
 
-def _draw_query(axes: Sequence[Axes], text: str, scores: Tensor, owner: int, pictures: Tensor, best: int) -> None:
+def _draw_query(axes: Sequence[Axes], text: str, scores: Tensor, owner: int, pictures: Pictures, best: int) -> None:
     """Draw one text, and its ``best`` images by ``scores`` (I,), the right one framed."""
     place = int((scores >= scores[owner]).sum())  # ties count against us
     told = f"images for:\n{wrapped(text, 34)}\n\nthe right one is number {place} of {len(scores)}"
     axes[0].text(0, 0.5, told, fontsize=8, va="center")
     axes[0].set_xlim(0, 1), axes[0].set_ylim(0, 1), axes[0].axis("off")
     for axis, image in zip(axes[1:], scores.topk(best).indices.tolist(), strict=False):
-        axis.imshow(to_picture(pictures[image]))
+        axis.imshow(pictures[image])
         axis.set_title(f"{float(scores[image]):.2f}", fontsize=8)
         _frame(axis, RIGHT if image == owner else OTHER)
     for axis in axes[1 + best :]:

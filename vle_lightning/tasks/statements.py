@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from vle_lightning.batch import IGNORED, DataFacts, StatementBatch
 from vle_lightning.errors import UserError
+from vle_lightning.hub.architecture import Architecture
 from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.metrics.consistency import Consistency
 from vle_lightning.metrics.per_class import ClassAccuracy
-from vle_lightning.models.dual_stream import Blind, DualStreamConfig
+from vle_lightning.models.backbone import Blind
 from vle_lightning.models.heads import classifier, initialise
 from vle_lightning.optim import OptimConfig
 from vle_lightning.tasks.base import Rows, Stage, VisionLanguageTask, per_split
@@ -37,7 +38,7 @@ class StatementTask(VisionLanguageTask):
 
     def __init__(
         self,
-        architecture: str | DualStreamConfig = "vle-base",
+        architecture: Architecture = "vle-base",
         classes: list[str] | None = None,
         init: str | None = None,
         blind: Blind = "none",
@@ -47,7 +48,7 @@ class StatementTask(VisionLanguageTask):
         """Build the encoder and a classifier on the pooled pair, or on both of two pairs.
 
         Args:
-            architecture: a preset (tiny, toy, vle-base, vle-large) or a full configuration.
+            architecture: a preset, or a composition in plain types (`read_architecture`).
             classes: their names, as the data module has them; the task's own by default.
             init: a checkpoint or run folder to start from.
             blind: what is withheld from the model.
@@ -57,9 +58,8 @@ class StatementTask(VisionLanguageTask):
         super().__init__(architecture, blind, optim, seed)
         self.classes = tuple(classes or self.CLASSES)
         self.options = {"classes": list(self.classes)}
-        width = 2 * self.model.width
-        self.head = classifier(self.IMAGES * width, width, len(self.classes))
-        initialise(self.head, self.model.config.init_std)
+        self.head = classifier(self.IMAGES * self.model.pooled_width, 2 * self.model.width, len(self.classes))
+        initialise(self.head, self.model.init_std)
         self.add_scores(["loss"])
         self._accuracy = per_split(lambda: ClassAccuracy(self.classes))
         self._consistency = per_split(Consistency)
@@ -128,7 +128,7 @@ class StatementTask(VisionLanguageTask):
         """Draw statements with the model's classes, and where it looked."""
         del names
         seen = look(self.model, self, batch)
-        return [draw_statements(batch, seen.logits.softmax(1), seen.heat, self.classes)]
+        return [draw_statements(batch, seen.logits.softmax(1), seen.heat, self.classes, self.model.pixels)]
 
     def split_pictures(self, stage: Stage) -> Iterable[Picture]:
         """Draw the confusion matrix of the split that was scored last."""

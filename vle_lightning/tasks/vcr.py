@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vle_lightning.batch import IGNORED, DataFacts, VCRBatch
-from vle_lightning.encoders.image import patch_grid
+from vle_lightning.hub.architecture import Architecture
 from vle_lightning.hub.pretrained import Pretrained
-from vle_lightning.models.dual_stream import IMAGE_TYPE, Blind, DualStreamConfig
+from vle_lightning.models.backbone import IMAGE_TYPE, Blind
 from vle_lightning.models.heads import classifier, initialise
 from vle_lightning.models.regions import box_patches
 from vle_lightning.optim import OptimConfig
@@ -42,7 +42,7 @@ class VCRTask(VisionLanguageTask):
 
     def __init__(
         self,
-        architecture: str | DualStreamConfig = "vle-base",
+        architecture: Architecture = "vle-base",
         mode: Literal["q2a", "qa2r"] = "q2a",
         families: list[str] | None = None,
         init: str | None = None,
@@ -53,7 +53,7 @@ class VCRTask(VisionLanguageTask):
         """Build the encoder and a scorer on the pooled pair.
 
         Args:
-            architecture: a preset (tiny, toy, vle-base, vle-large) or a full configuration.
+            architecture: a preset, or a composition in plain types (`read_architecture`).
             mode: q2a chooses the answer, qa2r the rationale given the right answer; the data module's mode is the same.
             families: kinds of questions that are scored apart as well.
             init: a checkpoint or run folder to start from.
@@ -64,8 +64,8 @@ class VCRTask(VisionLanguageTask):
         super().__init__(architecture, blind, optim, seed)
         self.mode, self.families = mode, tuple(families or ())
         self.options = {"mode": mode, "families": families}
-        self.head = classifier(2 * self.model.width, 2 * self.model.width, 1)
-        initialise(self.head, self.model.config.init_std)
+        self.head = classifier(self.model.pooled_width, 2 * self.model.width, 1)
+        initialise(self.head, self.model.init_std)
         self.add_scores([mode, *(f"{mode}_{family}" for family in self.families), "loss"])
         self.monitor = f"val/{mode}"
         self.start(init, self.published_heads())
@@ -82,7 +82,7 @@ class VCRTask(VisionLanguageTask):
 
     def disagreements(self, facts: DataFacts) -> list[str]:
         """Add mode and token types."""
-        found, rows = super().disagreements(facts), self.model.config.fusion.token_types
+        found, rows = super().disagreements(facts), self.model.token_types.num_embeddings
         if facts.mode not in (None, self.mode):
             found.append(f"data.mode is {facts.mode}, but model.mode is {self.mode}")
         if facts.token_types is not None and facts.token_types > rows:
@@ -94,7 +94,7 @@ class VCRTask(VisionLanguageTask):
 
     def forward(self, batch: VCRBatch) -> Tensor:
         """Score the choices: logits (B, K); a region that covers no patch is left out."""
-        patches = box_patches(batch.regions, patch_grid(batch.pixel_values, self.model.config.image.patch_size))
+        patches = box_patches(batch.regions, self.model.layout.grid(batch.pixel_values))
         regions = Regions(patches, batch.region_valid & patches.any(-1), batch.region_types)
         text = self.model.encode_text(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
         return self.score_choices(text, self.model.encode_image(batch.pixel_values), regions, batch.token_types)
@@ -141,7 +141,7 @@ class VCRTask(VisionLanguageTask):
         """Draw questions with their objects and choices, and where the model looked for its own."""
         seen = look(self.model, self, batch)
         shares = seen.logits.unflatten(1, (-1, CHOICES)).softmax(2).flatten(1)
-        return [draw_choices(batch, shares, seen.heat, names)]
+        return [draw_choices(batch, shares, seen.heat, names, self.model.pixels)]
 
     def predict_step(self, batch: VCRBatch) -> list[dict[str, object]]:
         """Return the best choice of each valid question, the right one if known, and the probabilities.

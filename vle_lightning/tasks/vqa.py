@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from vle_lightning.batch import DataFacts, VQABatch
 from vle_lightning.errors import UserError
+from vle_lightning.hub.architecture import Architecture
 from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.metrics.vqa_accuracy import VQAAccuracy, soft_accuracy
-from vle_lightning.models.dual_stream import Blind, DualStreamConfig
+from vle_lightning.models.backbone import Blind
 from vle_lightning.models.heads import classifier, initialise
 from vle_lightning.optim import OptimConfig
 from vle_lightning.tasks.base import Rows, Stage, VisionLanguageTask, per_split
@@ -36,7 +37,7 @@ class VQATask(VisionLanguageTask):
 
     def __init__(
         self,
-        architecture: str | DualStreamConfig = "vle-base",
+        architecture: Architecture = "vle-base",
         answers: int = 3129,
         init: str | None = None,
         blind: Blind = "none",
@@ -46,7 +47,7 @@ class VQATask(VisionLanguageTask):
         """Build the encoder and a classifier on the pooled pair.
 
         Args:
-            architecture: a preset (tiny, toy, vle-base, vle-large) or a full configuration.
+            architecture: a preset, or a composition in plain types (`read_architecture`).
             answers: C, how many answers there are; the data module's list has as many.
             init: a checkpoint or run folder to start from.
             blind: what is withheld from the model.
@@ -55,8 +56,8 @@ class VQATask(VisionLanguageTask):
         """
         super().__init__(architecture, blind, optim, seed)
         self.options = {"answers": answers}
-        self.head = classifier(2 * self.model.width, 2 * self.model.width, answers)
-        initialise(self.head, self.model.config.init_std)
+        self.head = classifier(self.model.pooled_width, 2 * self.model.width, answers)
+        initialise(self.head, self.model.init_std)
         self.add_scores(["loss"])
         self._official = per_split(VQAAccuracy)
         self.start(init, {}, ("vqa_classifier",))  # another list of answers gives the head's numbers another meaning
@@ -135,7 +136,7 @@ class VQATask(VisionLanguageTask):
         """Draw questions with the best answers, and where the model looked."""
         del names
         seen = look(self.model, self, batch)
-        return [draw_answers(batch, seen.logits.sigmoid(), seen.heat, self.labels)]
+        return [draw_answers(batch, seen.logits.sigmoid(), seen.heat, self.labels, self.model.pixels)]
 
     def predict_step(self, batch: VQABatch) -> list[dict[str, object]]:
         """Return the best answer of each valid question, its number and its probability."""

@@ -1,27 +1,24 @@
-"""Image towers. CLIP's vision transformer (arXiv 2103.00020) on any image size that its patches divide."""
+"""CLIP's vision transformer (arXiv 2103.00020) on any image size that its patches divide: VLE's and METER's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoder
 
+from vle_lightning.encoders.base import ImageEncoder, ImageEncoderConfig, PatchMask
 from vle_lightning.encoders.positions import resize_position_table
-from vle_lightning.streams import Stream
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green and blue in [0, 1] (openai/CLIP)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from vle_lightning.errors import UserError
+from vle_lightning.streams import ImageLayout, Stream
 
 
 @dataclass(frozen=True)
-class ImageConfig:
-    """Sizes of a CLIP ViT tower; the defaults are openai/clip-vit-base-patch16."""
+class ClipViTConfig(ImageEncoderConfig):
+    """Sizes of a CLIP ViT; the defaults are openai/clip-vit-base-patch16."""
 
-    image_size: int = 224
     patch_size: int = 16
     width: int = 768
     layers: int = 12
@@ -31,34 +28,20 @@ class ImageConfig:
     layer_norm_eps: float = 1e-5
     dropout: float = 0.0
 
-
-class PatchMask(NamedTuple):
-    """Patches to hide from the tower."""
-
-    patches: Tensor  # (B, P) bool
-    vector: Tensor | None  # (D,) what stands in their place before the position embedding; None: black pixels
+    def build(self) -> ClipViT:
+        """Make the module, its weights drawn at random."""
+        return ClipViT(self)
 
 
-def patch_grid(pixel_values: Tensor, patch_size: int) -> tuple[int, int]:
-    """Return height and width in patches of images (B, 3, H, W).
-
-    Raises:
-        ValueError: the patch size does not divide the image.
-    """
-    height, width = pixel_values.shape[-2:]
-    if height % patch_size or width % patch_size:
-        raise ValueError(f"an image of {height} x {width} pixels is not a multiple of patch size {patch_size}")
-    return height // patch_size, width // patch_size
-
-
-class ImageEncoder(nn.Module):
+class ClipViT(ImageEncoder):
     """CLIP ViT whose post-layernorm applies to every token, as in VLE and METER."""
 
-    def __init__(self, config: ImageConfig) -> None:
+    def __init__(self, config: ClipViTConfig) -> None:
         super().__init__()
         if config.image_size % config.patch_size:
             raise ValueError(f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}")
-        self.patch_size = config.patch_size
+        self.width = self.hidden_width = config.width
+        self.layout = ImageLayout(1, config.patch_size)
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
         self.position_embedding = nn.Embedding((config.image_size // config.patch_size) ** 2 + 1, config.width)
@@ -84,9 +67,11 @@ class ImageEncoder(nn.Module):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
-    def resize_positions(self, image_size: int) -> None:
-        """Resize the position table to pictures of so many pixels a side: each of their patches trains its own row."""
-        side = image_size // self.patch_size
+    def resize(self, image_size: int) -> None:
+        """Resize the position table to square pictures: each of their patches trains its own row then."""
+        if image_size % self.layout.patch_size:
+            raise UserError(f"pictures of {image_size} pixels are no multiple of the patches, {self.layout.patch_size}")
+        side = image_size // self.layout.patch_size
         with torch.no_grad():
             table = resize_position_table(self.position_embedding.weight, (side, side))
         trains = self.position_embedding.weight.requires_grad
@@ -94,19 +79,13 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), CLIP-normalised; states (B, 1 + P, D), CLS first, patches row by row."""
+        if hidden is not None and hidden.vector is None:
+            pixel_values = self.blackened(pixel_values, hidden.patches)
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        if hidden is not None:
-            vector = self._black() if hidden.vector is None else hidden.vector
-            patches = torch.where(hidden.patches[..., None], vector.to(patches.dtype), patches)
+        if hidden is not None and hidden.vector is not None:
+            patches = torch.where(hidden.patches[..., None], hidden.vector.to(patches.dtype), patches)
         cls = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        positions = resize_position_table(self.position_embedding.weight, patch_grid(pixel_values, self.patch_size))
+        positions = resize_position_table(self.position_embedding.weight, self.layout.grid(pixel_values))
         states = self.pre_norm(torch.cat([cls, patches], dim=1) + positions)
         states = self.post_norm(self.encoder(inputs_embeds=states).last_hidden_state)
         return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
-
-    def _black(self) -> Tensor:
-        """Return the embedding (D,) of a patch whose pixels are all black."""
-        weight = self.patch_embedding.weight
-        black = [-mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)]
-        embedding: Tensor = weight.sum((2, 3)) @ weight.new_tensor(black)
-        return embedding

@@ -1,4 +1,4 @@
-"""Text towers. DeBERTa-v3 (arXiv 2111.09543) and -v2 as transformers ships them."""
+"""DeBERTa-v3 (arXiv 2111.09543) and -v2 as transformers ships them: the text encoder of VLE."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import DebertaV2Config, DebertaV2Model
 
+from vle_lightning.encoders.base import TextEncoder, TextEncoderConfig
 from vle_lightning.streams import Stream
 
 
 @dataclass(frozen=True)
-class TextConfig:
-    """Sizes of a DeBERTa-v3 tower; the defaults are microsoft/deberta-v3-base."""
+class DebertaConfig(TextEncoderConfig):
+    """Sizes of a DeBERTa-v3 encoder; the defaults are microsoft/deberta-v3-base."""
 
-    vocab_size: int = 128_100
-    width: int = 768
     layers: int = 12
     heads: int = 12
     intermediate: int = 3072
@@ -28,12 +27,18 @@ class TextConfig:
     dropout: float = 0.1
     attention_dropout: float | None = None  # like dropout
 
+    def build(self) -> DebertaEncoder:
+        """Make the module, its weights drawn at random."""
+        return DebertaEncoder(self)
 
-class TextEncoder(nn.Module):
+
+class DebertaEncoder(TextEncoder):
     """DeBERTa-v2 and -v3: disentangled attention over content and relative position."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: DebertaConfig) -> None:
         super().__init__()
+        self.width, self.vocabulary, self.max_tokens = config.width, config.vocab_size, config.max_positions
+        self.norm_eps = config.layer_norm_eps
         self.model = DebertaV2Model(
             DebertaV2Config(
                 vocab_size=config.vocab_size,

@@ -1,0 +1,250 @@
+"""The interface of every backbone: what tasks, objectives, pipelines and plans ask of a model, and nothing else."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from vle_lightning.encoders.base import PatchMask, PixelFacts
+from vle_lightning.models.regions import pool_patches
+from vle_lightning.parts import PartConfig
+from vle_lightning.streams import Fused, ImageLayout, Stream
+
+TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects take the following ones
+
+Blind = Literal["none", "image", "text"]  # the masked modality of a baseline
+Way = Literal["text", "image", "fusion", "pairs", "restore"]
+
+
+class EncoderCall(NamedTuple):
+    """One call of a backbone, as far as its cost goes."""
+
+    way: Way  # the method: encode_text, encode_image, fuse, pool_pairs, restore
+    sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion and pairs: B, T, N; restore: B, T, N, tokens
+
+
+class Features(NamedTuple):
+    """What a backbone makes of texts, of images, and of both."""
+
+    text: Stream | None  # (B, T, text_width)
+    image: Stream | None  # (B, prefix + P, width of the image encoder)
+    fused: Fused | None  # of the pairs
+
+
+@dataclass(frozen=True)
+class BackboneConfig(PartConfig):
+    """Base of all backbones' configurations."""
+
+    family: ClassVar[str] = "vle_lightning.models"
+    abstract: ClassVar[bool] = True
+
+    def build(self, blind: Blind = "none") -> Backbone:
+        """Make the module, its weights drawn at random; ``blind`` masks one modality."""
+        raise TypeError(f"{type(self).__name__} does not define build")
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the square pictures that the positions are made for."""
+        raise TypeError(f"{type(self).__name__} does not define image_size")
+
+    def resized(self, image_size: int) -> Self:
+        """Return the configuration of the same network for other pictures."""
+        raise TypeError(f"{type(self).__name__} does not define resized")
+
+    def least_weights(self) -> int:
+        """Return a lower bound of the number of parameters, by arithmetic: building it could take all memory."""
+        return 0
+
+
+class Backbone(nn.Module):
+    """Encode once, fuse as often as needed.
+
+    A masked modality (``blind``) is one zero state: its encoder does not run and does not train.
+
+    Attributes:
+        width: D, of the fused states.
+        pooled_width: of the pooled vector of a pair, which heads of classification read.
+        vocabulary: rows of the word table.
+        max_tokens: of a text.
+        padding: the token id that the text encoder takes for padding; None: it reads the mask alone.
+        layout: where the patches lie in an image stream.
+        hidden_width: of the vector that stands for a hidden patch.
+        pixels: how the pixels are normalised.
+        text_width: of the word embeddings.
+        norm_eps: of the text encoder's layer norms.
+        init_std: standard deviation that new weights are drawn with.
+    """
+
+    rates: ClassVar[Mapping[str, str]]  # beginning of a parameter's name -> learning-rate group; all else is "fusion"
+
+    width: int
+    pooled_width: int
+    vocabulary: int
+    max_tokens: int
+    padding: int | None
+    layout: ImageLayout
+    hidden_width: int
+    pixels: PixelFacts
+    text_width: int
+    norm_eps: float
+    init_std: float
+    token_types: nn.Embedding  # (rows, D): text 0, image 1, tagged objects from 2 on
+
+    def __init__(self, config: BackboneConfig, blind: Blind) -> None:
+        super().__init__()
+        self.config, self.blind = config, blind
+        self._watchers: list[Callable[[EncoderCall], None]] = []
+
+    @abstractmethod
+    def layers(self) -> Mapping[str, list[nn.Module]]:
+        """Return the transformer layers of each part: what is sharded, recomputed and compiled one by one."""
+
+    @abstractmethod
+    def part_of(self, name: str) -> str:
+        """Return the part that a parameter, by its name in the backbone, is counted with: a key of `layers`."""
+
+    @property
+    @abstractmethod
+    def word_embeddings(self) -> nn.Embedding:
+        """The (V, text_width) table that a vocabulary head may tie its decoder to."""
+
+    @abstractmethod
+    def resize_images(self, image_size: int) -> None:
+        """Make learned positions those of square pictures of so many pixels; others may still be interpolated.
+
+        Raises:
+            UserError: the image encoder cannot take such pictures.
+        """
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
+        """Encode B texts (B, T), mask True on real tokens, to a stream (B, T, D)."""
+        if self.blind == "text":
+            return self._masked(len(input_ids))
+        self._tell("text", input_ids.shape)
+        return self._encode_text(input_ids, attention_mask)
+
+    def encode_image(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
+        """Encode B images (B, 3, H, W), some of whose patches may be hidden, to a stream (B, prefix + P, D)."""
+        if self.blind == "image":
+            return self._masked(len(pixel_values))
+        self._tell("image", (len(pixel_values), *pixel_values.shape[-2:]))
+        return self._encode_image(pixel_values, hidden)
+
+    def fuse(
+        self, text: Stream, image: Stream, text_types: Tensor | None = None, image_types: Tensor | None = None
+    ) -> Fused:
+        """Let B texts and B images read each other.
+
+        Args:
+            text: states (B, T, D), mask (B, T).
+            image: states (B, N, D), mask (B, N); N is prefix + P, and R more where regions are appended.
+            text_types: (B, T) int64 rows of the token-type table; all 0 by default.
+            image_types: (B, N) likewise; all 1 by default.
+
+        Returns:
+            Fused states (B, T, D) and (B, N, D), and the pooled vector (B, pooled_width).
+        """
+        self._tell("fusion", (*text.mask.shape, image.mask.shape[1]))
+        return self._fuse(self._typed(text, text_types, TEXT_TYPE), self._typed(image, image_types, IMAGE_TYPE))
+
+    def pool_pairs(self, text: Stream, image: Stream) -> Tensor:
+        """Compute ``fuse(text, image).pooled`` without the states of the last layer that no pooler reads."""
+        self._tell("pairs", (*text.mask.shape, image.mask.shape[1]))
+        return self._pool_pairs(self._typed(text, None, TEXT_TYPE), self._typed(image, None, IMAGE_TYPE))
+
+    def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
+        """Return the states that predict the tokens of a text of which some were masked.
+
+        Args:
+            fused: of the masked text and its image.
+            text: as it was fused: for its mask.
+            image: likewise.
+            input_ids: (B, T) the clean text. A decoder reads the tokens before the one that it predicts; without a
+                decoder the fused states predict.
+
+        Returns:
+            (B, T, D).
+        """
+        del text, image, input_ids
+        return fused.text
+
+    @abstractmethod
+    def watch(self) -> AbstractContextManager[list[Tensor]]:
+        """Collect where the pooled vector looks, one entry a fusion, while the context lasts.
+
+        Yields:
+            Weights (B, heads, 1 or T, N) over the states of B images; row 0 is the one that is pooled.
+        """
+
+    @abstractmethod
+    def features(
+        self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None
+    ) -> Features:
+        """Return the states of single modalities and of their pairs, as far as both are given.
+
+        Args:
+            text: ids (B, T) and mask (B, T) of texts.
+            pixel_values: (I, 3, H, W) of images.
+            rows: (B,) int64: the image of each row; row by row by default.
+        """
+
+    def encoders(self) -> Mapping[str, nn.Module]:
+        """Return the encoders that may start from weights of their own, by modality: text and image, or none."""
+        return {}
+
+    def pool_regions(self, image: Stream, patches: Tensor, valid: Tensor) -> Stream:
+        """Average the encoded patches of tagged objects.
+
+        Args:
+            image: B image streams (B, prefix + P, D).
+            patches: (B, R, P) bool, the patches of each region (see `box_patches`).
+            valid: (B, R) bool.
+
+        Returns:
+            B streams of R regions; of none where the image is masked. A valid region without patches is NaN, the mean
+            of nothing, as in the published code: mark it as not valid to leave it out.
+        """
+        if self.blind == "image":
+            return Stream(image.states[:, :0], image.mask[:, :0])
+        states = pool_patches(image.states[:, self.layout.prefix :], patches)
+        return Stream(states.masked_fill((valid & ~patches.any(-1))[..., None], torch.nan), valid)
+
+    @contextmanager
+    def calls(self) -> Iterator[list[EncoderCall]]:
+        """Collect the calls of this backbone while the context lasts."""
+        seen: list[EncoderCall] = []
+        self._watchers.append(seen.append)
+        try:
+            yield seen
+        finally:
+            self._watchers.remove(seen.append)
+
+    @abstractmethod
+    def _encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream: ...
+
+    @abstractmethod
+    def _encode_image(self, pixel_values: Tensor, hidden: PatchMask | None) -> Stream: ...
+
+    @abstractmethod
+    def _fuse(self, text: Stream, image: Stream) -> Fused: ...
+
+    def _pool_pairs(self, text: Stream, image: Stream) -> Tensor:
+        return self._fuse(text, image).pooled
+
+    def _typed(self, stream: Stream, types: Tensor | None, default: int) -> Stream:
+        added = self.token_types.weight[default] if types is None else self.token_types(types)
+        return Stream(stream.states + added, stream.mask)
+
+    def _masked(self, rows: int) -> Stream:
+        weight = self.token_types.weight
+        return Stream(weight.new_zeros(rows, 1, self.width), weight.new_ones(rows, 1, dtype=torch.bool))
+
+    def _tell(self, way: Way, sizes: tuple[int, ...]) -> None:
+        for watcher in self._watchers:
+            watcher(EncoderCall(way, tuple(sizes)))

@@ -1,0 +1,128 @@
+"""What a pre-training step encodes and fuses: each distinct view once, all pairs of a kind in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vle_lightning.batch import PretrainBatch
+from vle_lightning.encoders.base import PatchMask
+from vle_lightning.models.backbone import Backbone
+from vle_lightning.models.regions import box_patches
+from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Stream, TextView
+
+NO_VECTORS: Mapping[ImageView, Tensor] = {}
+
+
+class Encoded(NamedTuple):
+    """The views of a micro-batch before fusion, B streams each."""
+
+    texts: Mapping[TextView, Stream]
+    images: Mapping[ImageView, Stream]
+
+
+def fuse_views(
+    model: Backbone,
+    batch: PretrainBatch,
+    views: Sequence[FusedView],
+    vectors: Mapping[ImageView, Tensor] = NO_VECTORS,
+) -> list[Fused]:
+    """Encode and fuse each distinct view once; see `encode_views` and `fuse_encoded`."""
+    return fuse_encoded(model, batch, encode_views(model, batch, views, vectors), views)
+
+
+def encode_views(
+    model: Backbone,
+    batch: PretrainBatch,
+    views: Iterable[FusedView],
+    vectors: Mapping[ImageView, Tensor] = NO_VECTORS,
+    also: Iterable[ImageView] = (),
+) -> Encoded:
+    """Encode each distinct view of texts and images, all texts in one call and all images in one.
+
+    Args:
+        model: the backbone.
+        batch: B pairs, H hidden boxes.
+        views: what objectives ask for.
+        vectors: (hidden_width,) by view of the image, what stands for its hidden patches; their pixels are black in a
+            view with hidden patches that has none.
+        also: views of the image that are read without fusion.
+    """
+    views = list(views)
+    texts = list(dict.fromkeys(view.text for view in views))
+    images = list(dict.fromkeys([*(view.image for view in views), *also]))
+    return Encoded(_encode_texts(model, batch, texts), _encode_images(model, batch, images, vectors))
+
+
+def fuse_encoded(model: Backbone, batch: PretrainBatch, encoded: Encoded, views: Sequence[FusedView]) -> list[Fused]:
+    """Fuse each distinct view once.
+
+    Views of one form of the image are fused in one call; those with hidden boxes have region tokens, which would be
+    padding for the others. Where the text is masked, ``text`` holds the states that restore it.
+
+    Returns:
+        One Fused of B pairs for each of ``views``, in their order; ``image`` has H region tokens after the patches
+        where boxes are hidden.
+    """
+    fused: dict[FusedView, Fused] = {}
+    for kind, image in encoded.images.items():
+        alike = [view for view in dict.fromkeys(views) if view.image is kind]
+        if not alike:
+            continue
+        texts = [_paired(encoded.texts[view.text], batch, view.pairing) for view in alike]
+        parts = (tensor.split(len(batch)) for tensor in model.fuse(_stack(texts), _stack([image] * len(alike))))
+        for view, text, part in zip(alike, texts, zip(*parts, strict=True), strict=True):
+            whole = Fused(*part)
+            if view.text is TextView.MASKED:
+                whole = whole._replace(text=model.restore(whole, text, image, batch.input_ids))
+            fused[view] = whole
+    return [fused[view] for view in views]
+
+
+def _encode_texts(model: Backbone, batch: PretrainBatch, kinds: list[TextView]) -> dict[TextView, Stream]:
+    ids = {TextView.CLEAN: batch.input_ids, TextView.MASKED: batch.masked_input_ids}
+    stream = model.encode_text(torch.cat([ids[kind] for kind in kinds]), batch.attention_mask.repeat(len(kinds), 1))
+    return dict(zip(kinds, _unstack(stream, len(batch)), strict=True))
+
+
+def _encode_images(
+    model: Backbone, batch: PretrainBatch, kinds: list[ImageView], vectors: Mapping[ImageView, Tensor]
+) -> dict[ImageView, Stream]:
+    pixels = batch.pixel_values.repeat(len(kinds), 1, 1, 1)
+    if kinds == [ImageView.CLEAN] or model.blind == "image":
+        return dict(zip(kinds, _unstack(model.encode_image(pixels), len(batch)), strict=True))
+    grid = model.layout.grid(batch.pixel_values)
+    regions, drawn = box_patches(batch.hidden_boxes, grid), batch.hidden_classes >= 0
+    clean = torch.zeros(len(batch), grid[0] * grid[1], dtype=torch.bool, device=pixels.device)
+    hidden = {ImageView.CLEAN: clean, ImageView.MASKED: (regions & drawn[..., None]).any(1)}
+    mask = PatchMask(torch.cat([hidden[kind] for kind in kinds]), _vector(kinds, vectors, len(batch)))
+    images = dict(zip(kinds, _unstack(model.encode_image(pixels, mask), len(batch)), strict=True))
+    if ImageView.MASKED in images:
+        masked = images[ImageView.MASKED]
+        images[ImageView.MASKED] = masked.append(model.pool_regions(masked, regions, drawn))
+    return images
+
+
+def _vector(kinds: list[ImageView], vectors: Mapping[ImageView, Tensor], rows: int) -> Tensor | None:
+    """Return what stands for hidden patches: (D,), or (rows of all kinds, 1, D) where kinds have their own vectors."""
+    given = [vectors.get(kind) for kind in kinds]
+    present = [vector for vector in given if vector is not None]
+    if len(present) <= 1:
+        return present[0] if present else None
+    filled = [present[0] if vector is None else vector for vector in given]
+    return torch.cat([vector.expand(rows, 1, -1) for vector in filled])
+
+
+def _paired(text: Stream, batch: PretrainBatch, pairing: Pairing) -> Stream:
+    return text if pairing is Pairing.TRUE else text.select(batch.partner)
+
+
+def _stack(streams: list[Stream]) -> Stream:
+    return Stream(*(torch.cat(tensors) for tensors in zip(*streams, strict=True)))
+
+
+def _unstack(stream: Stream, rows: int) -> list[Stream]:
+    return [Stream(*part) for part in zip(*(tensor.split(rows) for tensor in stream), strict=True)]
