@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from vle_lightning.errors import UserError
 
@@ -20,6 +20,11 @@ class PartConfig:
         """Return what an experiment calls this kind of part: a module of the family, or a module's full name."""
         module = type(self).__module__
         return module.removeprefix(f"{self.family}.")
+
+    def resolved(self, where: str) -> Self:
+        """Return the same configuration with nothing left to look up elsewhere, such as the sizes of a hub name."""
+        del where
+        return self
 
 
 def find_kind(base: type[PartConfig], kind: str, where: str) -> type[Any]:

@@ -131,7 +131,7 @@ def _read(
         config: PartConfig = kind(**{**values, **with_floats(kind, plain)})
     except TypeError as error:  # a field of someone's own part has no default
         raise UserError(f"{where}: {str(error).split(') ')[-1]}") from error
-    return config
+    return config.resolved(where)
 
 
 def _read_part(

@@ -15,6 +15,7 @@ from vle_lightning.errors import UserError
 LEAST = {  # of whole numbers; 1 where nothing is said
     "token_types": 2,  # text and image
     "conv_kernel": 0,  # no convolution
+    "pad_token_id": 0,
     "position_buckets": -1,  # these two: transformers' word for "not used"
     "max_relative_positions": -1,
 }
@@ -102,7 +103,7 @@ def _reason(name: str, value: object, hint: Any) -> str | None:  # noqa: ANN401 
     least = 0 if fits(0.5, hint) else LEAST.get(name, 1)
     if not least <= value <= MOST:
         return f"must be at least {least}" if value < least else f"must be at most {MOST}"
-    if name.endswith(("dropout", "eps")) and value >= 1:
+    if name.endswith(("dropout", "eps", "drop_path")) and value >= 1:
         return "must be below 1"
     if name == "conv_kernel" and value and value % 2 == 0:
         return "must be odd, so that there are as many tokens behind the convolution as before it"

@@ -32,7 +32,7 @@ class EncoderCall(NamedTuple):
 class Features(NamedTuple):
     """What a backbone makes of texts, of images, and of both."""
 
-    text: Stream | None  # (B, T, text_width)
+    text: Stream | None  # (B, T, width of the text encoder)
     image: Stream | None  # (B, prefix + P, width of the image encoder)
     fused: Fused | None  # of the pairs
 

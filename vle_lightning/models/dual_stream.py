@@ -79,13 +79,14 @@ class DualStream(Backbone):
         self.image_projection = nn.Linear(self.image.width, width)
         self.token_types = nn.Embedding(config.fusion.token_types, width)
         self.fusion = config.fusion.build()
-        self.decoder = None if config.decoder is None else config.decoder.build(width, self.text.width)
+        words = self.text.word_embeddings.embedding_dim  # ELECTRA and ALBERT project them to the encoder's width
+        self.decoder = None if config.decoder is None else config.decoder.build(width, words)
         if self.decoder is None:
             self.text_pooler = Pooler(width)
             self.image_pooler = Pooler(width)
         self.width, self.pooled_width = width, width if self.decoder else 2 * width
         self.vocabulary, self.max_tokens = self.text.vocabulary, self.text.max_tokens
-        self.padding, self.text_width, self.norm_eps = self.text.padding, self.text.width, self.text.norm_eps
+        self.padding, self.text_width, self.norm_eps = self.text.padding, words, self.text.norm_eps
         self.layout, self.hidden_width = self.image.layout, self.image.hidden_width
         self.pixels = self.image.pixels
         self.init_std = config.init_std

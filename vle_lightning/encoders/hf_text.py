@@ -1,0 +1,177 @@
+"""Any text encoder of transformers, such as RoBERTa, BERT, ELECTRA or ModernBERT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+
+from vle_lightning.encoders.base import TextEncoder, TextEncoderConfig
+from vle_lightning.errors import UserError
+from vle_lightning.streams import Stream
+
+SIZES = {  # ours -> transformers' name, which all of its text encoders have
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "pad_token_id": "pad_token_id",
+}
+EPSILONS = ("layer_norm_eps", "norm_eps")  # the name depends on the type
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+FEWER = {"bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"}  # ids that a small vocabulary may lack
+
+
+@dataclass(frozen=True)
+class HFTextConfig(TextEncoderConfig):
+    """Sizes of an encoder of transformers; the defaults are roberta-base.
+
+    Attributes:
+        type: transformers' ``model_type``, such as roberta, bert, electra, modernbert.
+        name: a hub name or folder whose config.json gives the sizes; read once, when an experiment is read.
+        max_positions: rows of the position table; RoBERTa has two more than tokens.
+        pad_token_id: what the tokenizer pads with.
+        dropout: of hidden states and attention, where the type has it.
+        options: further fields of the type's own configuration, by transformers' names.
+    """
+
+    vocab_size: int = 50_265
+    type: str = "roberta"
+    name: str | None = None
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    max_positions: int = 514
+    pad_token_id: int = 1
+    layer_norm_eps: float = 1e-5
+    dropout: float = 0.1
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> HFTextEncoder:
+        """Make the module, its weights drawn at random.
+
+        Raises:
+            UserError: transformers has no such type, or it has no such option.
+        """
+        return HFTextEncoder(self)
+
+    def resolved(self, where: str) -> Self:
+        """Take the sizes of ``name``, so that what is saved of the model needs no hub.
+
+        Raises:
+            UserError: the name is not found, or is of no text encoder.
+        """
+        if self.name is None:
+            return self
+        try:
+            found = AutoConfig.from_pretrained(self.name, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{where}.name: {self.name} cannot be read (not found, or no network?): {error}") from error
+        sizes: dict[str, Any] = {ours: getattr(found, theirs, None) for ours, theirs in SIZES.items()}
+        if lacking := [SIZES[ours] for ours, value in sizes.items() if not isinstance(value, int)]:
+            raise UserError(f"{where}.name: {self.name} ({found.model_type}) is no text encoder: no {lacking[0]}")
+        own, plain = found.to_diff_dict(), AutoConfig.for_model(found.model_type)
+        known = {*SIZES.values(), *EPSILONS, *DROPOUTS, *FEWER, "model_type", "architectures", "transformers_version"}
+        options = {key: value for key, value in own.items() if key not in known and getattr(plain, key, value) != value}
+        epsilon = next((float(getattr(found, key)) for key in EPSILONS if hasattr(found, key)), self.layer_norm_eps)
+        return replace(
+            self, name=None, type=found.model_type, layer_norm_eps=epsilon, options={**options, **self.options}, **sizes
+        )
+
+    def theirs(self) -> PretrainedConfig:
+        """Return transformers' configuration.
+
+        Raises:
+            UserError: transformers has no such type, or it has no such option.
+        """
+        try:
+            plain = AutoConfig.for_model(self.type)
+        except ValueError as error:
+            raise UserError(
+                f"model.architecture.text.type is {self.type!r}: transformers has no such model; give a model_type "
+                "such as roberta, bert, electra or modernbert"
+            ) from error
+        if unknown := sorted(key for key in self.options if not hasattr(plain, key)):
+            raise UserError(
+                f"model.architecture.text.options holds {', '.join(unknown)}, which a {self.type} does not have; the "
+                f"names are those of transformers' {type(plain).__name__}"
+            )
+        given: dict[str, Any] = {theirs: getattr(self, ours) for ours, theirs in SIZES.items()}
+        given |= {key: self.layer_norm_eps for key in EPSILONS if hasattr(plain, key)}
+        given |= {key: self.dropout for key in DROPOUTS if hasattr(plain, key)}
+        given |= {key: None for key in FEWER if (getattr(plain, key, None) or 0) >= self.vocab_size}
+        config: PretrainedConfig = AutoConfig.for_model(self.type, **{**given, **self.options})
+        return config
+
+
+class HFTextEncoder(TextEncoder):
+    """An encoder of transformers without its pooler."""
+
+    def __init__(self, config: HFTextConfig) -> None:
+        super().__init__()
+        if not 0 <= config.pad_token_id < config.vocab_size:
+            raise UserError(
+                f"model.architecture.text.pad_token_id {config.pad_token_id} is no token of a vocabulary of "
+                f"{config.vocab_size}; give the id that the tokenizer pads with"
+            )
+        theirs = config.theirs()
+        self.model = _without_pooler(theirs, config.type)
+        self.width, self.vocabulary, self.norm_eps = config.width, config.vocab_size, config.layer_norm_eps
+        self.padding = config.pad_token_id
+        self.max_tokens = config.max_positions - _reserved(self.model)
+        self._layers = _find_layers(self.model, config)
+
+    @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The (V, D) table that a vocabulary head may tie its decoder to."""
+        embeddings = self.model.get_input_embeddings()
+        assert isinstance(embeddings, nn.Embedding)
+        return embeddings
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers, first to last."""
+        layers = self.model.get_submodule(self._layers)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
+        """Encode B texts: ids (B, T) int64, mask (B, T) bool; states (B, T, D)."""
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask.to(input_ids.dtype))
+        return Stream(output.last_hidden_state, attention_mask)
+
+
+def _without_pooler(config: PretrainedConfig, kind: str) -> Any:  # noqa: ANN401 (any model of transformers)
+    try:
+        model = AutoModel.from_config(config, attn_implementation="sdpa")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.architecture.text: transformers cannot build this {kind}: {error}") from error
+    if config.is_encoder_decoder or not hasattr(model, "get_input_embeddings"):
+        raise UserError(f"model.architecture.text.type: {kind} is no encoder of text alone")
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # tasks pool by themselves
+    return model
+
+
+def _reserved(model: nn.Module) -> int:
+    """Return how many rows of the position table no token uses: RoBERTa counts from behind the padding id."""
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
+    padding = next((table.padding_idx for table in tables if isinstance(table, nn.Embedding)), None)
+    return 0 if padding is None else padding + 1
+
+
+def _find_layers(model: nn.Module, config: HFTextConfig) -> str:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) in (config.layers, 1):
+            return str(name)
+    raise UserError(f"model.architecture.text.type: the layers of a {config.type} are not found; use another type")

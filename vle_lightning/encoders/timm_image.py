@@ -1,0 +1,159 @@
+"""Any vision transformer of timm, such as Swin, DeiT, BEiT, SigLIP, DINOv2 or DINOv3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from vle_lightning.encoders.base import ImageEncoder, ImageEncoderConfig, PatchMask, PixelFacts
+from vle_lightning.errors import UserError
+from vle_lightning.streams import ImageLayout, Stream
+
+Pooling = Literal["first", "mean"]
+OPTION = "model.architecture.image"
+
+
+@dataclass(frozen=True)
+class TimmImageConfig(ImageEncoderConfig):
+    """A vision transformer by timm's name, its sizes those of the name unless ``options`` say otherwise.
+
+    Attributes:
+        name: in timm, such as swin_base_patch4_window7_224, vit_base_patch16_siglip_224, vit_base_patch14_dinov2.
+        drop_path: stochastic depth at the last layer, rising from 0 at the first.
+        pooling: what stands for an image: the first of its fused states, or their mean; None: the first if that is a
+            class token.
+        mean: of the pixels; None: as timm gives for this name.
+        std: likewise.
+        options: further arguments of the model, such as embed_dim, depth, num_heads, window_size.
+    """
+
+    name: str = "vit_base_patch16_224"
+    drop_path: float = 0.0
+    pooling: Pooling | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> TimmImageEncoder:
+        """Make the module, its weights drawn at random.
+
+        Raises:
+            UserError: timm has no such transformer, or it takes neither these pictures nor these options.
+        """
+        return TimmImageEncoder(self)
+
+
+class TimmImageEncoder(ImageEncoder):
+    """A vision transformer of timm without its head: all tokens of its last layer, after its last norm.
+
+    Of a transformer in stages, such as Swin, these are the tokens of the last stage; a patch is what one of them sees.
+    """
+
+    def __init__(self, config: TimmImageConfig) -> None:
+        super().__init__()
+        self.model = _create(config)
+        self._stages = not hasattr(self.model, "blocks")
+        self.width = int(self.model.num_features)
+        prefix = 0 if self._stages else int(self.model.num_prefix_tokens)
+        first = self.model.patch_embed.patch_size
+        side = int(first[0] if isinstance(first, tuple | list) else first)
+        self._merged = 2 ** (len(self.model.layers) - 1) if self._stages else 1  # input patches a side of an output one
+        self.layout = ImageLayout(prefix, side * self._merged)
+        if config.image_size % self.layout.patch_size:
+            raise UserError(
+                f"{OPTION}: pictures of {config.image_size} pixels are no multiple of the patches of {config.name}, "
+                f"{self.layout.patch_size}"
+            )
+        self.hidden_width = int(self.model.embed_dim)
+        self.mean_pooled = config.pooling == "mean" or (config.pooling is None and not prefix)
+        known = self.model.pretrained_cfg
+        mean, std = (config.mean or known["mean"], config.std or known["std"])
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise UserError(
+                f"{OPTION}: mean and std are {list(mean)} and {list(std)}; give three numbers each, std > 0"
+            )
+        self.pixels = PixelFacts(tuple(mean), tuple(std))
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer blocks, first to last, those of all stages in a row."""
+        if not self._stages:
+            blocks = self.model.blocks
+            return blocks if isinstance(blocks, nn.ModuleList) else nn.ModuleList(blocks)
+        return nn.ModuleList(block for stage in self.model.layers for block in stage.blocks)
+
+    def resize(self, image_size: int) -> None:
+        """Make the encoder one of square pictures of so many pixels.
+
+        Position tables are interpolated. Swin's windows and bias tables stay as they are where the smaller stages still
+        fill a window; METER lets the window grow with the picture (`grow_windows`).
+
+        Raises:
+            UserError: the model cannot take pictures of this size.
+        """
+        if image_size % self.layout.patch_size:
+            raise UserError(f"pictures of {image_size} pixels are no multiple of the patches, {self.layout.patch_size}")
+        try:
+            self.model.set_input_size(img_size=image_size, **self._window(image_size))
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise UserError(f"{OPTION}: this model cannot take pictures of {image_size} pixels: {error}") from error
+
+    def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
+        """Encode B images (B, 3, H, W), normalised; states (B, prefix + P, D)."""
+        if hidden is not None and hidden.vector is None:
+            pixel_values, hidden = self.blackened(pixel_values, hidden.patches), None
+        handle = None if hidden is None else self.model.patch_embed.register_forward_hook(self._hide(hidden))
+        try:
+            states = self.model.forward_features(pixel_values)
+        finally:
+            if handle is not None:
+                handle.remove()
+        if self._stages:
+            states = states.flatten(1, 2)
+        return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
+
+    def _window(self, image_size: int) -> dict[str, Any]:
+        """Let Swin's window be the last stage's grid, as METER does; other models have none."""
+        side = image_size // self.layout.patch_size
+        return {"window_size": (side, side)} if self._stages else {}
+
+    def _hide(self, hidden: PatchMask) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        vector = hidden.vector
+        assert vector is not None
+
+        def replace(module: nn.Module, inputs: object, patches: Tensor) -> Tensor:
+            side = self._merged
+            if patches.dim() == 4:  # (B, rows, columns, D)
+                rows, columns = patches.shape[1] // side, patches.shape[2] // side
+                chosen = hidden.patches.view(-1, rows, columns)
+                chosen = chosen.repeat_interleave(side, 1).repeat_interleave(side, 2)
+                spread = vector.to(patches.dtype)
+                return torch.where(chosen[..., None], spread if spread.dim() == 1 else spread[:, None], patches)
+            return torch.where(hidden.patches[..., None], vector.to(patches.dtype), patches)
+
+        return replace
+
+
+def _create(config: TimmImageConfig) -> Any:  # noqa: ANN401 (any model of timm)
+    if not timm.is_model(config.name):
+        close = timm.list_models(f"*{config.name.split('_')[0]}*")[:3]
+        hint = f", such as {', '.join(close)}" if close else ""
+        raise UserError(f"{OPTION}.name is {config.name!r}: timm has no such model; see timm.list_models(){hint}")
+    settings: dict[str, Any] = {"num_classes": 0, "drop_path_rate": config.drop_path, **config.options}
+    try:
+        model = timm.create_model(config.name, pretrained=False, global_pool="", img_size=config.image_size, **settings)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        if "img_size" in str(error):
+            raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here") from error
+        raise UserError(f"{OPTION}: timm cannot build {config.name} with these options: {error}") from error
+    is_plain = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
+    stages = getattr(model, "layers", ())
+    in_stages = isinstance(stages, nn.Sequential) and all(hasattr(stage, "blocks") for stage in stages)
+    if not (is_plain or in_stages) or not hasattr(model, "set_input_size"):
+        raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here")
+    return model
