@@ -28,6 +28,26 @@ SMALL_FILES = ("*.json", "*.model", "*.txt")  # configuration and tokenizer
 BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
+class Inert(dict[Any, Any]):
+    """Stands for a class of old libraries that a published checkpoint names beside its weights; it does nothing."""
+
+    def __init__(self, *values: object, **options: object) -> None:
+        """Keep nothing of the arguments."""
+        del values, options
+        super().__init__()
+
+
+INERT = (  # what Lightning 1.3 and sacred leave in METER's checkpoints; opening one imports and runs none of them
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "sacred.config.custom_containers.ReadOnlyDict",
+    "sacred.config.custom_containers.ReadOnlyList",
+    "sacred.config.custom_containers.DogmaticDict",
+)
+
+
 class ModelFolder(NamedTuple):
     """A folder with a configuration and weights."""
 
@@ -186,7 +206,8 @@ def read_plain(file: Path, option: str) -> dict[str, Any]:
     check_integrity(file, option)
     try:
         # mapped: what is never asked for, the moments say, is not held in memory
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with torch.serialization.safe_globals([(Inert, name) for name in INERT]):
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except BROKEN as error:
         # the text of torch advises to load the file all the same: only the name of what would run is handed on
         called = re.search(r"(?:GLOBAL|Unsupported global:) `?([\w.]+)", str(error))

@@ -23,6 +23,7 @@ from vle_lightning.hub.folder import (
     read_plain,
     read_weights,
 )
+from vle_lightning.hub.meter import is_meter, is_meter_config, meter_name, read_meter
 from vle_lightning.hub.own import ENCODER, FORMAT, Description, from_plain, guess_heads, sort_weights
 from vle_lightning.hub.sharded import is_sharded
 from vle_lightning.hub.vle import (
@@ -48,11 +49,12 @@ class Pretrained(NamedTuple):
     heads: dict[str, dict[str, Tensor]]  # by published name, then by the name inside of the head
     dropped: tuple[str, ...]  # what has no place in any model here
     unknown: tuple[str, ...]  # tensors that no table names
+    layout: str = "own"  # or vle, or meter
 
     def named(self, name: str) -> str:
         """Return the source's own name of a tensor: of the encoder, or ``HEAD.`` and the name inside of it."""
-        if self.description.task is None and self.description.published is not None:
-            return published_name(name)
+        if self.layout != "own":
+            return (published_name if self.layout == "vle" else meter_name)(name)
         head, _, rest = name.partition(".")
         place = self.description.heads.get(head)
         return ENCODER + name if place is None else f"{place}.{rest}"
@@ -118,6 +120,10 @@ def read_pretrained(source: str | Path, option: str = "source") -> Pretrained:
     folder = find_folder(source, option)
     if is_vle(folder.config):
         return _within_reason(_published(folder, option), option)
+    if is_meter_config(folder.config):
+        options = {**folder.config["config"], "text": folder.config["text"]}
+        weights = read_weights(folder.path, option)
+        return _within_reason(_meter(weights, options, folder.source, f"{option}: {folder.path}"), option)
     if folder.config.get("format") != FORMAT:
         kind = folder.config.get("model_type", folder.config.get("format"))
         raise UserError(f"{option}: {folder.path / CONFIG} describes a {kind!r}; a VLE or an export of ours is needed")
@@ -135,7 +141,14 @@ def _published(folder: ModelFolder, option: str) -> Pretrained:
     if labels is not None and answers is not None and len(labels) != len(answers):
         raise UserError(f"{where} names {len(labels)} answers in id2label, but {VQA_HEAD} has {len(answers)}")
     description = Description(architecture=architecture, labels=labels, published=found.published)
-    return Pretrained(folder.source, description, found.encoder, found.heads, found.dropped, found.unknown)
+    return Pretrained(folder.source, description, found.encoder, found.heads, found.dropped, found.unknown, "vle")
+
+
+def _meter(weights: Mapping[str, Tensor], options: object, source: str, where: str) -> Pretrained:
+    """Read a METER checkpoint, or a folder that holds one beside its encoders' sizes."""
+    found = read_meter(weights, options if isinstance(options, Mapping) else {}, where)
+    description = Description(architecture=found.architecture)
+    return Pretrained(source, description, found.encoder, found.heads, found.dropped, found.unknown, "meter")
 
 
 def _read_checkpoint(file: Path, source: str, option: str) -> Pretrained:
@@ -147,6 +160,10 @@ def _read_checkpoint(file: Path, source: str, option: str) -> Pretrained:
         raise UserError(
             f"{option}: {file} is no Lightning checkpoint: it has no 'state_dict' (of a published one, name the folder)"
         )
+    if is_meter(weights):
+        stored = content.get("hyper_parameters")
+        options = stored.get("config") if isinstance(stored, Mapping) else None
+        return _within_reason(_meter(weights, options, source, f"{option}: {file}"), option)
     known = {"format_version", *(f.name for f in fields(Description))}
     description = from_plain({key: value for key, value in content.items() if key in known}, f"{option}: {file}")
     return _within_reason(_own(source, description, weights), option)
@@ -193,4 +210,10 @@ def fill_pretrained(
         faults += differences(pretrained.description.architecture, encoder.config)
     parts = {"": encoder, **{f"{name}.": head for name, head in found.items()}}
     report = LoadReport(pretrained.source, 0, 0, dropped=dropped, new=new)
-    return fill(parts, weights, report, option, faults, pretrained.named)
+    own, theirs = encoder.config.image_size, pretrained.description.architecture
+    if theirs is None or theirs.image_size == own or faults:
+        return fill(parts, weights, report, option, faults, pretrained.named)
+    encoder.resize_images(theirs.image_size)  # its positions are learned at the source's size, and interpolated then
+    report = fill({**parts, "": encoder}, weights, report, option, faults, pretrained.named)
+    encoder.resize_images(own)
+    return report._replace(resized=(f"the image encoder's positions from {theirs.image_size} to {own} pixels",))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import open_clip
+import torch
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPVisionModel
 
@@ -152,6 +154,19 @@ def split_projections(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for letter, part in zip("qkv", value.chunk(3), strict=True):
             split[f"{stem}.{letter}_proj.{kind}"] = part
     return split
+
+
+def join_projections(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Join each query, key and value to a fused ``in_proj_weight`` and ``in_proj_bias``: the way back."""
+    joined = {}
+    for key, value in weights.items():
+        match = re.fullmatch(r"(.*)\.(q|k|v)_proj\.(weight|bias)", key)
+        if match is None or "resblocks" not in key:
+            joined[key] = value
+        elif match[2] == "q":
+            parts = [weights[f"{match[1]}.{letter}_proj.{match[3]}"] for letter in "qkv"]
+            joined[f"{match[1]}.in_proj_{match[3]}"] = torch.cat(parts)
+    return joined
 
 
 def _compare(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:

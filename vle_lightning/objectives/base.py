@@ -14,6 +14,7 @@ from vle_lightning.errors import UserError
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.streams import Fused, FusedView, ImageView
 
+HELPERS = ("base", "passes")  # modules beside the objectives
 Hiding = Literal["vector", "pixels"]  # what stands for hidden patches: a learned vector, or black pixels
 
 
@@ -39,6 +40,7 @@ class ObjectiveOptions:
 
     classes: int  # of boxes
     hiding: Hiding = "vector"
+    tied: bool = True  # MLM's decoder is the table of word embeddings
 
 
 class Objective(nn.Module):
@@ -81,7 +83,8 @@ def find_objective(name: str) -> type[Objective]:
         UserError: there is no such module.
     """
     package = "vle_lightning.objectives"
-    known = [module.name for module in pkgutil.iter_modules(import_module(package).__path__) if module.name != "base"]
+    names = (module.name for module in pkgutil.iter_modules(import_module(package).__path__))
+    known = [module for module in names if module not in HELPERS]
     if name not in known:
         raise UserError(f"model.objectives: no objective '{name}'; choose among {', '.join(known)}")
     module = import_module(f"{package}.{name}")

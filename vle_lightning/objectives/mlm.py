@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,12 +10,14 @@ from torch.nn import functional as F
 from vle_lightning.batch import IGNORED, PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
-from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
+from vle_lightning.objectives.base import Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
 from vle_lightning.streams import Fused, FusedView, TextView
+
+METER_EPS = 1e-12  # of the layer norm in METER's head
 
 
 class MaskedLanguageModelling(Objective):
-    """MLM with VLE's head: back to the text tower's width, transform, decoder tied to the word embeddings.
+    """MLM with VLE's head, back to the word embeddings' width and tied to them, or METER's at the fusion's width.
 
     The head runs on the masked positions only, so the vocabulary costs nothing elsewhere.
     """
@@ -24,18 +26,21 @@ class MaskedLanguageModelling(Objective):
     score_names: ClassVar[tuple[str, ...]] = ("mlm_accuracy", "mlm_content_accuracy")
     views: ClassVar[FusedView] = FusedView(text=TextView.MASKED)
 
-    def __init__(self, model: Backbone) -> None:
+    @classmethod
+    def build(cls, model: Backbone, options: ObjectiveOptions) -> Self:
+        """Make the objective with a tied decoder or with one of its own."""
+        return cls(model, options.tied)
+
+    def __init__(self, model: Backbone, tied: bool = True) -> None:
+        """Make the head; ``tied``: VLE's, else METER's."""
         super().__init__(model)
-        text_width = model.text_width
-        self.transform = nn.Sequential(
-            nn.Linear(model.width, text_width),
-            nn.Linear(text_width, text_width),
-            nn.GELU(),
-            FloatNorm(text_width, eps=model.norm_eps),
-        )
-        self.decoder = nn.Linear(text_width, model.vocabulary)
+        width, eps = (model.text_width, model.norm_eps) if tied else (model.width, METER_EPS)
+        to_words = [nn.Linear(model.width, width)] if tied else []
+        self.transform = nn.Sequential(*to_words, nn.Linear(width, width), nn.GELU(), FloatNorm(width, eps=eps))
+        self.decoder = nn.Linear(width, model.vocabulary)
         initialise(self, model.init_std)
-        self.decoder.weight = model.word_embeddings.weight
+        if tied:
+            self.decoder.weight = model.word_embeddings.weight
 
     def logits(self, states: Tensor) -> Tensor:
         """Score every word for fused text states (K, D): (K, V)."""

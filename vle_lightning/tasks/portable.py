@@ -15,6 +15,7 @@ from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import read_architecture, refuse_unknown
 from vle_lightning.hub.checks import check_values
 from vle_lightning.hub.filling import own_tensors
+from vle_lightning.hub.meter import write_meter
 from vle_lightning.hub.own import Description, to_plain, write_own
 from vle_lightning.hub.pretrained import Pretrained, architecture_of, fill_pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder
@@ -22,7 +23,7 @@ from vle_lightning.hub.vle import Published, write_vle
 from vle_lightning.models.backbone import Backbone
 
 TASKS = __name__.rsplit(".", 1)[0]
-Layout = Literal["own", "vle"]
+Layout = Literal["own", "vle", "meter"]
 
 
 class PortableTask(L.LightningModule):
@@ -124,22 +125,25 @@ class PortableTask(L.LightningModule):
         return Description(self.task_name(), self.model.config, options, self.labels, heads, self.published)
 
     def save_pretrained(self, folder: str | Path, layout: Layout = "own") -> None:
-        """Write config.json and model.safetensors.
+        """Write config.json and model.safetensors, or for METER's layout meter.ckpt.
 
         Args:
             folder: made if need be; files of these names are overwritten.
-            layout: ours, or ``vle``: the one that the authors' own ``from_pretrained`` reads. It has no place for
-                heads without a published counterpart.
+            layout: ours; ``vle``, which the authors' own ``from_pretrained`` reads; ``meter``, which METER's
+                ``load_path`` reads. The published ones have no place for heads without a published counterpart.
 
         Raises:
-            UserError: a side is withheld, which the published layout cannot say.
+            UserError: the model has no form in the published layout: a part of it, or a masked modality.
         """
-        if layout == "vle" and self.model.blind != "none":
-            raise UserError(f"a model with blind={self.model.blind} has no form in VLE's layout; export it in ours")
+        if layout != "own" and self.model.blind != "none":
+            name = {"vle": "VLE", "meter": "METER"}[layout]
+            raise UserError(f"a model with blind={self.model.blind} has no form in {name}'s layout; export it in ours")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if layout == "vle":
             write_vle(folder, self.model, self.published_heads(), self.published, self.labels)
+        elif layout == "meter":
+            write_meter(folder, self.model, self.heads())
         else:
             write_own(folder, self.describe(), own_tensors({"": self}).tensors)
 

@@ -44,6 +44,7 @@ class PretrainTask(VisionLanguageTask):
         classes: int = 1600,
         hiding: Hiding = "vector",
         passes: Passes = "apart",
+        tied: bool = True,
         init: str | None = None,
         text_init: str | None = None,
         image_init: str | None = None,
@@ -60,9 +61,11 @@ class PretrainTask(VisionLanguageTask):
             hiding: what stands for the patches that MPC hides: a learned vector, or black pixels.
             passes: MPC with the clean text, apart from MLM, or joint: one pass with masked text and hidden boxes
                 serves both.
+            tied: MLM's decoder is the table of word embeddings (VLE); else it has weights of its own (METER).
             init: a checkpoint or run folder to start from.
-            text_init: a DeBERTa-v3 (transformers name or folder) that the text tower starts from; without ``init``.
-            image_init: a CLIP ViT (transformers name or folder, or open_clip:MODEL/PRETRAINED) likewise.
+            text_init: what the text encoder starts from (transformers name or folder); without ``init``.
+            image_init: likewise: for a CLIP ViT a transformers name or folder, or open_clip:MODEL/PRETRAINED; for an
+                encoder of timm timm:NAME, or a file of its weights.
             blind: what is withheld from the model.
             optim: learning rates and schedule.
             seed: of dropout.
@@ -78,7 +81,7 @@ class PretrainTask(VisionLanguageTask):
             raise UserError("model.blind=text: every objective of pre-training reads the text")
         if blind != "none" and set(self.weights) != {"mlm"}:
             raise UserError(f"model.blind={blind}: only the objective mlm can do without; set model.objectives")
-        shared = ObjectiveOptions(classes, hiding)
+        shared = ObjectiveOptions(classes, hiding, tied)
         heads = {name: find_objective(name).build(self.model, shared) for name in self.weights}
         self.objectives = nn.ModuleDict(heads)
         self.views = {name: head.views for name, head in heads.items()}
@@ -87,6 +90,7 @@ class PretrainTask(VisionLanguageTask):
         names = [name for objective in self._objectives() for name in objective.score_names]
         self.add_scores([*names, *(f"{name}_loss" for name in self.weights), "loss"])
         self.options = {"objectives": dict(self.weights), "classes": classes, "hiding": hiding, "passes": passes}
+        self.options |= {"tied": tied}
         self.start(init, self.published_heads(), tuple(self.heads().keys() - self.published_heads().keys()))
         reports = [self.load_report] if self.load_report else []
         if init:  # holds towers of its own, which those that the experiment names would overwrite
@@ -99,11 +103,12 @@ class PretrainTask(VisionLanguageTask):
     @classmethod
     def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
         """Take the objectives whose heads are there, and count MPC's classes."""
-        found = {name: 1.0 for name, (head, _) in PUBLISHED.items() if head in pretrained.heads}
+        found: dict[str, Any] = {name: 1.0 for name, (head, _) in PUBLISHED.items() if head in pretrained.heads}
+        tied = "transform.3.weight" in pretrained.heads.get("mlm_score", {"transform.3.weight": None})
         classes = pretrained.heads.get("mpc", {}).get("region_head.3.bias")
         if classes is not None:
-            return {"objectives": {**found, "mpc": 1.0}, "classes": len(classes)}
-        return {"objectives": found} if found else {}
+            return {"objectives": {**found, "mpc": 1.0}, "classes": len(classes), "tied": tied}
+        return {"objectives": found, "tied": tied} if found else {}
 
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the heads of MLM, ITM and PBC, as far as these objectives are in use."""
