@@ -69,9 +69,9 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--to", required=True, help="the folder to write")
     parser.add_argument(
         "--format",
-        choices=("own", "vle"),
+        choices=("own", "vle", "meter"),
         default="own",
-        help="vle: the published layout, which the authors' code reads (default: %(default)s)",
+        help="vle, meter: the published layouts, which their authors' code reads (default: %(default)s)",
     )
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the hub as well")
     parser.add_argument("--private", action="store_true", help="of a repository that --push makes")
@@ -111,7 +111,7 @@ def open_task(source: str, layout: Layout) -> tuple[VisionLanguageTask, RunSetti
     file = Path(source)
     is_checkpoint = file.is_file() or is_sharded(file)
     run = None if is_checkpoint and not (file.parent / RUN_CONFIG).is_file() else run_settings(source)
-    size = int(run.data["image_size"]) if run is not None and layout == "vle" else None
+    size = int(run.data["image_size"]) if run is not None and layout != "own" else None
     task = find_task(pretrained).restore(pretrained, size)
     if run is not None:
         task.labels = run.answers or run.classes
@@ -126,6 +126,8 @@ def find_task(pretrained: Pretrained) -> type[VisionLanguageTask]:
     """
     heads = pretrained.heads
     guess = "vqa" if VQA_HEAD in heads else "vcr" if any(name.startswith("vcr_") for name in heads) else "pretrain"
+    told = {"nlvr2": "nlvr2", "snli_ve": "snli_ve", "rank_output": "retrieval"}  # METER's
+    guess = next((task for head, task in told.items() if guess == "pretrain" and head in heads), guess)
     name = pretrained.description.task or guess
     try:
         task: type[VisionLanguageTask] = import_module(f"vle_lightning.tasks.{name}").Task

@@ -32,6 +32,8 @@ class Settings:
     device: torch.device
     dtype: torch.dtype
     batch_size: int
+    answers: tuple[str, ...] | None = None  # names of a VQA head's answers, where the source has none
+    tokenizer: str | None = None  # given by name, because the source has neither tokenizer nor image settings
 
 
 class Seen(NamedTuple):

@@ -119,6 +119,8 @@ COMMANDS = {name: partial(run_command, name) for name in ANSWERS}
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", help="hub name, folder, run folder or .ckpt (default: the published base model)")
+    parser.add_argument("--tokenizer", help="folder or hub name, for a bare checkpoint such as METER's")
+    parser.add_argument("--answers", help="JSON list of the answers' names, for a VQA head that has none")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--dtype", default="float32", help="float type (default: float32)")
     options = parser.parse_args(arguments)
@@ -127,7 +129,14 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
 
 
 def _load(kind: str, options: argparse.Namespace) -> Pipeline:
-    return pipeline(kind, options.model or PUBLISHED[kind], device=options.device, dtype=options.dtype)
+    return pipeline(
+        kind,
+        options.model or PUBLISHED[kind],
+        tokenizer=options.tokenizer,
+        answers=options.answers,
+        device=options.device,
+        dtype=options.dtype,
+    )
 
 
 def _read(file: Path, check: Callable[[Mapping[str, Any]], object]) -> dict[str, Any]:

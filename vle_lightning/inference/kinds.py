@@ -35,9 +35,10 @@ class VQAPipeline(Pipeline):
         """Load a VQA model; answers are named by the source, or numbered where it has no names."""
         self.task = load_task(VQATask, settings.source, "vqa_classifier")
         super().__init__(settings, self.task, self.task.model)
-        run = run_settings(settings.source)
+        run = None if settings.tokenizer else run_settings(settings.source)
         count = int(self.task.options["answers"])
-        self.answers = (run.answers if run else None) or self.task.labels or [str(number) for number in range(count)]
+        named = settings.answers or (run and run.answers) or self.task.labels
+        self.answers = list(named) if named else [str(number) for number in range(count)]
         if len(self.answers) != count:
             raise UserError(f"{settings.source} names {len(self.answers)} answers, its head has {count}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.pretrained import architecture_of, read_pretrained
 from vle_lightning.inference.base import Pipeline, Settings
 from vle_lightning.inference.items import check_count
 from vle_lightning.inference.kinds import (
@@ -38,6 +40,8 @@ def pipeline(
     source: str | Path,
     *,
     processor: Processor | str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    answers: Sequence[str] | str | Path | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str = torch.float32,
     batch_size: int = 8,
@@ -48,6 +52,9 @@ def pipeline(
         kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r or features.
         source: a hub name, a folder of the published layout or of ours, a run folder, or its .ckpt file.
         processor: of tokenizer and image settings, or where to find it; that of the source by default.
+        tokenizer: folder or hub name, for a checkpoint that comes with neither tokenizer nor image settings, as METER's
+            do; pictures are prepared as METER's are, at the size and with the normalisation of the image encoder.
+        answers: names of the answers of a VQA head, in order, or a JSON list of them, where the source has none.
         device: a GPU by default, where there is one.
         dtype: of the computation, such as "bfloat16".
         batch_size: items that are answered at a time.
@@ -63,12 +70,45 @@ def pipeline(
         raise UserError(f"there is no pipeline {kind!r}; choose one of {', '.join(PIPELINES)}")
     check_count("batch_size", batch_size)
     check_place("source", source)
+    if tokenizer is not None and processor is not None:
+        raise UserError("processor and tokenizer were given; give one of the two")
+    if tokenizer is not None:
+        check_place("tokenizer", tokenizer)
+        processor = bare_processor(source, str(tokenizer))
     if not isinstance(processor, Processor):
         processor = source if processor is None else processor
         check_place("processor", processor)
         processor = Processor.from_pretrained(processor)
-    settings = Settings(str(source), processor, find_device(device), find_dtype(dtype), batch_size)
+    places = (find_device(device), find_dtype(dtype))
+    bare = None if tokenizer is None else str(tokenizer)
+    settings = Settings(str(source), processor, *places, batch_size, read_answers(answers), bare)
     return PIPELINES[kind](settings)
+
+
+def bare_processor(source: str | Path, tokenizer: str) -> Processor:
+    """Make the processor of a checkpoint that is weights alone: METER's central square at its image encoder's size."""
+    architecture = architecture_of(read_pretrained(source))
+    with torch.device("meta"):
+        pixels = architecture.build().pixels
+    return Processor.prepared(tokenizer, architecture.image_size, "centre", pixels)
+
+
+def read_answers(answers: Sequence[str] | str | Path | None) -> tuple[str, ...] | None:
+    """Return the names of answers, from a JSON file if that is what is given.
+
+    Raises:
+        UserError: the file cannot be read, or they are no texts.
+    """
+    if isinstance(answers, str | PathLike):
+        try:
+            answers = json.loads(Path(answers).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"answers: the file cannot be read as JSON: {error}") from error
+    if answers is None:
+        return None
+    if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
+        raise UserError("answers must be a list of texts, one for each number of the head")
+    return tuple(answers)
 
 
 def check_place(name: str, place: object) -> None:

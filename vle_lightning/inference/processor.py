@@ -14,7 +14,8 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from datamodules.tokenizers import MODEL_FILE, load_tokenizer
-from datamodules.transforms import MEAN, STD, View
+from datamodules.transforms import View
+from vle_lightning.encoders.base import PixelFacts
 from vle_lightning.errors import UserError
 from vle_lightning.hub.folder import find_folder
 from vle_lightning.inference.pictures import Picture, open_picture
@@ -52,35 +53,45 @@ class Processor:
 
         Args:
             source: a folder of the published layout or of ours, a hub name, or a run folder or checkpoint file with
-                config.yaml beside it. A run's pictures are squeezed to a square, as in its training.
+                config.yaml beside it. A run's pictures are prepared as in its training.
 
         Raises:
             UserError: there is no such checkpoint, or its tokenizer or image settings are missing or unusable.
         """
         run = run_settings(source)
         if run is not None:
-            return cls.squeezing(run.tokenizer, int(run.data["image_size"]))
+            return cls.prepared(run.tokenizer, int(run.data["image_size"]), run.framing, run.pixels)
         path = Path(source) if Path(source).is_dir() else find_folder(source).path
         tokenizer, files = _open_tokenizer(str(path), source)
         return cls(tokenizer, _open_image_processor(path / IMAGE_FILE), [*files, path / IMAGE_FILE])
 
     @classmethod
-    def squeezing(cls, tokenizer: str, image_size: int) -> Processor:
-        """Make the processor of a training of ours: whole pictures squeezed to a square of ``image_size`` pixels.
+    def prepared(
+        cls,
+        tokenizer: str,
+        image_size: int,
+        framing: str = "squeeze",
+        pixels: PixelFacts = PixelFacts(),  # noqa: B008 (immutable)
+    ) -> Processor:
+        """Make a processor that prepares pictures as the data modules do.
 
         Args:
             tokenizer: folder or hub name.
-            image_size: in pixels.
+            image_size: of the square that a picture becomes, in pixels.
+            framing: squeeze: all of the picture; centre: its central square.
+            pixels: how they are normalised.
 
         Raises:
             UserError: the tokenizer is missing or unusable.
         """
         opened, files = _open_tokenizer(tokenizer, tokenizer)
+        centre, square = framing == "centre", {"height": image_size, "width": image_size}
         settings = CLIPImageProcessorPil(
-            size={"height": image_size, "width": image_size},
-            do_center_crop=False,
-            image_mean=list(MEAN),
-            image_std=list(STD),
+            size={"shortest_edge": image_size} if centre else square,
+            crop_size=square,
+            do_center_crop=centre,
+            image_mean=list(pixels.mean),
+            image_std=list(pixels.std),
         )
         return cls(opened, settings, files)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.classes import read_classes
+from vle_lightning.encoders.base import PixelFacts
 from vle_lightning.errors import UserError
 from vle_lightning.hub.checks import fits
 from vle_lightning.hub.sharded import is_sharded
@@ -30,6 +31,24 @@ class RunSettings(NamedTuple):
         """
         bases = (Path(), *self.path.resolve().parents[1:])
         return next((str(base / name) for base in bases if (base / name).exists()), name)
+
+    @property
+    def framing(self) -> str:
+        """Return what becomes of a picture that is no square."""
+        return str(self.data.get("framing") or "squeeze")
+
+    @property
+    def pixels(self) -> PixelFacts:
+        """Return how the run's pixels are normalised; by CLIP's numbers in runs that do not say.
+
+        Raises:
+            UserError: they are no three numbers each.
+        """
+        known = PixelFacts()
+        mean, std = self.data.get("pixel_mean") or known.mean, self.data.get("pixel_std") or known.std
+        if not all(fits(list(values), list[float]) and len(values) == 3 for values in (mean, std)):
+            raise UserError(f"{self.path}: data.pixel_mean and data.pixel_std must hold three numbers each")
+        return PixelFacts(tuple(mean), tuple(std))
 
     @property
     def tokenizer(self) -> str:

@@ -40,7 +40,7 @@ class VCRPipeline(Pipeline):
         """
         self.task, self.mode = load_task(VCRTask, settings.source, f"vcr_{mode}_logit", mode=mode), mode
         super().__init__(settings, self.task, self.task.model)
-        run = run_settings(settings.source)
+        run = None if settings.tokenizer else run_settings(settings.source)
         data = run.data if run else {}
         self.builder = VCRBuilder(
             self.processor.tokenizer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +10,14 @@ from typing import NamedTuple
 from vle_lightning.parity.checks import Check, failure
 from vle_lightning.parity.conversion import run_conversion
 from vle_lightning.parity.fixtures import Case, Folder, read_case, read_folders
+from vle_lightning.parity.meter import RUNNERS as METER
 from vle_lightning.parity.models import run_features, run_itm, run_mlm, run_model, run_pbc
 from vle_lightning.parity.pipelines import run_pipelines
 from vle_lightning.parity.preprocessing import run_images, run_processor, run_tokenizer
 from vle_lightning.parity.questions import run_positions, run_vcr, run_vqa
 
-RUNNERS: dict[str, Callable[[Case], Iterable[Check]]] = {  # by Case.kind
+Runners = Mapping[str, Callable[[Case], Iterable[Check]]]
+VLE: Runners = {  # by Case.kind
     "VLEModel": run_model,
     "VLEModel.get_text_features": run_features,
     "VLEForITM": run_itm,
@@ -31,6 +33,7 @@ RUNNERS: dict[str, Callable[[Case], Iterable[Check]]] = {  # by Case.kind
     "VCR": run_conversion,
     "pipelines": run_pipelines,
 }
+RUNNERS: dict[str, Runners] = {"vle": VLE, "meter": METER}  # by Folder.family
 
 
 class Summary(NamedTuple):
@@ -72,8 +75,8 @@ def check_fixtures(root: Path, write: Callable[[str], None] = print) -> Summary:
 
 def check_folder(folder: Folder) -> Iterator[tuple[str, Check]]:
     """Run the cases of a folder; what cannot be run is a failure, and the others still run."""
-    if not folder.known:
-        yield "-", failure("-", "neither a VLE model (config.json, model_type vle) nor preprocessor_config.json")
+    if folder.family is None:
+        yield "-", failure("-", "config.json is of neither VLE nor METER, and there is no preprocessor_config.json")
         return
     names = folder.case_names()
     for name in names:
@@ -90,9 +93,10 @@ def check_case(folder: Folder, name: str) -> list[Check]:
     checks: list[Check] = []
     try:
         case = read_case(folder, name)
-        if case.kind not in RUNNERS:
-            return [failure(case.kind, f"unknown: this harness runs {', '.join(RUNNERS)}")]
-        for check in RUNNERS[case.kind](case):
+        runners = RUNNERS[folder.family or "vle"]
+        if case.kind not in runners:
+            return [failure(case.kind, f"unknown: this harness runs {', '.join(runners)}")]
+        for check in runners[case.kind](case):
             checks.append(check)  # one by one: what came before an error is kept
     except Exception as error:  # whatever stops a case is a failed case, named, and the others still run
         checks.append(failure("-", f"stopped by {type(error).__name__}: {' '.join(str(error).split())}"))

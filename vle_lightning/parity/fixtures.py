@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vle_lightning.errors import UserError
+from vle_lightning.hub.meter import is_meter_config
 from vle_lightning.hub.vle import is_vle
 
 WEIGHTS = "model.safetensors"
@@ -34,13 +35,14 @@ class Folder(NamedTuple):
     @property
     def unimplemented(self) -> str | None:
         """The model family, where this project has none of it yet."""
-        families = {"METER": {"config", "text", "vision"}, "VLMo": {"config", "arch"}}
-        return next((family for family, keys in families.items() if keys <= self.config.keys()), None)
+        return "VLMo" if {"config", "arch"} <= self.config.keys() else None
 
     @property
-    def known(self) -> bool:
-        """Whether this is a VLE model, or the preprocessing of one."""
-        return is_vle(self.config) or (self.path / SETTINGS).is_file()
+    def family(self) -> str | None:
+        """The model family; the preprocessing of VLE counts as VLE. None where it is not known."""
+        if is_meter_config(self.config):
+            return "meter"
+        return "vle" if is_vle(self.config) or (self.path / SETTINGS).is_file() else None
 
     def case_names(self) -> list[str]:
         """List the cases."""

@@ -34,6 +34,14 @@ class Counterpart(NamedTuple):
     side: Side
     taken: str = "output"  # or the module's "input"
     every_second: bool = False  # the authors call theirs twice a pass, and the first time for nothing
+    sequence_first: bool = False  # theirs is (N, B, D)
+
+
+class Tables(NamedTuple):
+    """Of one family of models: names of the authors' submodules, and where their values are found here."""
+
+    counterparts: dict[str, Counterpart]
+    without: dict[str, str]  # the reason why nothing is found
 
 
 COUNTERPARTS: dict[str, Counterpart] = {
@@ -62,6 +70,33 @@ NO_COUNTERPART: dict[str, str] = {
 }
 
 
+VLE_TABLES = Tables(COUNTERPARTS, NO_COUNTERPART)
+METER_TABLES = Tables(
+    {
+        r"text_transformer\.embeddings": Counterpart("text.model.embeddings", Side.TEXT),
+        r"text_transformer\.encoder\.layer\.(\d+)": Counterpart(r"text.model.encoder.layer.\1", Side.TEXT),
+        r"cross_modal_text_transform": Counterpart("text_projection", Side.TEXT),
+        r"vit_model(?:\.visual\.ln_post)?": Counterpart("image.post_norm", Side.IMAGE),
+        r"vit_model\.visual\.conv1": Counterpart("image.patch_embedding", Side.IMAGE),
+        r"vit_model\.visual\.ln_pre": Counterpart("image.pre_norm", Side.IMAGE),
+        r"vit_model\.visual\.transformer\.resblocks\.(\d+)": Counterpart(
+            r"image.encoder.layers.\1", Side.IMAGE, sequence_first=True
+        ),
+        r"cross_modal_image_transform": Counterpart("image_projection", Side.IMAGE),
+        r"cross_modal_text_layers\.(\d+)": Counterpart(r"fusion.text.\1", Side.TEXT),
+        r"cross_modal_image_layers\.(\d+)": Counterpart(r"fusion.image.\1", Side.FUSED_IMAGE),
+        r"cross_modal_text_pooler": Counterpart("text_pooler", Side.PAIR),
+        r"cross_modal_image_pooler": Counterpart("image_pooler", Side.PAIR),
+    },
+    {
+        r"token_type_embeddings": "a row of the table is added to each stream, without a look-up",
+        r"(?:text_transformer|vit_model)\..+": "a part of a layer or of the embeddings; the whole is compared",
+        r"cross_modal_(?:text|image)_(?:layers\.\d+|pooler)\..+": "a part of a layer; the whole layer is compared",
+        r"(?:itm_score|mlm_score|\w+_classifier|rank_output)(?:\..+)?": "a head; its logits are compared",
+    },
+)
+
+
 class Place(NamedTuple):
     """One value of the authors, found here."""
 
@@ -69,27 +104,29 @@ class Place(NamedTuple):
     side: Side
     taken: str
     call: int  # of the authors' submodule, from 1; calls for nothing are not counted
+    sequence_first: bool = False
 
 
-def locate(published: str) -> Place | str | None:
+def locate(published: str, tables: Tables = VLE_TABLES) -> Place | str | None:
     """Say where a ``mid.*`` is found here, or why nowhere; None where neither table knows it."""
     name, _, number = published.removeprefix("vle.").partition("@call")
     call = int(number or 1)
-    for pattern, counterpart in COUNTERPARTS.items():
+    for pattern, counterpart in tables.counterparts.items():
         match = re.fullmatch(pattern, name)
         if match and not (counterpart.every_second and call % 2):
             nth = call // 2 if counterpart.every_second else call
-            return Place(match.expand(counterpart.module), counterpart.side, counterpart.taken, nth)
-    return next((reason for pattern, reason in NO_COUNTERPART.items() if re.fullmatch(pattern, name)), None)
+            module = match.expand(counterpart.module)
+            return Place(module, counterpart.side, counterpart.taken, nth, counterpart.sequence_first)
+    return next((reason for pattern, reason in tables.without.items() if re.fullmatch(pattern, name)), None)
 
 
 Recording = Mapping[tuple[str, str], list[Tensor]]  # (module, "input" or "output") -> its calls, in order
 
 
 @contextmanager
-def record(encoder: nn.Module, published: list[str]) -> Iterator[Recording]:
+def record(encoder: nn.Module, published: list[str], tables: Tables = VLE_TABLES) -> Iterator[Recording]:
     """Record, call by call, what the modules behind the ``published`` names take and give."""
-    places = [place for place in map(locate, published) if isinstance(place, Place)]
+    places = [place for name in published if isinstance(place := locate(name, tables), Place)]
     calls: dict[tuple[str, str], list[Tensor]] = {(place.module, place.taken): [] for place in places}
     modules = dict(encoder.named_modules())
     handles = [
@@ -138,7 +175,9 @@ class Pass(NamedTuple):
         return value, mask if place.side is Side.TEXT else None
 
 
-def check_intermediate(published: str, reference: Tensor, recording: Recording, run: Pass) -> Check:
+def check_intermediate(
+    published: str, reference: Tensor, recording: Recording, run: Pass, tables: Tables = VLE_TABLES
+) -> Check:
     """Compare one ``mid.*`` with what our pass recorded.
 
     Args:
@@ -146,8 +185,9 @@ def check_intermediate(published: str, reference: Tensor, recording: Recording, 
         reference: their value.
         recording: of our pass.
         run: how the pass is laid out.
+        tables: of the family of models.
     """
-    tensor, place = f"mid.{published}", locate(published)
+    tensor, place = f"mid.{published}", locate(published, tables)
     if place is None:
         return failure(tensor, "unknown: it stands in neither table of vle_lightning/parity/intermediates.py")
     if isinstance(place, str):
@@ -156,5 +196,6 @@ def check_intermediate(published: str, reference: Tensor, recording: Recording, 
         ours, rows = run.find(recording[place.module, place.taken], place, reference)
     except IndexError:
         return failure(tensor, f"missing: {place.module} did not run so often here, or is not there at all")
+    ours = ours.transpose(0, 1) if place.sequence_first else ours
     bound = LARGE_INTERMEDIATE if reference.abs().max() > LARGE else OUTPUT
     return compare(tensor, ours, reference, bound, rows)

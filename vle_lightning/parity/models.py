@@ -18,7 +18,7 @@ from vle_lightning.objectives.pbc import PatchBoxClassification
 from vle_lightning.parity.checks import Check
 from vle_lightning.parity.fixtures import Case
 from vle_lightning.parity.intermediates import Pass
-from vle_lightning.parity.judging import Answer, Network, judge, network_of
+from vle_lightning.parity.judging import Answer, judge, network_of, vle_network
 from vle_lightning.streams import Fused, Stream
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.vcr import append
@@ -57,7 +57,7 @@ def run_model(case: Case) -> Iterator[Check]:
         outputs = {"text_embeds": fused.text, "image_embeds": fused.image, "pooler_output": fused.pooled}
         return Answer(outputs, text_outputs=("text_embeds",))
 
-    yield from judge(case, Network(encoder, {}), Pass(text_mask(case)), answer)
+    yield from judge(case, vle_network(encoder, {}), Pass(text_mask(case)), answer)
 
 
 def membership(boxes: list[list[list[int]]], patches: int) -> Tensor:
@@ -88,7 +88,7 @@ def run_features(case: Case) -> Iterator[Check]:
         assert image is not None
         return Answer({"text_features": text.states, "image_features": image.states}, text_outputs=("text_features",))
 
-    yield from judge(case, Network(encoder, {}), Pass(text_mask(case)), answer)
+    yield from judge(case, vle_network(encoder, {}), Pass(text_mask(case)), answer)
 
 
 def run_itm(case: Case) -> Iterator[Check]:
