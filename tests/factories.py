@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from vle_lightning.batch import IGNORED, PretrainBatch, StatementBatch, VCRBatch, VQABatch
+from vle_lightning.models.backbone import Backbone
+from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.optim import make_optimizer
 from vle_lightning.resuming import LOOPS
 from vle_lightning.tasks.base import VisionLanguageTask
 
+KindT = TypeVar("KindT")
+
 WORDS, CLASSES, ANSWERS = 200, 24, 7
 ANSWER_NAMES = [f"answer {number}" for number in range(ANSWERS)]
 SIZE = 48  # pixels
+
+PARTS = ("text", "image", "fusion")  # of a dual stream
 
 
 def generator(seed: int) -> torch.Generator:
@@ -160,3 +166,14 @@ def run_checkpoint(task: VisionLanguageTask, **more: object) -> dict[str, Any]:
         "lr_schedulers": [{"last_epoch": 3, "_step_count": 4}],
         **more,
     }
+
+
+def of_kind(kind: type[KindT], part: object) -> KindT:
+    """Return a part of a model, or its configuration, as the kind that it is."""
+    assert isinstance(part, kind)
+    return part
+
+
+def dual(model: Backbone) -> DualStream:
+    """Return a backbone as the dual stream that it is."""
+    return of_kind(DualStream, model)

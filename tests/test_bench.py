@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from tests.factories import dual
 from vle_lightning.bench.command import BENCHES, main
 from vle_lightning.bench.pretraining import (
     LONGEST,
@@ -55,7 +56,7 @@ def test_the_ratio_is_plain_over_ours() -> None:
 def test_one_pass_scores_as_four_do_and_encodes_the_image_once() -> None:
     task, question = VCRTask("tiny").eval(), make_question(48, 200)
     images: list[int] = []
-    task.model.image.register_forward_hook(lambda module, inputs, output: images.append(len(inputs[0])))
+    dual(task.model).image.register_forward_hook(lambda module, inputs, output: images.append(len(inputs[0])))
     with torch.inference_mode():
         once = one_pass(task, question)
         assert images == [1]

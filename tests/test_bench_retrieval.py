@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.factories import dual
 from vle_lightning.bench.command import BENCHES
 from vle_lightning.bench.retrieval import (
     LONGEST,
@@ -21,7 +22,7 @@ from vle_lightning.bench.retrieval import (
 def test_both_ways_give_the_same_scores_and_encode_as_they_say() -> None:
     task, batch = build("tiny", images=4, captions=2)
     images: list[int] = []
-    task.model.image.register_forward_hook(lambda module, inputs, output: images.append(len(inputs[0])))
+    dual(task.model).image.register_forward_hook(lambda module, inputs, output: images.append(len(inputs[0])))
     with torch.inference_mode():
         scores = once(task, batch, pairs=8)
         assert sum(images) == 4

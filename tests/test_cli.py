@@ -21,8 +21,8 @@ from tests.slurm.cluster import wait_until
 from tests.test_run_folder import ROOT, end, hold
 from vle_lightning.callbacks.recorder import FinalValidation
 from vle_lightning.cli import main, raised_by_us
-from vle_lightning.resuming import POSITIONS
 
+POSITIONS = "model.image.position_embedding.weight"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PRETRAIN, VCR = EXPERIMENTS / "pretrain" / "toy.yaml", EXPERIMENTS / "vcr" / "toy_q2a.yaml"
 QUICK = {

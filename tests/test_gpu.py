@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.factories import CLASSES, pretrain_batch
+from tests.factories import CLASSES, PARTS, pretrain_batch
 from tests.test_performance import deep_config, loss_of
 from vle_lightning.gpu_check.runs import RunSettings, train
-from vle_lightning.performance import PARTS, checkpoint_activations, compile_layers
+from vle_lightning.performance import checkpoint_activations, compile_layers
 from vle_lightning.tasks.pretrain import PretrainTask
 
 pytestmark = pytest.mark.gpu

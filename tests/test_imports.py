@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from lower floors and from its own part
     ("errors", "vqa_answers"),
-    ("batch", "streams", "entry", "distributed", "files"),
+    ("batch", "streams", "parts", "entry", "distributed", "files"),
     ("encoders", "fusion", "yaml_limits"),
     ("models",),
     ("objectives", "hub", "metrics", "optim"),
@@ -33,6 +33,7 @@ WITHOUT_LIGHTNING = (
     "files",
     "vqa_answers",
     "streams",
+    "parts",
     "errors",
     "entry",
     "yaml_limits",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.factories import of_kind
+from vle_lightning.encoders.clip_vit import ClipViT
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS
@@ -35,10 +37,11 @@ def test_a_model_takes_the_table_of_its_pictures_size_and_computes_the_same(trai
     torch.manual_seed(0)
     model = DualStream(PRESETS["tiny"]).eval()
     model.image.requires_grad_(trains)
-    before, pictures = model.image.position_embedding.weight, torch.randn(2, 3, 64, 64)
+    encoder = of_kind(ClipViT, model.image)
+    before, pictures = encoder.position_embedding.weight, torch.randn(2, 3, 64, 64)
     expected = model.encode_image(pictures).states  # 48 px, interpolated in every call
     model.resize_images(64)
-    table = model.image.position_embedding.weight
+    table = encoder.position_embedding.weight
     assert torch.equal(table, resize_position_table(before, (8, 8)))
     assert (len(table), table.requires_grad, model.config.image.image_size) == (65, trains, 64)
     torch.testing.assert_close(model.encode_image(pictures).states, expected)

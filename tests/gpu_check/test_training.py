@@ -55,7 +55,7 @@ def test_a_batch_that_does_not_fit_is_no_error(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("recomputed", [(), ("text", "image", "fusion")])
 def test_a_check_reports_speed_flops_and_the_largest_batch(tmp_path: Path, recomputed: tuple[str, ...]) -> None:
-    settings = TrainingSettings("tiny", "cpu", 4, 0.2, recomputed=recomputed, largest=True, ceiling=8)  # type: ignore[arg-type]
+    settings = TrainingSettings("tiny", "cpu", 4, 0.2, recomputed=recomputed, largest=True, ceiling=8)
     report = Report(tmp_path / "report.json")
     check_training(settings, report)
     figures = report.figures

@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 import pytest
 
+from tests.factories import dual, of_kind
 from tests.hub.published import publish, published_weights
+from vle_lightning.encoders.clip_vit import ClipViTConfig
+from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.errors import UserError
 from vle_lightning.hub.checks import check_values, fits, value_faults, with_floats
 from vle_lightning.hub.pretrained import read_pretrained
@@ -185,8 +188,9 @@ def test_zeros_without_a_point_are_read_as_floats(tmp_path: Path) -> None:
     edit(source, "text_config.hidden_dropout_prob", 0)
     edit(source, "vision_config.layer_norm_eps", 0)
     task = VQATask.from_pretrained(source)
-    assert isinstance(task.model.config.text.dropout, float)
-    assert isinstance(task.model.config.image.layer_norm_eps, float)
+    config = dual(task.model).config
+    assert isinstance(of_kind(DebertaConfig, config.text).dropout, float)
+    assert isinstance(of_kind(ClipViTConfig, config.image).layer_norm_eps, float)
 
 
 @pytest.mark.parametrize("path", ["text_config.hidden_size", "text_config.num_hidden_layers", "intermediate_size"])

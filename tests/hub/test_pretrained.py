@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.factories import ANSWERS, CLASSES
+from tests.factories import ANSWERS, CLASSES, dual, of_kind
 from tests.hub.published import publish, published_weights
-from vle_lightning.encoders.image import ImageEncoder
+from vle_lightning.encoders.clip_vit import ClipViT, ClipViTConfig
+from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import from_pretrained, load_pretrained, read_pretrained
@@ -94,7 +95,8 @@ def test_a_checkpoint_of_another_width_is_refused(weights: dict[str, Tensor], tm
 
 def test_heads_that_no_shape_tells_apart_are_told_apart(tmp_path: Path) -> None:
     VQATask("tiny", answers=ANSWERS).save_pretrained(tmp_path)
-    other = replace(TINY, fusion=replace(TINY.fusion, heads=2), text=replace(TINY.text, layer_norm_eps=1e-5))
+    text = replace(of_kind(DebertaConfig, TINY.text), layer_norm_eps=1e-5)
+    other = replace(TINY, fusion=replace(TINY.fusion, heads=2), text=text)
     with pytest.raises(UserError) as caught:
         load_encoder(tmp_path, other)
     assert "architecture.fusion.heads is 4, the model has 2" in str(caught.value)
@@ -105,12 +107,12 @@ def test_the_position_table_follows_the_image_size(weights: dict[str, Tensor], t
     model = DualStream(with_image(64))
     report = load_pretrained(save(weights, tmp_path), model, {})
     assert report.resized == ("image.position_embedding.weight (37, 32) -> (65, 32)",)
-    torch.testing.assert_close(model.image.position_embedding.weight[0], weights[TABLE][0])
+    torch.testing.assert_close(of_kind(ClipViT, model.image).position_embedding.weight[0], weights[TABLE][0])
 
 
 def test_a_larger_image_and_a_resized_table_agree() -> None:
     torch.manual_seed(0)
-    small, large = (ImageEncoder(with_image(size).image) for size in (48, 64))
+    small, large = (ClipViT(of_kind(ClipViTConfig, with_image(size).image)) for size in (48, 64))
     state = small.state_dict()
     state["position_embedding.weight"] = resize_position_table(state["position_embedding.weight"], (8, 8))
     large.load_state_dict(state)
@@ -172,7 +174,7 @@ def test_an_option_that_the_task_does_not_have_is_named(tmp_path: Path) -> None:
     [
         (('"layers": 1', '"layers": 1, "surprise": 2'), "architecture.text holds unknown options: surprise"),
         (('"labels"', '"surprise": 1, "labels"'), "unknown options: surprise"),
-        (('"format_version": 1', '"format_version": 9'), "reads up to 1"),
+        (('"format_version": 2', '"format_version": 9'), "reads up to 2"),
         (('"format": "vle_lightning"', '"model_type": "bert"'), "describes a 'bert'"),
         (("{", "["), "is no JSON"),
     ],
@@ -216,7 +218,7 @@ def test_other_float_types_are_cast_and_reported(dtype: torch.dtype, tmp_path: P
     encoder, report = from_pretrained(publish(tmp_path, weights))
     assert report.cast == (f"{key} {str(dtype).removeprefix('torch.')} -> float32",)
     assert "cast 1 tensors" in str(report)
-    assert torch.equal(encoder.image_projection.bias, weights[key].float())
+    assert torch.equal(dual(encoder).image_projection.bias, weights[key].float())
 
 
 def test_a_head_that_is_not_there_is_new_and_others_are_left_out(tmp_path: Path) -> None:
@@ -228,8 +230,13 @@ def test_a_head_that_is_not_there_is_new_and_others_are_left_out(tmp_path: Path)
 
 
 def test_a_larger_picture_resizes_the_published_table(tmp_path: Path) -> None:
-    task = VQATask.from_pretrained(publish(tmp_path, published_weights("vqa_classifier")), image_size=48)
-    assert "resized image.position_embedding.weight (17, 16) -> (37, 16)" in str(task.load_report)
+    weights = published_weights("vqa_classifier")
+    task = VQATask.from_pretrained(publish(tmp_path, weights), image_size=48)
+    assert "resized the image encoder's positions from 32 to 48 pixels" in str(task.load_report)
+    table = of_kind(ClipViT, dual(task.model).image).position_embedding.weight
+    published = weights["vle.vision_model.vision_model.embeddings.position_embedding.weight"]
+    assert (published.shape, table.shape) == ((17, 16), (37, 16))
+    torch.testing.assert_close(table, resize_position_table(published, (6, 6)), check_stride=False)
 
 
 def test_a_published_folder_names_as_many_answers_as_its_head_has(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, DebertaV2Config, DebertaV2Model
 
-from vle_lightning.encoders.image import ImageConfig, ImageEncoder
-from vle_lightning.encoders.text import TextConfig, TextEncoder
+from vle_lightning.encoders.clip_vit import ClipViT, ClipViTConfig
+from vle_lightning.encoders.deberta import DebertaConfig, DebertaEncoder
 from vle_lightning.errors import UserError
 from vle_lightning.hub.keymap import rename
 from vle_lightning.hub.towers import OPEN_CLIP_VISUAL, fill_image_tower, fill_text_tower
 
-IMAGE = ImageConfig(image_size=32, patch_size=8, width=32, layers=2, heads=4, intermediate=64, activation="gelu")
+IMAGE = ClipViTConfig(image_size=32, patch_size=8, width=32, layers=2, heads=4, intermediate=64, activation="gelu")
 
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8, "mlp_ratio": 2.0}
@@ -27,7 +27,7 @@ OPEN_CLIP_SIZES = {
     "vision_cfg": VISION,
     "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
 }
-TEXT = TextConfig(60, 32, 2, 4, 64, position_buckets=16, max_positions=64)
+TEXT = DebertaConfig(60, 32, 2, 4, 64, position_buckets=16, max_positions=64)
 
 
 def save_clip(folder: Path, **changes: object) -> CLIPVisionModel:
@@ -56,7 +56,7 @@ def save_deberta(folder: Path, **changes: object) -> DebertaV2Model:
 
 def test_a_transformers_clip_gives_its_own_states(tmp_path: Path) -> None:
     clip = save_clip(tmp_path)
-    tower = ImageEncoder(IMAGE).eval()
+    tower = ClipViT(IMAGE).eval()
     report = fill_image_tower(tower, str(tmp_path))
     pixels = torch.randn(2, 3, 32, 32)
     output = clip(pixels)
@@ -69,7 +69,7 @@ def test_a_transformers_clip_gives_its_own_states(tmp_path: Path) -> None:
 
 def test_a_clip_of_another_image_size_is_resized(tmp_path: Path) -> None:
     save_clip(tmp_path, image_size=48)
-    report = fill_image_tower(ImageEncoder(IMAGE), str(tmp_path))
+    report = fill_image_tower(ClipViT(IMAGE), str(tmp_path))
     assert report.resized == ("position_embedding.weight (37, 32) -> (17, 32)",)
 
 
@@ -87,7 +87,7 @@ def test_a_local_open_clip_file_gives_its_own_states(suffix: str, open_clip_arch
     clip = open_clip.create_model(open_clip_architecture).eval()
     file = tmp_path / f"weights.{suffix}"
     (torch.save if suffix == "pt" else save_file)(clip.state_dict(), file)
-    tower = ImageEncoder(IMAGE).eval()
+    tower = ClipViT(IMAGE).eval()
     report = fill_image_tower(tower, f"open_clip:{open_clip_architecture}/{file}")
     pixels = torch.randn(2, 3, 32, 32)
     clip.visual.output_tokens = True
@@ -99,17 +99,17 @@ def test_a_local_open_clip_file_gives_its_own_states(suffix: str, open_clip_arch
 
 def test_a_tower_that_computes_something_else_is_refused(open_clip_architecture: str, tmp_path: Path) -> None:
     torch.save(open_clip.create_model(open_clip_architecture).state_dict(), tmp_path / "weights.pt")
-    quick = ImageEncoder(replace(IMAGE, activation="quick_gelu", heads=2))
+    quick = ClipViT(replace(IMAGE, activation="quick_gelu", heads=2))
     with pytest.raises(UserError) as caught:
         fill_image_tower(quick, f"open_clip:{open_clip_architecture}/{tmp_path / 'weights.pt'}")
     assert "hidden_act is 'gelu', the model has 'quick_gelu'" in str(caught.value)
     assert "num_attention_heads is 4, the model has 2" in str(caught.value)
     save_clip(tmp_path / "clip", layer_norm_eps=1e-3)
     with pytest.raises(UserError, match="layer_norm_eps is 0.001, the model has 1e-05"):
-        fill_image_tower(ImageEncoder(IMAGE), str(tmp_path / "clip"))
+        fill_image_tower(ClipViT(IMAGE), str(tmp_path / "clip"))
     save_deberta(tmp_path / "deberta", pos_att_type=["c2p"])
     with pytest.raises(UserError, match="pos_att_type is "):
-        fill_text_tower(TextEncoder(TEXT), str(tmp_path / "deberta"))
+        fill_text_tower(DebertaEncoder(TEXT), str(tmp_path / "deberta"))
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_a_tower_that_computes_something_else_is_refused(open_clip_architecture:
     [(TEXT, {}), (replace(TEXT, conv_kernel=3, conv_activation="gelu"), {"conv_kernel_size": 3, "conv_act": "gelu"})],
     ids=["v3", "v2"],
 )
-def test_a_deberta_gives_its_own_states(config: TextConfig, changes: dict[str, object], tmp_path: Path) -> None:
+def test_a_deberta_gives_its_own_states(config: DebertaConfig, changes: dict[str, object], tmp_path: Path) -> None:
     deberta = save_deberta(tmp_path, **changes)
-    tower = TextEncoder(config).eval()
+    tower = DebertaEncoder(config).eval()
     report = fill_text_tower(tower, str(tmp_path))
     ids, mask = torch.randint(5, 60, (2, 9)), torch.ones(2, 9, dtype=torch.bool)
     mask[1, 6:] = False
@@ -130,16 +130,16 @@ def test_a_deberta_gives_its_own_states(config: TextConfig, changes: dict[str, o
 def test_a_tower_of_another_width_is_refused(tmp_path: Path) -> None:
     save_clip(tmp_path, hidden_size=16)
     with pytest.raises(UserError, match="model.image_init: .* does not fit model.architecture"):
-        fill_image_tower(ImageEncoder(IMAGE), str(tmp_path))
+        fill_image_tower(ClipViT(IMAGE), str(tmp_path))
 
 
 def test_a_model_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing-here cannot be loaded"):
-        fill_text_tower(TextEncoder(TEXT), str(tmp_path / "nothing-here"))
+        fill_text_tower(DebertaEncoder(TEXT), str(tmp_path / "nothing-here"))
     with pytest.raises(UserError, match="open_clip has no model 'ViT-Z-9'"):
-        fill_image_tower(ImageEncoder(IMAGE), "open_clip:ViT-Z-9/openai")
+        fill_image_tower(ClipViT(IMAGE), "open_clip:ViT-Z-9/openai")
     with pytest.raises(UserError, match="names no weights; add /TAG or /FILE"):
-        fill_image_tower(ImageEncoder(IMAGE), "open_clip:ViT-B-16")
+        fill_image_tower(ClipViT(IMAGE), "open_clip:ViT-B-16")
 
 
 def test_a_key_that_the_table_does_not_name_is_an_error() -> None:
@@ -159,7 +159,7 @@ def test_a_text_tower_without_one_of_its_tensors_is_refused(tmp_path: Path) -> N
     key = "encoder.layer.0.attention.self.query_proj.weight"
     damage(tmp_path, key)
     with pytest.raises(UserError, match=f"{key} is missing"):
-        fill_text_tower(TextEncoder(TEXT), str(tmp_path))
+        fill_text_tower(DebertaEncoder(TEXT), str(tmp_path))
 
 
 def test_an_image_tower_without_one_of_its_tensors_is_refused(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_an_image_tower_without_one_of_its_tensors_is_refused(tmp_path: Path) ->
     key = next(name for name in load_file(file) if name.endswith("layers.1.mlp.fc1.weight"))
     damage(tmp_path, key)
     with pytest.raises(UserError, match=r"layers\.1\.mlp\.fc1\.weight is missing"):
-        fill_image_tower(ImageEncoder(IMAGE), str(tmp_path))
+        fill_image_tower(ClipViT(IMAGE), str(tmp_path))
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])
@@ -187,8 +187,8 @@ def test_code_of_a_towers_folder_is_neither_run_nor_asked_about(
 
     monkeypatch.setattr("builtins.input", reply)
     with pytest.raises(UserError, match="trapped cannot be loaded"):
-        fill_text_tower(TextEncoder(TEXT), str(folder))
+        fill_text_tower(DebertaEncoder(TEXT), str(folder))
     with pytest.raises(UserError, match="trapped cannot be loaded"):
-        fill_image_tower(ImageEncoder(IMAGE), str(folder))
+        fill_image_tower(ClipViT(IMAGE), str(folder))
     assert not asked
     assert not ran.exists()

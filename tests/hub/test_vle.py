@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.factories import dual, of_kind
 from tests.hub.published import ANSWERS, IMAGE, LENGTH, TEXT, publish, published_config, published_weights
+from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import from_pretrained
 from vle_lightning.hub.vle import VLE_HEADS, VLE_KEYS, encoder_config, published_name
@@ -89,9 +91,9 @@ def test_a_model_that_started_here_gets_the_authors_defaults(tmp_path: Path) -> 
     # 36 patches and the CLS
     assert weights["vle.vision_model.vision_model.embeddings.position_ids"].tolist() == [list(range(37))]
     loaded = VQATask.from_pretrained(tmp_path)
-    tiny = PRESETS["tiny"]
-    assert replace(loaded.model.config.text, attention_dropout=None) == tiny.text
-    assert loaded.model.config.image == tiny.image
+    tiny, config = PRESETS["tiny"], dual(loaded.model).config
+    assert replace(of_kind(DebertaConfig, config.text), attention_dropout=None) == tiny.text
+    assert config.image == tiny.image
 
 
 def test_fine_tuning_carries_unused_options_along(tmp_path: Path) -> None:
@@ -197,8 +199,7 @@ def test_every_published_name_is_found_again() -> None:
 
 
 def test_the_published_encoder_works_on_other_and_oblong_pictures(tmp_path: Path) -> None:
-    encoder, _ = from_pretrained(publish(tmp_path, published_weights()))
-    encoder.eval()
+    encoder = dual(from_pretrained(publish(tmp_path, published_weights()))[0]).eval()
     assert encoder.image(torch.randn(1, 3, 48, 24)).states.shape == (1, 1 + 6 * 3, IMAGE)
     ids = torch.randint(5, 40, (1, LENGTH + 9))  # longer than max_position_embeddings: positions are relative
     assert encoder.text(ids, torch.ones_like(ids, dtype=torch.bool)).states.shape == (1, LENGTH + 9, TEXT)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.tokenizers import train_tokenizer
 from vle_lightning.inference.processor import Processor
-from vle_lightning.models.dual_stream import DualStream
+from vle_lightning.models.backbone import Backbone
 from vle_lightning.streams import Stream
 from vle_lightning.tasks.base import VisionLanguageTask
 from vle_lightning.tasks.pretrain import PretrainTask
@@ -30,7 +30,7 @@ TEXTS = [
 ]
 
 
-def count_looks(monkeypatch: pytest.MonkeyPatch, encoder: DualStream) -> list[int]:
+def count_looks(monkeypatch: pytest.MonkeyPatch, encoder: Backbone) -> list[int]:
     """Return a list that will hold how many pictures each pass of the image tower took."""
     rows: list[int] = []
     encode = encoder.encode_image
@@ -71,7 +71,7 @@ def exported(tokenizer_folder: Path) -> Callable[[str], Path]:
                 parameter.data += 0.2 * torch.randn_like(parameter)
             made[kind] = tokenizer_folder.with_name(kind)
             task.save_pretrained(made[kind])
-            Processor.squeezing(str(tokenizer_folder), SIZE).save_pretrained(made[kind])
+            Processor.prepared(str(tokenizer_folder), SIZE).save_pretrained(made[kind])
         return made[kind]
 
     return export

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.factories import dual
 from tests.inference.conftest import ANSWERS, SIZE, count_looks
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import from_pretrained
@@ -150,7 +152,7 @@ def test_mlm_gives_words_for_every_mask_of_every_text(exported: Exported) -> Non
 
 def test_features_are_the_states_of_towers_and_fusion(exported: Exported) -> None:
     folder = exported("vqa")
-    encoder, processor = from_pretrained(folder)[0].eval(), Processor.from_pretrained(folder)
+    encoder, processor = dual(from_pretrained(folder)[0]).eval(), Processor.from_pretrained(folder)
     ids, mask = processor.tokenize(["the dog"])
     with torch.no_grad():
         text, image = encoder.text(ids, mask), encoder.image(processor.pixels([PICTURES[0]]))
@@ -212,8 +214,8 @@ def test_what_cannot_run_is_told(exported: Exported, tmp_path: Path) -> None:
 
 def test_a_tokenizer_of_a_larger_model_is_refused(exported: Exported, tmp_path: Path) -> None:
     task = PretrainTask.from_pretrained(exported("pretrain"))
-    config = task.model.config
-    small = type(config)(type(config.text)(**{**vars(config.text), "vocab_size": 20}), config.image, config.fusion)
+    config = dual(task.model).config
+    small = replace(config, text=replace(config.text, vocab_size=20))
     VQATask(small, answers=2).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="ids, the model knows 20"):
         pipeline("vqa", tmp_path, processor=exported("vqa"))
@@ -245,7 +247,7 @@ def test_the_published_pipelines_are_matched(fixtures: Path) -> None:
 def test_answers_are_never_nan(exported: Exported) -> None:
     match = pipeline("itm", exported("pretrain"))
     with torch.no_grad():
-        match.encoder.image_projection.weight.fill_(3e38)  # finite, and overflows
+        dual(match.encoder).image_projection.weight.fill_(3e38)  # finite, and overflows
     with pytest.raises(UserError, match="computes no finite numbers in torch.float32"):
         match(image=PICTURES[0], text="a small dog")
 
@@ -270,8 +272,9 @@ def test_a_head_that_overflows_gives_no_answer(kind: str, exported: Exported, mo
 @pytest.mark.parametrize("given", [("image",), ("text",), ("image", "text")])
 def test_features_are_never_nan(given: tuple[str, ...], exported: Exported) -> None:
     features = pipeline("features", exported("pretrain"))
+    encoder = dual(features.encoder)
     with torch.no_grad():
-        for tower in (features.encoder.image, features.encoder.text):
+        for tower in (encoder.image, encoder.text):
             for weight in tower.parameters():
                 weight.fill_(3e38)  # finite, and overflows
     asked = {"image": PICTURES[0], "text": "a small dog"}

@@ -17,7 +17,7 @@ from vle_lightning.inference import Processor
 
 @pytest.fixture(scope="session")
 def processor(tokenizer_folder: Path) -> Processor:
-    return Processor.squeezing(str(tokenizer_folder), SIZE)
+    return Processor.prepared(str(tokenizer_folder), SIZE)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_class_of_the_tokenizer_is_written_where_only_the_models_configurati
 ) -> None:
     source = shutil.copytree(tokenizer_folder, tmp_path / "source")
     (source / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    Processor.squeezing(str(source), SIZE).save_pretrained(tmp_path / "saved")
+    Processor.prepared(str(source), SIZE).save_pretrained(tmp_path / "saved")
     settings = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
     assert settings == {"do_lower_case": False, "tokenizer_class": "DebertaV2Tokenizer"}
     back = Processor.from_pretrained(tmp_path / "saved")

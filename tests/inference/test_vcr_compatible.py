@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.tokenizers import load_tokenizer, train_tokenizer
-from tests.factories import vcr_batch
+from tests.factories import dual, vcr_batch
 from vle_lightning.errors import UserError
 from vle_lightning.inference.vcr_compatible import NAMES, PatchBox, PersonNames, VCRInputs, convert, patch_box, score
 from vle_lightning.inference.vcr_layout import Mode
@@ -206,7 +206,8 @@ def test_both_conversions_run_through_the_same_scores(tokenizer: PreTrainedToken
         region_valid=torch.tensor([[[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 0, 0]]]).bool(),
         region_types=torch.tensor([2, 3, 4]).repeat(1, 4, 1),
     )
-    with patch.object(task.model.image, "forward", wraps=task.model.image.forward) as image:
+    encoder = dual(task.model).image
+    with patch.object(encoder, "forward", wraps=encoder.forward) as image:
         logits = score(task, [inputs, inputs], pixels.repeat(2, 1, 1, 1))
     assert [len(call.args[0]) for call in image.call_args_list] == [2]  # one image a question, not one a choice
     torch.testing.assert_close(logits, task(batch).repeat(2, 1))

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from tests.factories import pretrain_batch, vcr_batch
-from vle_lightning.models.dual_stream import Blind, DualStream
+from vle_lightning.models.backbone import Blind
+from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS
 from vle_lightning.models.regions import box_patches
+from vle_lightning.objectives.passes import fuse_views
 from vle_lightning.streams import FusedView, ImageView, Pairing, TextView
 
 VIEWS = (
@@ -76,13 +78,13 @@ def test_a_size_that_the_patches_do_not_divide_is_refused(model: DualStream) -> 
 
 def test_each_distinct_view_is_encoded_once_and_fused_in_a_call_for_each_form_of_the_image(model: DualStream) -> None:
     batch = pretrain_batch(rows=4)
-    vector = torch.zeros(PRESETS["tiny"].image.width)
+    vector = torch.zeros(model.hidden_width)
     with (
         patch.object(model.text, "forward", wraps=model.text.forward) as text,
         patch.object(model.image, "forward", wraps=model.image.forward) as image,
         patch.object(model.fusion, "forward", wraps=model.fusion.forward) as fusion,
     ):
-        fused = model.fuse_views(batch, VIEWS, vector)
+        fused = fuse_views(model, batch, VIEWS, {ImageView.MASKED: vector})
     assert (text.call_count, image.call_count, fusion.call_count) == (1, 1, 2)
     assert len(text.call_args.args[0]) == 8  # clean and masked
     assert len(image.call_args.args[0]) == 8
@@ -94,17 +96,17 @@ def test_each_distinct_view_is_encoded_once_and_fused_in_a_call_for_each_form_of
 
 def test_views_fused_together_equal_views_fused_alone(model: DualStream) -> None:
     batch = pretrain_batch(rows=4)
-    vector = torch.randn(PRESETS["tiny"].image.width)
-    together = model.fuse_views(batch, VIEWS, vector)
+    vector = torch.randn(model.hidden_width)
+    together = fuse_views(model, batch, VIEWS, {ImageView.MASKED: vector})
     for view, expected in zip(VIEWS, together, strict=True):
-        (alone,) = model.fuse_views(batch, [view], vector)
+        (alone,) = fuse_views(model, batch, [view], {ImageView.MASKED: vector})
         torch.testing.assert_close(alone.pooled, expected.pooled)
         torch.testing.assert_close(alone.image, expected.image)
 
 
 def test_a_shifted_pair_is_the_image_with_its_partners_text(model: DualStream) -> None:
     batch = pretrain_batch(rows=4)
-    (shifted,) = model.fuse_views(batch, [FusedView(pairing=Pairing.HALF_SHIFTED)])
+    (shifted,) = fuse_views(model, batch, [FusedView(pairing=Pairing.HALF_SHIFTED)])
     text = model.encode_text(batch.input_ids[batch.partner], batch.attention_mask[batch.partner])
     expected = model.fuse(text, model.encode_image(batch.pixel_values))
     torch.testing.assert_close(shifted.pooled, expected.pooled)
@@ -116,12 +118,12 @@ def test_hidden_patches_leave_no_trace_of_their_pixels(model: DualStream) -> Non
     batch = replace(batch, hidden_boxes=left[:, :1], hidden_classes=torch.zeros(2, 1, dtype=torch.long))
     pixels = batch.pixel_values.clone()
     pixels[..., :24] = torch.randn(2, 3, 48, 24)
-    vector = torch.randn(PRESETS["tiny"].image.width)
+    vectors = {ImageView.MASKED: torch.randn(model.hidden_width)}
     views: Sequence[FusedView] = [FusedView(image=ImageView.MASKED)]
-    (one,) = model.fuse_views(batch, views, vector)
-    (other,) = model.fuse_views(replace(batch, pixel_values=pixels), views, vector)
+    (one,) = fuse_views(model, batch, views, vectors)
+    (other,) = fuse_views(model, replace(batch, pixel_values=pixels), views, vectors)
     torch.testing.assert_close(one.pooled, other.pooled)
-    (clean,) = model.fuse_views(batch, [FusedView()])
+    (clean,) = fuse_views(model, batch, [FusedView()])
     assert not torch.allclose(clean.pooled, one.pooled)
 
 

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.factories import CLASSES, pretrain_batch
+from tests.factories import CLASSES, of_kind, pretrain_batch
 from vle_lightning.batch import IGNORED, PretrainBatch
-from vle_lightning.encoders.image import CLIP_MEAN, CLIP_STD
+from vle_lightning.encoders.base import CLIP_MEAN, CLIP_STD
+from vle_lightning.encoders.clip_vit import ClipViT
 from vle_lightning.errors import UserError
+from vle_lightning.fusion.co_attention import CoAttention
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS
 from vle_lightning.models.regions import box_patches
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, find_objective
+from vle_lightning.objectives.passes import fuse_views
 from vle_lightning.streams import Fused, Stream
 
 NAMES = ("mlm", "itm", "mpc", "pbc")
@@ -36,7 +39,7 @@ def make(name: str, model: DualStream, hiding: Hiding = "vector") -> Objective:
 
 
 def fuse(objective: Objective, model: DualStream, batch: PretrainBatch) -> Fused:
-    (fused,) = model.fuse_views(batch, [objective.views], objective.mask_vector)
+    (fused,) = fuse_views(model, batch, [objective.views], objective.vectors())
     return fused
 
 
@@ -130,7 +133,8 @@ def test_mpc_trains_tower_projection_and_fusion_through_the_region_token() -> No
     mpc(fused, batch).loss.backward()
     reached = given[0].grad[:, 37:].abs().sum(-1)
     assert torch.equal(reached > 0, batch.hidden_classes >= 0)
-    for part in (model.image.encoder, model.image_projection, model.fusion.image, model.token_types):
+    tower, fusion = of_kind(ClipViT, model.image).encoder, of_kind(CoAttention, model.fusion).image
+    for part in (tower, model.image_projection, fusion, model.token_types):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters()), part
     assert mpc.mask_vector is not None
     assert mpc.mask_vector.grad is not None
@@ -142,9 +146,9 @@ def test_a_region_token_changes_no_other_objective_by_a_bit(model: DualStream, h
     batch = pretrain_batch(rows=6)
     objectives = [make(name, model, hiding) for name in NAMES]
     others = [objective for objective in objectives if objective.name != "mpc"]
-    vector = next((objective.mask_vector for objective in objectives if objective.name == "mpc"), None)
-    together = model.fuse_views(batch, [objective.views for objective in objectives], vector)
-    apart = model.fuse_views(batch, [objective.views for objective in others])
+    (mpc,) = (objective for objective in objectives if objective.name == "mpc")
+    together = fuse_views(model, batch, [objective.views for objective in objectives], mpc.vectors())
+    apart = fuse_views(model, batch, [objective.views for objective in others])
     kept = [view for objective, view in zip(objectives, together, strict=True) if objective.name != "mpc"]
     for objective, one, other in zip(others, kept, apart, strict=True):
         assert torch.equal(objective(one, batch).loss, objective(other, batch).loss), objective.name

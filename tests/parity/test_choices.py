@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tests.factories import dual, of_kind
+from vle_lightning.fusion.co_attention import CoAttention
 from vle_lightning.parity.command import check_fixtures
 from vle_lightning.parity.models import membership, padded
 from vle_lightning.tasks.vcr import Regions, VCRTask
@@ -33,12 +35,13 @@ def test_layers_of_choices_that_ran_one_by_one_are_found(tmp_path: Path) -> None
 def one_by_one(folder: Path, tensors: dict[str, Tensor], arguments: dict[str, Any]) -> dict[str, Tensor]:
     """Run the choices in the authors' order, each in a pass of its own, and record a layer of each kind."""
     task = VCRTask.from_pretrained(folder, mode="q2a").eval()
-    model = task.model
+    model = dual(task.model)
+    fusion = of_kind(CoAttention, model.fusion)
     layers: dict[str, nn.Module] = {
-        "text_model.encoder.layer.1": model.text.model.encoder.layer[1],
-        "vision_model.vision_model.encoder.layers.1": model.image.encoder.layers[1],
-        "cross_modal_text_layers.1": model.fusion.text[1],
-        "cross_modal_image_layers.1": model.fusion.image[1],
+        "text_model.encoder.layer.1": model.text.layers[1],
+        "vision_model.vision_model.encoder.layers.1": model.image.layers[1],
+        "cross_modal_text_layers.1": fusion.text[1],
+        "cross_modal_image_layers.1": fusion.image[1],
         "cross_modal_image_pooler": model.image_pooler,
     }
     found: dict[str, Tensor] = {}

@@ -8,21 +8,22 @@ import sys
 
 import torch
 
-from vle_lightning.encoders.image import ImageConfig
-from vle_lightning.encoders.text import TextConfig
-from vle_lightning.fusion.co_attention import FusionConfig
+from tests.factories import PARTS
+from vle_lightning.encoders.clip_vit import ClipViTConfig
+from vle_lightning.encoders.deberta import DebertaConfig
+from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.models.dual_stream import DualStreamConfig
 from vle_lightning.optim import make_optimizer
-from vle_lightning.performance import PARTS, checkpoint_activations
+from vle_lightning.performance import checkpoint_activations
 from vle_lightning.plan.workload import Sample, plain_batch
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.pretrain import PretrainTask
 
 SAMPLE = Sample(tokens=40, image_size=112, masked=0.15, boxes=5)
 MIDDLE = DualStreamConfig(
-    TextConfig(8000, 256, 4, 4, 1024, position_buckets=32, max_positions=64),
-    ImageConfig(112, 8, 256, 4, 4, 1024),
-    FusionConfig(256, 3, 4, 1024),
+    DebertaConfig(8000, 256, 4, 4, 1024, position_buckets=32, max_positions=64),
+    ClipViTConfig(112, 8, 256, 4, 4, 1024),
+    CoAttentionConfig(256, 3, 4, 1024),
 )
 
 

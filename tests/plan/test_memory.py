@@ -10,12 +10,13 @@ import sys
 import pytest
 import torch
 
+from tests.factories import PARTS
 from tests.plan.measured import MIDDLE, SAMPLE
-from vle_lightning.flops import EncoderCall, run_part
-from vle_lightning.models.dual_stream import DualStream, Part
+from vle_lightning.flops import PART_OF, run_part
+from vle_lightning.models.backbone import EncoderCall
+from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS
 from vle_lightning.optim import make_optimizer
-from vle_lightning.performance import PARTS
 from vle_lightning.plan.activations import Kept, Numerics, kept_by_part, peak_bytes, saved_bytes
 from vle_lightning.plan.memory import BUCKET, STAGES, Spread, memory_of, states_of
 from vle_lightning.plan.workload import Sample, Workload, plain_batch, pretraining_workload
@@ -97,12 +98,13 @@ def test_fake_tensors_keep_what_real_ones_keep(call: EncoderCall) -> None:
 
 
 @pytest.mark.slow
-def test_depth_and_batch_are_extrapolated_exactly() -> None:
+def test_the_batch_is_extrapolated_exactly() -> None:
     workload = pretraining_workload("toy", 5, Sample(9, 48))
     parts = kept_by_part(PRESETS["toy"], workload.recording, 1.0, ON_CPU)
+    counted = dict.fromkeys(PARTS, 0.0)
     for call in workload.recording.encoder:
-        assert call.way != "pairs"
-        assert parts[call.way].whole == pytest.approx(saved_bytes(PRESETS["toy"], call, ON_CPU))
+        counted[PART_OF[call.way]] += saved_bytes(PRESETS["toy"], call, ON_CPU)
+    assert {part: kept.whole for part, kept in parts.items()} == pytest.approx(counted)
 
 
 def test_autocast_halves_most_of_what_is_kept() -> None:
@@ -121,10 +123,10 @@ def test_fused_attention_keeps_no_weights() -> None:
 
 
 def test_the_peak_is_the_worst_moment() -> None:
-    kept: dict[Part, Kept] = {
-        "text": Kept(1.0, 10.0, 2.0, 10.0, layers=3),
-        "image": Kept(1.0, 20.0, 2.0, 20.0, layers=3),
-        "fusion": Kept(1.0, 30.0, 3.0, 25.0, layers=2),
+    kept: dict[str, Kept] = {
+        "text": Kept(1.0, layers=30.0, inputs=6.0, largest=10.0),
+        "image": Kept(1.0, layers=60.0, inputs=6.0, largest=20.0),
+        "fusion": Kept(1.0, layers=60.0, inputs=6.0, largest=25.0),
     }
     assert peak_bytes(kept, (), heads=5.0) == 31 + 61 + 61 + 5
     assert peak_bytes(kept, ("fusion",), heads=5.0) == 31 + 61 + 7 + 25

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.factories import CLASSES, pretrain_batch
+from tests.factories import CLASSES, of_kind, pretrain_batch
 from vle_lightning.batch import IGNORED
+from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.errors import UserError
 from vle_lightning.flops import FlopRecorder
 from vle_lightning.models.presets import PRESETS
@@ -28,13 +29,21 @@ def test_a_plan_counts_what_the_run_counts() -> None:
     assert {part: 4 * flops for part, flops in planned.items()} == recorder.flops()
 
 
-@pytest.mark.parametrize("objectives", [{"mlm": 1.0}, {"itm": 1.0, "pbc": 1.0}, None])
-def test_views_follow_from_the_objectives(objectives: dict[str, float] | None) -> None:
+ONE = [("text", 4), ("image", 4), ("fusion", 4)]  # one view of each
+
+
+@pytest.mark.parametrize(
+    ("objectives", "calls"),
+    [
+        ({"mlm": 1.0}, [*ONE, ("restore", 4)]),
+        ({"itm": 1.0, "pbc": 1.0}, ONE),
+        # MPC's pass has region tokens
+        (None, [("text", 8), ("image", 8), ("fusion", 8), ("restore", 4), ("fusion", 4)]),
+    ],
+)
+def test_views_follow_from_the_objectives(objectives: dict[str, float] | None, calls: list[tuple[str, int]]) -> None:
     workload = pretraining_workload("tiny", 4, Sample(10, 48), objectives)
-    rows = [(call.way, call.sizes[0]) for call in workload.recording.encoder]
-    shared = [("text", 4), ("image", 4), ("fusion", 4)]  # one view of each
-    both = [("text", 8), ("image", 8), ("fusion", 8), ("fusion", 4)]  # MPC's pass has region tokens
-    assert rows == (shared if objectives else both)
+    assert [(call.way, call.sizes[0]) for call in workload.recording.encoder] == calls
 
 
 def test_a_joint_pass_saves_a_fusion() -> None:
@@ -89,6 +98,6 @@ def test_pictures_of_other_sizes_are_refused_by_name() -> None:
 
 def test_the_twin_is_of_any_depth() -> None:
     toy = PRESETS["toy"]
-    deeper = replace(toy, text=replace(toy.text, layers=4))
+    deeper = replace(toy, text=replace(of_kind(DebertaConfig, toy.text), layers=4))
     sample = Sample(12, 48)
     assert pretraining_workload(deeper, 2, sample).recording == pretraining_workload(toy, 2, sample).recording

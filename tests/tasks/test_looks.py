@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from tests.factories import ANSWERS, statement_batch, vcr_batch, vqa_batch
-from vle_lightning.fusion.co_attention import Attention, CoAttentionFusion, FusionConfig, watch
+from vle_lightning.fusion.co_attention import CoAttention, CoAttentionConfig
+from vle_lightning.fusion.layers import Attention
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS
-from vle_lightning.streams import Stream
+from vle_lightning.streams import ImageLayout, Stream
 from vle_lightning.tasks.looks import look, patch_heat
 from vle_lightning.tasks.nlvr2 import NLVR2Task
 from vle_lightning.tasks.vcr import VCRTask
 from vle_lightning.tasks.vqa import VQATask
 
-CONFIG = FusionConfig(width=8, layers=3, heads=2, intermediate=16, dropout=0.0, token_types=4)
+CONFIG = CoAttentionConfig(width=8, layers=3, heads=2, intermediate=16, dropout=0.0, token_types=4)
 
 
 @torch.no_grad()
@@ -67,9 +68,9 @@ def test_the_weights_are_those_that_forward_reads_with(streams: tuple[Stream, St
 
 def test_watching_sees_the_last_layer_of_each_pass_and_changes_nothing(streams: tuple[Stream, Stream]) -> None:
     text, image = streams
-    fusion = CoAttentionFusion(CONFIG).eval()
+    fusion = CoAttention(CONFIG).eval()
     before = fusion(text, image)
-    with watch(fusion) as seen:
+    with fusion.watch() as seen:
         during = fusion(text, image)
         fusion(text.repeat(2), image.repeat(2))
     assert [tuple(weights.shape) for weights in seen] == [(2, 2, 3, 5), (4, 2, 3, 5)]
@@ -86,12 +87,12 @@ def test_watching_sees_the_last_layer_of_each_pass_and_changes_nothing(streams: 
 
 
 def test_nothing_is_computed_where_nobody_watches(streams: tuple[Stream, Stream]) -> None:
-    fusion = CoAttentionFusion(CONFIG)
-    with watch(fusion) as seen:
+    fusion = CoAttention(CONFIG)
+    with fusion.watch() as seen:
         pass
     with patch.object(Attention, "weights", side_effect=AssertionError("weights were computed")):
         fusion(*streams)
-    with pytest.raises(RuntimeError, match="broken"), watch(fusion):
+    with pytest.raises(RuntimeError, match="broken"), fusion.watch():
         raise RuntimeError("broken")
     fusion(*streams)
     assert seen == []
@@ -102,7 +103,7 @@ def test_heat_is_the_mean_over_heads_of_what_the_first_token_reads_of_each_patch
     weights[0, 0, 0, 6], weights[0, 0, 0, 0] = 0.5, 0.5  # the first head: the last patch, and CLS
     weights[0, 1, 0, 6], weights[0, 1, 0, 1], weights[0, 1, 0, 7] = 0.25, 0.25, 0.5
     weights[0, :, 1:, 3] = 1.0  # other tokens do not count
-    heat = patch_heat(weights, (2, 3))
+    heat = patch_heat(weights, ImageLayout(1, 8), torch.zeros(1, 3, 16, 24))
     assert heat is not None
     assert heat.tolist() == [[[0.125, 0, 0], [0, 0, 0.375]]]
 

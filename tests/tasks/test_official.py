@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.factories import ANSWER_NAMES, ANSWERS, vcr_batch, vqa_batch
+from tests.factories import ANSWER_NAMES, ANSWERS, dual, vcr_batch, vqa_batch
 from vle_lightning.batch import IGNORED, VCRBatch
 from vle_lightning.errors import UserError
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
@@ -134,7 +134,8 @@ def test_rationales_given_each_answer_score_as_those_of_the_right_one() -> None:
     task = VCRTask("tiny", mode="qa2r").eval()
     batch = vcr_batch(rows=3)
     sixteen = under_all_conditions(batch, [2, 0, 3])
-    with patch.object(task.model.image, "forward", wraps=task.model.image.forward) as image:
+    encoder = dual(task.model).image
+    with patch.object(encoder, "forward", wraps=encoder.forward) as image:
         loss = task.step(sixteen, Stage.VAL)
     assert [len(call.args[0]) for call in image.call_args_list] == [3]  # each image once
     torch.testing.assert_close(loss, task.step(batch, Stage.TRAIN))

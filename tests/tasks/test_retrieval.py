@@ -29,7 +29,6 @@ from tests.tasks.retrieval_ranks import (
 from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
 from vle_lightning.models.contrastive import ContrastiveHead, contrastive_loss
-from vle_lightning.models.pairs import pool_pairs
 from vle_lightning.models.ranking import Candidates, hard_candidates, ranking_loss, shifted_candidates
 from vle_lightning.optim import OptimConfig, make_optimizer
 from vle_lightning.streams import Stream
@@ -172,11 +171,11 @@ def test_a_step_encodes_once_and_fuses_all_pairs_in_one_call(options: dict[str, 
     with (
         patch.object(model, "encode_text", wraps=model.encode_text) as text,
         patch.object(model, "encode_image", wraps=model.encode_image) as image,
-        patch("vle_lightning.tasks.retrieval.pool_pairs", wraps=pool_pairs) as pool,
+        patch.object(model, "pool_pairs", wraps=model.pool_pairs) as pool,
     ):
         task.step(batch, Stage.TRAIN)
     assert (text.call_count, image.call_count, pool.call_count) == (1, 1, 1)
-    assert len(pool.call_args.args[1].states) == 4 * 3
+    assert len(pool.call_args.args[0].states) == 4 * 3
 
 
 def test_the_pooled_pair_is_that_of_the_whole_fusion() -> None:
@@ -184,7 +183,7 @@ def test_the_pooled_pair_is_that_of_the_whole_fusion() -> None:
     with torch.no_grad():
         text = task.model.encode_text(batch.input_ids, batch.attention_mask)
         image = task.model.encode_image(batch.pixel_values)
-        torch.testing.assert_close(pool_pairs(task.model, text, image), task.model.fuse(text, image).pooled)
+        torch.testing.assert_close(task.model.pool_pairs(text, image), task.model.fuse(text, image).pooled)
 
 
 OPTIONS: list[dict[str, Any]] = [{}, {"contrastive": 0.5}, {"contrastive": 1.0, "hard": True}, {"scorer": "rank"}]
@@ -525,7 +524,7 @@ def test_scores_are_distinct_under_bfloat16() -> None:
     texts = text.select(torch.zeros(4000, dtype=torch.long))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         scores = task.match(texts, images)
-        logits = task.head(pool_pairs(task.model, texts, images))
+        logits = task.head(task.model.pool_pairs(texts, images))
     assert scores.dtype == torch.float32
     assert len(scores.unique()) > 3900
     assert len((logits[:, 1] - logits[:, 0]).unique()) < 2000  # what ranking in bfloat16 would see

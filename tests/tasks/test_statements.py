@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from tests.factories import statement_batch
+from tests.factories import dual, statement_batch
 from vle_lightning.batch import IGNORED, DataFacts
 from vle_lightning.errors import UserError
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
@@ -30,9 +30,10 @@ def without_trainer() -> Iterator[None]:
 def test_a_text_is_encoded_once_for_both_of_its_images() -> None:
     task = NLVR2Task("tiny").eval()
     batch = statement_batch(rows=3, images=2)
+    model = dual(task.model)
     with (
-        patch.object(task.model.text, "forward", wraps=task.model.text.forward) as text,
-        patch.object(task.model.image, "forward", wraps=task.model.image.forward) as image,
+        patch.object(model.text, "forward", wraps=model.text.forward) as text,
+        patch.object(model.image, "forward", wraps=model.image.forward) as image,
     ):
         logits = task(batch)
     assert logits.shape == (3, 2)

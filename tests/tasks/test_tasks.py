@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from tests.factories import ANSWER_NAMES, ANSWERS, CLASSES, pretrain_batch, vcr_batch, vqa_batch
+from tests.factories import ANSWER_NAMES, ANSWERS, CLASSES, dual, pretrain_batch, vcr_batch, vqa_batch
 from vle_lightning.batch import Batch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.vle import published_name
 from vle_lightning.objectives.base import Hiding
+from vle_lightning.objectives.passes import fuse_views
 from vle_lightning.optim import OptimConfig, make_optimizer, parameter_groups, schedule_factor
 from vle_lightning.streams import FusedView, ImageView, TextView
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
@@ -129,12 +130,14 @@ def test_one_pass_may_serve_mlm_and_mpc(hiding: Hiding) -> None:
     joint = PretrainTask("tiny", classes=CLASSES, hiding=hiding, passes="joint").eval()
     joint.load_state_dict(apart.state_dict())
     batch = pretrain_batch()
-    with patch.object(joint.model.fusion, "forward", wraps=joint.model.fusion.forward) as fusion:
+    fusion_module = dual(joint.model).fusion
+    with patch.object(fusion_module, "forward", wraps=fusion_module.forward) as fusion:
         ours = joint.judge(batch)
     rows = [len(call.args[0].states) for call in fusion.call_args_list]
     assert rows == [4, 4]  # MLM and MPC, then ITM and PBC; a third pass is saved
     view = FusedView(TextView.MASKED, ImageView.MASKED)
-    (both,) = apart.model.fuse_views(batch, [view], next(o.mask_vector for o in apart._objectives() if o.name == "mpc"))
+    (mpc,) = (objective for objective in apart._objectives() if objective.name == "mpc")
+    (both,) = fuse_views(apart.model, batch, [view], mpc.vectors())
     theirs = apart.judge(batch)
     for objective in apart._objectives():
         expected = objective(both, batch) if objective.name in ("mlm", "mpc") else theirs[objective.name]
@@ -159,7 +162,8 @@ def test_weights_multiply_the_losses() -> None:
 def test_the_image_is_encoded_once_for_all_four_choices() -> None:
     task = VCRTask("tiny").eval()
     batch = vcr_batch(rows=3)
-    with patch.object(task.model.image, "forward", wraps=task.model.image.forward) as image:
+    encoder = dual(task.model).image
+    with patch.object(encoder, "forward", wraps=encoder.forward) as image:
         logits = task(batch)
     assert logits.shape == (3, 4)
     assert image.call_count == 1

@@ -29,6 +29,7 @@ DROPOUTS = (
     "embedding_dropout",
     "mlp_dropout",
 )
+RECORDS = {"model_type", "architectures", "dtype", "transformers_version"}  # what a config.json says beside its sizes
 FEWER = {"bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"}  # ids that a small vocabulary may lack
 
 
@@ -81,7 +82,16 @@ class HFTextConfig(TextEncoderConfig):
         if lacking := [SIZES[ours] for ours, value in sizes.items() if not isinstance(value, int)]:
             raise UserError(f"{where}.name: {self.name} ({found.model_type}) is no text encoder: no {lacking[0]}")
         own, plain = found.to_diff_dict(), AutoConfig.for_model(found.model_type)
-        known = {*SIZES.values(), *EPSILONS, *DROPOUTS, *FEWER, "model_type", "architectures", "transformers_version"}
+        known = {
+            *SIZES.values(),
+            *EPSILONS,
+            *DROPOUTS,
+            *FEWER,
+            "model_type",
+            "architectures",
+            "dtype",
+            "transformers_version",
+        }
         options = {key: value for key, value in own.items() if key not in known and getattr(plain, key, value) != value}
         epsilon = next((float(getattr(found, key)) for key in EPSILONS if hasattr(found, key)), self.layer_norm_eps)
         return replace(

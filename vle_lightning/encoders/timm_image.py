@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import timm
@@ -56,7 +56,8 @@ class TimmImageEncoder(ImageEncoder):
 
     def __init__(self, config: TimmImageConfig) -> None:
         super().__init__()
-        self.model = _create(config)
+        self.config = config
+        self.model = create_model(config)
         self._stages = not hasattr(self.model, "blocks")
         self.width = int(self.model.num_features)
         prefix = 0 if self._stages else int(self.model.num_prefix_tokens)
@@ -98,10 +99,14 @@ class TimmImageEncoder(ImageEncoder):
         """
         if image_size % self.layout.patch_size:
             raise UserError(f"pictures of {image_size} pixels are no multiple of the patches, {self.layout.patch_size}")
+        trains = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
         try:
             self.model.set_input_size(img_size=image_size, **self._window(image_size))
         except (AssertionError, ValueError, RuntimeError) as error:
             raise UserError(f"{OPTION}: this model cannot take pictures of {image_size} pixels: {error}") from error
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(trains[name])
+        self.config = replace(self.config, image_size=image_size)
 
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), normalised; states (B, prefix + P, D)."""
@@ -126,7 +131,7 @@ class TimmImageEncoder(ImageEncoder):
         vector = hidden.vector
         assert vector is not None
 
-        def replace(module: nn.Module, inputs: object, patches: Tensor) -> Tensor:
+        def put(module: nn.Module, inputs: object, patches: Tensor) -> Tensor:
             side = self._merged
             if patches.dim() == 4:  # (B, rows, columns, D)
                 rows, columns = patches.shape[1] // side, patches.shape[2] // side
@@ -136,17 +141,22 @@ class TimmImageEncoder(ImageEncoder):
                 return torch.where(chosen[..., None], spread if spread.dim() == 1 else spread[:, None], patches)
             return torch.where(hidden.patches[..., None], vector.to(patches.dtype), patches)
 
-        return replace
+        return put
 
 
-def _create(config: TimmImageConfig) -> Any:  # noqa: ANN401 (any model of timm)
+def create_model(config: TimmImageConfig, **source: Any) -> Any:  # noqa: ANN401 (any model of timm)
+    """Make timm's module; ``source`` is what timm's ``create_model`` says of pre-trained weights, none by default.
+
+    Raises:
+        UserError: timm has no such transformer, or it takes neither these pictures nor these options.
+    """
     if not timm.is_model(config.name):
         close = timm.list_models(f"*{config.name.split('_')[0]}*")[:3]
         hint = f", such as {', '.join(close)}" if close else ""
         raise UserError(f"{OPTION}.name is {config.name!r}: timm has no such model; see timm.list_models(){hint}")
     settings: dict[str, Any] = {"num_classes": 0, "drop_path_rate": config.drop_path, **config.options}
     try:
-        model = timm.create_model(config.name, pretrained=False, global_pool="", img_size=config.image_size, **settings)
+        model = timm.create_model(config.name, global_pool="", img_size=config.image_size, **settings, **source)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         if "img_size" in str(error):
             raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here") from error

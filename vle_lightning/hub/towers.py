@@ -1,9 +1,11 @@
-"""Towers that start from published models: DeBERTa-v3 from transformers, CLIP ViT from transformers or open_clip."""
+"""Encoders that start from published models of transformers, open_clip and timm."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import open_clip
@@ -13,6 +15,9 @@ from transformers import AutoModel, CLIPVisionModel
 
 from vle_lightning.encoders.clip_vit import ClipViT
 from vle_lightning.encoders.deberta import DebertaEncoder
+from vle_lightning.encoders.hf_text import HFTextEncoder
+from vle_lightning.encoders.timm_image import TimmImageEncoder, create_model
+from vle_lightning.encoders.word_embeddings import WordEmbeddings
 from vle_lightning.errors import UserError
 from vle_lightning.hub.filling import LoadReport, fill
 from vle_lightning.hub.folder import BROKEN
@@ -48,7 +53,29 @@ OPEN_CLIP_VISUAL: KeyMap = {
 }
 
 
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
+TIMM = "timm:"  # prefix of a name of timm's weights
+BERT_EMBEDDINGS = {
+    "word_embeddings.weight": "words.weight",
+    "position_embeddings.weight": "positions.weight",
+    "LayerNorm.weight": "norm.weight",
+    "LayerNorm.bias": "norm.bias",
+}
+HF_FREE = {
+    "architectures",
+    "transformers_version",
+    "dtype",
+    "bos_token_id",
+    "eos_token_id",
+    "cls_token_id",
+    "sep_token_id",
+}
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
 
 
 def fill_encoder(model: Backbone, modality: str, source: str) -> LoadReport:
@@ -106,8 +133,18 @@ def fill_image_tower(encoder: ClipViT, source: str) -> LoadReport:
         table, state = TRANSFORMERS_CLIP, model.state_dict()
     renamed = translate(state, table)
     faults = [*_compare(found, wanted), *missing, *(f"{key} is unknown here" for key in renamed.unknown)]
-    report = LoadReport(source, 0, 0, dropped=renamed.dropped)
-    return fill({"": encoder}, renamed.weights, report, "model.image_init", faults)
+    weights, cut = _cut(renamed.weights, len(encoder.layers))
+    report = LoadReport(source, 0, 0, dropped=(*renamed.dropped, *cut))
+    return fill({"": encoder}, weights, report, "model.image_init", faults)
+
+
+def _cut(weights: Mapping[str, Tensor], layers: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Leave out the last block where the encoder has just one less, as METER cuts CLIP; name what was left out."""
+    last = f"encoder.layers.{layers}."
+    if any(key.startswith(f"encoder.layers.{layers + 1}.") for key in weights):
+        return dict(weights), ()
+    kept = {key: value for key, value in weights.items() if not key.startswith(last)}
+    return kept, () if len(kept) == len(weights) else (f"block {layers}, the last one",)
 
 
 def _load(kind: type[Any], source: str) -> tuple[Any, list[str]]:
@@ -189,7 +226,62 @@ def _get(source: str, build: Callable[[], Loaded]) -> Loaded:
         raise UserError(f"{source} cannot be loaded (no such model, or no network?): {error}") from error
 
 
+def fill_hf_text(encoder: HFTextEncoder, source: str) -> LoadReport:
+    """Fill a text encoder from the same type of model of transformers, by name or folder; its pooler is left out.
+
+    Raises:
+        UserError: the model cannot be had, is of another type or does not fit the configured sizes.
+    """
+    model, missing = _load(AutoModel, source)
+    ours, theirs = encoder.model.config, model.config
+    if theirs.model_type != ours.model_type:
+        raise UserError(f"model.text_init: {source} is a {theirs.model_type}, the text encoder a {ours.model_type}")
+    plain = {name: value for name, value in ours.to_diff_dict().items() if name not in HF_FREE}
+    faults = [*_compare({name: getattr(theirs, name, None) for name in plain}, plain)]
+    faults += [fault for fault in missing if not fault.startswith("pooler.")]
+    weights = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith("pooler.")}
+    dropped = tuple(key for key in model.state_dict() if key.startswith("pooler."))
+    return fill({"": encoder}, weights, LoadReport(source, 0, 0, dropped=dropped), "model.text_init", faults)
+
+
+def fill_word_embeddings(encoder: WordEmbeddings, source: str) -> LoadReport:
+    """Fill words and positions from a BERT, by name or folder; its layers are left out.
+
+    Raises:
+        UserError: the model cannot be had, has no such embeddings or does not fit the configured sizes.
+    """
+    model, _ = _load(AutoModel, source)
+    found = {key.removeprefix("embeddings."): value for key, value in model.state_dict().items()}
+    if not {*BERT_EMBEDDINGS, "token_type_embeddings.weight"} <= found.keys():
+        raise UserError(f"model.text_init: {source} ({model.config.model_type}) has not the embeddings of a BERT")
+    weights = {ours: found[theirs] for theirs, ours in BERT_EMBEDDINGS.items()}
+    weights["positions.weight"] = weights["positions.weight"] + found["token_type_embeddings.weight"][0]
+    report = LoadReport(source, 0, 0, dropped=(f"{model.config.num_hidden_layers} layers",))
+    return fill({"": encoder}, weights, report, "model.text_init")
+
+
+def fill_timm(encoder: TimmImageEncoder, source: str) -> LoadReport:
+    """Fill an image encoder of timm: ``timm:NAME`` takes timm's own weights, all else is a file of that architecture.
+
+    timm resizes position and bias tables itself, and gives older layouts its own names.
+
+    Raises:
+        UserError: there are no such weights, or they do not fit.
+    """
+    named = source.startswith(TIMM)
+    if not named and not Path(source).is_file():
+        raise UserError(f"model.image_init: there is no file {source}; name one, or {TIMM}NAME for weights of timm's")
+    config = replace(encoder.config, name=source.removeprefix(TIMM) if named else encoder.config.name)
+    overlay: dict[str, Any] = {} if named else {"pretrained_cfg_overlay": {"file": source}}
+    model = _get(source, lambda: create_model(config, pretrained=True, **overlay))
+    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    return fill({"": encoder}, weights, LoadReport(source, 0, 0), "model.image_init")
+
+
 FILLERS: dict[type[nn.Module], Callable[[Any, str], LoadReport]] = {
     DebertaEncoder: fill_text_tower,
     ClipViT: fill_image_tower,
+    HFTextEncoder: fill_hf_text,
+    WordEmbeddings: fill_word_embeddings,
+    TimmImageEncoder: fill_timm,
 }

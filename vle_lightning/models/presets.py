@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
+from vle_lightning.encoders.hf_text import HFTextConfig
+from vle_lightning.encoders.timm_image import TimmImageConfig
 from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.models.dual_stream import DualStreamConfig
 
@@ -19,6 +21,9 @@ def _small(width: int, text_layers: int, image_layers: int, fusion_layers: int, 
     )
 
 
+ROBERTA = HFTextConfig(options={"type_vocab_size": 1})  # roberta-base
+METER_FUSION = CoAttentionConfig(token_types=2)
+SWIN = TimmImageConfig(384, "swin_base_patch4_window12_384", drop_path=0.1, pooling="mean")
 PRESETS = {
     "tiny": _small(32, 1, 1, 1),  # for tests: builds in milliseconds
     "toy": _small(96, 2, 2, 4),  # for the embedded world
@@ -28,4 +33,7 @@ PRESETS = {
         ClipViTConfig(patch_size=14, width=1024, layers=24, heads=16, intermediate=4096),
         CoAttentionConfig(width=1024, heads=16, intermediate=4096),
     ),
+    # METER leaves out the last of CLIP's 12 blocks, which pools for the contrast (arXiv 2111.02387)
+    "meter-clip16-roberta": DualStreamConfig(ROBERTA, ClipViTConfig(288, 16, layers=11), METER_FUSION),
+    "meter-swin-roberta": DualStreamConfig(ROBERTA, SWIN, METER_FUSION),
 }
