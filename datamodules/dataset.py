@@ -19,7 +19,7 @@ from datamodules.records import Kind, Record
 from datamodules.sampler import MicroBatch
 from datamodules.shards import RawSample, SampleError, ShardFolder
 from datamodules.texts import SIDES
-from datamodules.transforms import ImageTransform, View, decode, normalise
+from datamodules.transforms import ImageTransform, View, decode
 from vle_lightning.batch import Batch, Skip
 
 SampleT = TypeVar("SampleT")
@@ -104,7 +104,7 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         if not samples:
             raw, image, sample = self._filler(which, skipped, rng)
             names, pixels, samples, valid = [raw.sample_id], [image], [sample], [False]
-        images = normalise(pixels)
+        images = self.transform.normalise(pixels)
         head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images)
         return self.builder.collate(head, samples, rng)
 

@@ -17,6 +17,9 @@ from torch import Tensor
 IGNORED = -100  # the target that cross entropy leaves out
 
 
+Colours = tuple[float, float, float]  # of red, green and blue; a pixel's are in [0, 1]
+
+
 class Skip(NamedTuple):
     """What could not be used, a sample or a part of one: counted and reported, never replaced by another."""
 
@@ -36,6 +39,8 @@ class DataFacts(NamedTuple):
     mode: str | None = None
     token_types: int | None = None  # rows of the table that are used
     labels: tuple[str, ...] | None = None  # names of the classes that statements have
+    pixels: tuple[Colours, Colours] | None = None  # mean and standard deviation that pixels are normalised by
+    padding: int | None = None  # the token id of padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,7 @@ class Batch:
 class ImageTextBatch(Batch):
     """B images with a text (or several) each."""
 
-    pixel_values: Tensor  # (B, 3, H, W) float, CLIP-normalised
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says, by default as CLIP's
     input_ids: Tensor  # (B, T) int64, or (B, 4, T) for four choices
     attention_mask: Tensor  # like input_ids, bool; False on padding
     texts: tuple[str, ...]  # for pictures and reports

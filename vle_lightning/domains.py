@@ -95,6 +95,8 @@ DOMAINS: Mapping[str, Domain] = {
     "data.shuffle_shards": COUNT,
     "data.cache_gb": Domain(1, 10**9),
     "data.mask_share": Domain(above=0, most=1),
+    "data.pixel_mean": SHARE,
+    "data.pixel_std": Domain(above=0, most=1),
     "data.class_count": Domain(1, 10**6),
     "data.augment_ops": Domain(0, 100),
     "data.augment_magnitude": Domain(0, 10),

@@ -59,18 +59,23 @@ class Processor:
         """
         run = run_settings(source)
         if run is not None:
-            return cls.squeezing(run.tokenizer, int(run.data["image_size"]))
+            mean, std = (run.data.get(f"pixel_{name}", default) for name, default in (("mean", MEAN), ("std", STD)))
+            return cls.squeezing(run.tokenizer, int(run.data["image_size"]), mean, std)
         path = Path(source) if Path(source).is_dir() else find_folder(source).path
         tokenizer, files = _open_tokenizer(str(path), source)
         return cls(tokenizer, _open_image_processor(path / IMAGE_FILE), [*files, path / IMAGE_FILE])
 
     @classmethod
-    def squeezing(cls, tokenizer: str, image_size: int) -> Processor:
+    def squeezing(
+        cls, tokenizer: str, image_size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    ) -> Processor:
         """Make the processor of a training of ours: whole pictures squeezed to a square of ``image_size`` pixels.
 
         Args:
             tokenizer: folder or hub name.
             image_size: in pixels.
+            mean: of red, green and blue in [0, 1], that pixels are normalised by.
+            std: their standard deviations likewise.
 
         Raises:
             UserError: the tokenizer is missing or unusable.
@@ -79,8 +84,8 @@ class Processor:
         settings = CLIPImageProcessorPil(
             size={"height": image_size, "width": image_size},
             do_center_crop=False,
-            image_mean=list(MEAN),
-            image_std=list(STD),
+            image_mean=list(mean),
+            image_std=list(std),
         )
         return cls(opened, settings, files)
 
