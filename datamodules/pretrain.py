@@ -1,4 +1,4 @@
-"""Pre-training: texts with masked words and mismatched partners, pictures with drawn boxes."""
+"""Pre-training: texts with masked words and mismatched partners, pictures with drawn boxes and patches."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
 from datamodules.classes import read_classes
+from datamodules.codebook import Codebook, open_codebook
 from datamodules.dataset import BatchBuilder, BatchHead, pad, record_boxes
-from datamodules.masking import draw_boxes, mask_tokens, pair_partners
+from datamodules.masking import draw_boxes, draw_patches, mask_tokens, pair_partners
 from datamodules.records import Kind
 from datamodules.shards import RawSample, SampleError
 from datamodules.texts import mark_words, tokenise, word_pattern
 from datamodules.transforms import View
-from vle_lightning.batch import DataFacts, PretrainBatch
+from vle_lightning.batch import IGNORED, DataFacts, PretrainBatch
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,16 @@ class PretrainSample:
 
 @dataclass(frozen=True)
 class Masking:
-    """How tokens are masked and counted."""
+    """How tokens are masked and counted, and which share of the patches is hidden."""
 
     share: float = 0.15
     whole_words: bool = False
     content_words: tuple[str, ...] = ()
+    patch_share: float = 0.0
 
 
 class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
-    """Makes pre-training batches; draws masks, then partners, then boxes."""
+    """Makes pre-training batches; draws masks, then partners, then boxes, and patches by a generator of their own."""
 
     kind: Kind = "texts"
 
@@ -55,18 +58,20 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         grid: tuple[int, int],
         classes: dict[str, int],
         masking: Masking = Masking(),  # noqa: B008 (frozen)
+        codebook: Codebook | None = None,
     ) -> None:
         """Prepare the vocabulary.
 
         Args:
             tokenizer: with the fast backend.
             max_length: of a text in tokens, special ones included.
-            grid: height and width of an image in patches, for the bound on hidden patches.
+            grid: height and width of an image in patches.
             classes: class number by name.
-            masking: how tokens are masked.
+            masking: how tokens and patches are masked.
+            codebook: gives the patches their codes; None: they have none.
         """
         self.tokenizer, self.max_length, self.grid, self.classes = tokenizer, max_length, grid, classes
-        self.masking, self.content = masking, word_pattern(masking.content_words)
+        self.masking, self.content, self.codebook = masking, word_pattern(masking.content_words), codebook
         self.ordinary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
 
     def words(self, raw: RawSample) -> Iterable[str]:
@@ -108,6 +113,8 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         classes = pad([sample.classes for sample in samples], -1, torch.int64)
         drawn = draw_boxes(boxes.numpy(), classes.numpy(), rng, self.grid)
         hidden = [(boxes[row, of], classes[row, of]) for row, of in enumerate(torch.from_numpy(drawn))]
+        (patching,) = rng.spawn(1)  # the draws above stay what they are without it
+        patches = draw_patches(len(samples), self.grid[0] * self.grid[1], self.masking.patch_share, patching)
         return PretrainBatch(
             **vars(head),
             input_ids=tokens.input_ids,
@@ -122,7 +129,26 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
             box_mentioned=pad([sample.mentioned for sample in samples], 0, torch.bool),
             hidden_boxes=pad([part.numpy() for part, _ in hidden], 0, torch.float32),
             hidden_classes=pad([part.numpy() for _, part in hidden], -1, torch.int64),
+            hidden_patches=torch.from_numpy(patches),
+            patch_codes=self.patch_codes(head.pixel_values),
         )
+
+    def patch_codes(self, pixel_values: Tensor) -> Tensor:
+        """Return the codes (B, P) of all patches of normalised images; IGNORED without a codebook.
+
+        Raises:
+            ValueError: the codebook has other codes than it says, or another grid of patches.
+        """
+        shape = (len(pixel_values), self.grid[0] * self.grid[1])
+        if self.codebook is None:
+            return torch.full(shape, IGNORED)
+        codes = self.codebook.encode(pixel_values)
+        if tuple(codes.shape) != shape or not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook.codes:
+            raise ValueError(
+                f"data.codebook gave codes {tuple(codes.shape)} from {int(codes.min())} to {int(codes.max())}; it must "
+                f"give {shape}, one for each patch, below its number of codes, {self.codebook.codes}"
+            )
+        return codes.long()
 
 
 class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]):
@@ -140,6 +166,8 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         content_words: list[str] | None = None,
         mask_share: float = 0.15,
         whole_words: bool = False,
+        patch_share: float = 0.0,
+        codebook: str | None = None,
         **common: Any,  # noqa: ANN401 (the options of the base class)
     ) -> None:
         """Keep the options; nothing is read before `setup`.
@@ -147,15 +175,20 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         Args:
             classes: names of the box classes that MPC tells apart, or a JSON file: names, or {name: number}.
             class_count: how many classes the model tells apart; as many as ``classes`` needs by default.
-            patch_size: of the image tower in pixels; MPC hides at most half of the patches.
+            patch_size: of the image tower in pixels; patches are what MPC and MIM hide.
             content_words: words that the score of restored content words counts.
             mask_share: share of the tokens that MLM restores.
             whole_words: choose whole words instead of tokens.
+            patch_share: share of the patches of an image that are hidden for MIM, such as METER's 0.15; 0 is none.
+            codebook: gives patches the codes that mim_codes predicts: a file of ``python -m datamodules.codebook``,
+                or ``module.Class``, made without arguments, with ``encode(pixels) -> codes`` and the number ``codes``.
             common: options of VisionLanguageDataModule.
         """
         super().__init__(**common)
         self.class_source, self.class_count, self.patch_size = classes, class_count, patch_size
-        self.masking = Masking(mask_share, whole_words, tuple(content_words or ()))
+        self.masking = Masking(mask_share, whole_words, tuple(content_words or ()), patch_share)
+        self.codebook_source = codebook
+        self._codebook: Codebook | None = None
         self.unmapped_classes: dict[str, int] = {}  # boxes by name that ``classes`` does not have; they serve PBC only
 
     def check(self) -> None:
@@ -165,11 +198,26 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
             raise ValueError(f"data.mask_share is {self.masking.share}; give a share above 0, at most 1")
         if self.patch_size < 1 or self.image_size % self.patch_size:
             raise ValueError(f"data.image_size {self.image_size} is no multiple of data.patch_size {self.patch_size}")
+        if not 0 <= self.masking.patch_share <= 1:
+            raise ValueError(f"data.patch_share is {self.masking.patch_share}; give a share of at least 0, at most 1")
+        own = getattr(self.codebook, "patch_size", None)  # one of somebody else's need not say
+        if own not in (None, self.patch_size):
+            raise ValueError(
+                f"data.codebook {self.codebook_source} is of patches of {own} px, but data.patch_size is "
+                f"{self.patch_size}"
+            )
         self.read_classes()
 
     def read_classes(self) -> dict[str, int]:
         """Return the class number by name."""
         return read_classes(self.class_source, self.class_count)
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """Return the codebook, opened at need; None without one."""
+        if self._codebook is None and self.codebook_source is not None:
+            self._codebook = open_codebook(self.codebook_source, *self.pixels)
+        return self._codebook
 
     @property
     def class_names(self) -> list[str]:
@@ -182,7 +230,9 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
 
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
-        return super().facts()._replace(patch_size=self.patch_size, classes=len(self.class_names))
+        facts, codes = super().facts(), None if self.codebook is None else self.codebook.codes
+        share, classes = self.masking.patch_share, len(self.class_names)
+        return facts._replace(patch_size=self.patch_size, classes=classes, patch_share=share, codes=codes)
 
     def labels(self) -> list[str]:
         """Return the names of the classes."""
@@ -205,7 +255,9 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
     def builder(self) -> PretrainBuilder:
         """Make what turns records into batches."""
         side = self.image_size // self.patch_size
-        return PretrainBuilder(self.tokenizer, self.max_text_length, (side, side), self.read_classes(), self.masking)
+        return PretrainBuilder(
+            self.tokenizer, self.max_text_length, (side, side), self.read_classes(), self.masking, self.codebook
+        )
 
 
 DataModule = PretrainDataModule

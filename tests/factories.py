@@ -12,9 +12,10 @@ from vle_lightning.optim import make_optimizer
 from vle_lightning.resuming import LOOPS
 from vle_lightning.tasks.base import VisionLanguageTask
 
-WORDS, CLASSES, ANSWERS = 200, 24, 7
+WORDS, CLASSES, ANSWERS, CODES = 200, 24, 7, 12
 ANSWER_NAMES = [f"answer {number}" for number in range(ANSWERS)]
 SIZE = 48  # pixels
+PATCHES = 36  # of the tiny preset, 8 pixels each
 
 
 def generator(seed: int) -> torch.Generator:
@@ -65,6 +66,8 @@ def pretrain_batch(rows: int = 4, tokens: int = 9, regions: int = 3, seed: int =
         box_mentioned=(torch.arange(regions) == 1).repeat(rows, 1),
         hidden_boxes=boxes[:, :2],
         hidden_classes=torch.where(torch.arange(2) <= torch.arange(rows)[:, None] % 2, classes, -1),
+        hidden_patches=(torch.arange(PATCHES) + torch.arange(rows)[:, None]) % 5 == 0,
+        patch_codes=(torch.arange(PATCHES) + 7 * torch.arange(rows)[:, None]) % CODES,
     )
 
 

@@ -39,6 +39,8 @@ class DataFacts(NamedTuple):
     mode: str | None = None
     token_types: int | None = None  # rows of the table that are used
     labels: tuple[str, ...] | None = None  # names of the classes that statements have
+    patch_share: float | None = None  # of the patches that are hidden one by one
+    codes: int | None = None  # of the codebook; None without one
     pixels: tuple[Colours, Colours] | None = None  # mean and standard deviation that pixels are normalised by
     padding: int | None = None  # the token id of padding
 
@@ -86,7 +88,7 @@ class ImageTextBatch(Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainBatch(ImageTextBatch):
-    """B image-text pairs with everything that the four objectives draw at random, drawn already.
+    """B image-text pairs with everything that the objectives draw at random, drawn already.
 
     Boxes are xyxy, normalised to [0, 1] of the picture as cropped; rows of padding have ``box_valid`` False. A hidden
     box covers at least one patch.
@@ -101,6 +103,8 @@ class PretrainBatch(ImageTextBatch):
     box_mentioned: Tensor  # (B, R) bool: the text mentions the box
     hidden_boxes: Tensor  # (B, H, 4) float: drawn for MPC, their patches are hidden in the masked image view
     hidden_classes: Tensor  # (B, H) int64; -1 on padding
+    hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling, hidden in the image view of patches
+    patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image; IGNORED without a codebook
 
 
 @dataclass(frozen=True, kw_only=True)

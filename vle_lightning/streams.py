@@ -77,6 +77,7 @@ class ImageView(Enum):
 
     CLEAN = "clean"
     MASKED = "masked"  # the patches of drawn boxes are hidden, and the mean of their states is appended for each box
+    PATCHES = "patches"  # patches drawn one by one are hidden
 
 
 class Pairing(Enum):

@@ -52,6 +52,8 @@ def make_batch(image_size: int, vocabulary: int) -> PretrainBatch:
         box_mentioned=torch.arange(REGIONS).expand(BATCH, REGIONS) < 2,
         hidden_boxes=torch.cat([corner, corner + 0.3], dim=-1)[:, :1],
         hidden_classes=torch.randint(0, CLASSES, (BATCH, 1), generator=random),
+        hidden_patches=torch.zeros(BATCH, 0, dtype=torch.bool),
+        patch_codes=torch.zeros(BATCH, 0, dtype=torch.long),
     )
 
 

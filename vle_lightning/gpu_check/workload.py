@@ -47,4 +47,6 @@ def make_pairs(rows: int, image_size: int, vocabulary: int, tokens: int = TOKENS
         box_mentioned=region < 2,
         hidden_boxes=torch.cat([corner, corner + 0.3], dim=-1)[:, :1],  # a third of five
         hidden_classes=torch.randint(0, CLASSES, (rows, 1), generator=random),
+        hidden_patches=torch.zeros(rows, 0, dtype=torch.bool),
+        patch_codes=torch.zeros(rows, 0, dtype=torch.long),
     )

@@ -45,7 +45,7 @@ def encode_views(
 
     Args:
         model: the backbone.
-        batch: B pairs, H hidden boxes.
+        batch: B pairs, H hidden boxes, P patches.
         views: what objectives ask for.
         vectors: (hidden_width,) by view of the image, what stands for its hidden patches; their pixels are black in a
             view with hidden patches that has none.
@@ -97,7 +97,11 @@ def _encode_images(
     grid = model.layout.grid(batch.pixel_values)
     regions, drawn = box_patches(batch.hidden_boxes, grid), batch.hidden_classes >= 0
     clean = torch.zeros(len(batch), grid[0] * grid[1], dtype=torch.bool, device=pixels.device)
-    hidden = {ImageView.CLEAN: clean, ImageView.MASKED: (regions & drawn[..., None]).any(1)}
+    hidden = {
+        ImageView.CLEAN: clean,
+        ImageView.MASKED: (regions & drawn[..., None]).any(1),
+        ImageView.PATCHES: batch.hidden_patches,
+    }
     mask = PatchMask(torch.cat([hidden[kind] for kind in kinds]), _vector(kinds, vectors, len(batch)))
     images = dict(zip(kinds, _unstack(model.encode_image(pixels, mask), len(batch)), strict=True))
     if ImageView.MASKED in images:

@@ -163,5 +163,7 @@ def pretrain_batch(case: Case, **changes: Tensor) -> PretrainBatch:
         "box_mentioned": none,
         "hidden_boxes": torch.zeros(rows, 0, 4),
         "hidden_classes": torch.zeros(rows, 0, dtype=torch.long),
+        "hidden_patches": none,
+        "patch_codes": torch.zeros(rows, 0, dtype=torch.long),
     }
     return PretrainBatch(sample_ids=("",) * rows, texts=("",) * rows, step=0, number=0, **(fields | changes))

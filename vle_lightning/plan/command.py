@@ -115,7 +115,7 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
         batch_size = data["global_batch_size"] // (micro_batches * options.gpus)
     except ValueError:  # the plan says so beside its choices
         batch_size = data["batch_size"]
-    sample = Sample(tokens, data["image_size"], data["mask_share"], options.boxes)
+    sample = Sample(tokens, data["image_size"], data["mask_share"], options.boxes, data["patch_share"])
     workload = pretraining_workload(
         model["architecture"],
         batch_size,
@@ -124,6 +124,7 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
         model["classes"],
         model["blind"],
         model["passes"],
+        model["codes"],
     )
     return Plan(
         workload=workload,
