@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -245,11 +246,22 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         evaluated = sum(map(len, self.eval_folders(self.val_split))) if self.val_split in self._folders else 0
         self._check_machine(folders, sampler.batch_size, len(sampler), -(-evaluated // self.batch_size))
         transform = ImageTransform(self.image_size, *self.training_view)
-        dataset = MicroBatchDataset(folders, transform, self.builder(), self.seed)
+        dataset = self.training_data(folders, transform)
         is_over = partial(epoch_is_over, self.trainer)
         self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over)
         self._train_loader.load_state_dict(self._start)
         return self._train_loader
+
+    def training_data(
+        self, folders: Sequence[ShardFolder], transform: ImageTransform
+    ) -> MicroBatchDataset[SampleT, BatchT]:
+        """Make what reads the micro-batches of the training split."""
+        return MicroBatchDataset(folders, transform, self.builder(), self.seed)
+
+    @property
+    def pictures_per_sample(self) -> float:
+        """Return how many pictures a sample of a batch has, on average."""
+        return 2 if self.builder().paired else 1
 
     def order(self) -> TrainOrder:
         """Plan the training order of the opened shards, once.
@@ -379,8 +391,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def _check_machine(self, folders: Sequence[ShardFolder], batch_size: int, *passes: int) -> None:
         """Raise LoaderError where the machine lacks what the workers of these passes (in batches) need at a time."""
-        pictures = 2 if self.builder().paired else 1
-        batch_bytes = batch_size * pictures * 3 * self.image_size**2 * torch.float32.itemsize  # the rest is small
+        pictures = math.ceil(batch_size * self.pictures_per_sample)
+        batch_bytes = pictures * 3 * self.image_size**2 * torch.float32.itemsize  # the rest is small
         in_flight = sum(min(batches, self.workers * PREFETCHED + 1) for batches in passes)
         ranks = self.trainer.num_devices if self.trainer else 1
         check_shared_memory(batch_bytes, in_flight, self.workers, ranks)

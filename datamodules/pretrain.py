@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.base import VisionLanguageDataModule
 from datamodules.classes import read_classes
 from datamodules.codebook import Codebook, open_codebook
-from datamodules.dataset import BatchBuilder, BatchHead, pad, record_boxes
+from datamodules.dataset import BatchBuilder, BatchHead, MicroBatchDataset, pad, record_boxes
 from datamodules.masking import draw_boxes, draw_patches, mask_tokens, pair_partners
 from datamodules.records import Kind
-from datamodules.shards import RawSample, SampleError
-from datamodules.texts import mark_words, tokenise, word_pattern
-from datamodules.transforms import View
-from vle_lightning.batch import IGNORED, DataFacts, PretrainBatch
+from datamodules.shards import RawSample, SampleError, ShardFolder
+from datamodules.texts import SIDES, mark_words, tokenise, word_pattern
+from datamodules.transforms import ImageTransform, View
+from vle_lightning.batch import IGNORED, DataFacts, PretrainBatch, Skip
+
+ItmImages = Literal["shifted", "drawn"]
+DRAWN = 1  # last number of the seed of drawn images; none is like 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
             mlm_targets=torch.from_numpy(targets),
             mlm_content=torch.from_numpy(tokens.spread(mark_words(texts, self.content)) == 1),
             partner=torch.from_numpy(partner),
+            drawn_rows=torch.zeros(0, dtype=torch.int64),
+            drawn_pixel_values=head.pixel_values.new_empty(0, *head.pixel_values.shape[1:]),
             boxes=boxes,
             box_valid=pad([np.ones(len(sample.boxes), dtype=bool) for sample in samples], 0, torch.bool),
             box_mentioned=pad([sample.mentioned for sample in samples], 0, torch.bool),
@@ -151,6 +156,53 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         return codes.long()
 
 
+class DrawingDataset(MicroBatchDataset[PretrainSample, PretrainBatch]):
+    """Pre-training batches in which half of the texts get an image from the whole data for ITM, as METER's do.
+
+    Each sample of all sources is drawn equally often, whatever the weight of its source. The draws have a generator of
+    their own, keyed by the micro-batch: the masks, boxes and crops are those of batches without drawn images.
+    """
+
+    def finish(self, head: BatchHead, samples: Sequence[PretrainSample], rng: np.random.Generator) -> PretrainBatch:
+        """Make the batch of B samples; B // 2 images are drawn, and one that cannot be used leaves its pair a match."""
+        batch = self.builder.collate(head, samples, rng)
+        own = np.random.default_rng((self.seed, head.step, head.number, DRAWN))
+        chosen = np.sort(own.permutation(len(samples))[: len(samples) // 2])
+        rows: list[int] = []
+        images: list[Tensor] = []
+        skipped: list[Skip] = []
+        partner = torch.arange(len(samples))
+        for row, place in zip(chosen.tolist(), self.draw_places(len(chosen), own), strict=True):
+            try:
+                raw, image, _ = self.read(place)
+            except SampleError as error:
+                skipped.append(Skip(error.kind, error.where, lost=False))
+                continue
+            may_flip = self.transform.flip and not SIDES.search(samples[row].text)
+            view = self.transform.draw(own, image.shape[2], image.shape[1], may_flip=may_flip)
+            rows.append(row)
+            images.append(self.transform.apply(image, view))
+            if raw.record.image_id != samples[row].image_id:
+                partner[row] = -1
+        pixels = self.transform.normalise(images) if images else batch.drawn_pixel_values
+        return replace(
+            batch,
+            partner=partner,
+            drawn_rows=torch.tensor(rows, dtype=torch.int64),
+            drawn_pixel_values=pixels,
+            skipped=(*batch.skipped, *skipped),
+        )
+
+    def draw_places(self, count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+        """Draw source, shard and row of samples, each equally likely and with replacement."""
+        shards = [(source, *pair) for source, of in enumerate(self.folders) for pair in enumerate(of.shard_sizes)]
+        ends = np.cumsum([size for _, _, size in shards])
+        numbers = rng.integers(ends[-1], size=count)
+        found = np.searchsorted(ends, numbers, side="right")
+        rows = ends[found] - 1 - numbers  # counted from the shard's end, which is as good
+        return [(*shards[which][:2], row) for which, row in zip(found.tolist(), rows.tolist(), strict=True)]
+
+
 class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]):
     """Image-text pairs with boxes from any number of sources."""
 
@@ -168,6 +220,7 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         whole_words: bool = False,
         patch_share: float = 0.0,
         codebook: str | None = None,
+        itm_images: ItmImages = "shifted",
         **common: Any,  # noqa: ANN401 (the options of the base class)
     ) -> None:
         """Keep the options; nothing is read before `setup`.
@@ -182,12 +235,14 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
             patch_share: share of the patches of an image that are hidden for MIM, such as METER's 0.15; 0 is none.
             codebook: gives patches the codes that mim_codes predicts: a file of ``python -m datamodules.codebook``,
                 or ``module.Class``, made without arguments, with ``encode(pixels) -> codes`` and the number ``codes``.
+            itm_images: what ITM's mismatches are in training: half of the images of a micro-batch beside another one's
+                text (shifted), or half of the texts beside an image drawn from the whole training data (drawn).
             common: options of VisionLanguageDataModule.
         """
         super().__init__(**common)
         self.class_source, self.class_count, self.patch_size = classes, class_count, patch_size
         self.masking = Masking(mask_share, whole_words, tuple(content_words or ()), patch_share)
-        self.codebook_source = codebook
+        self.codebook_source, self.itm_images = codebook, itm_images
         self._codebook: Codebook | None = None
         self.unmapped_classes: dict[str, int] = {}  # boxes by name that ``classes`` does not have; they serve PBC only
 
@@ -251,6 +306,18 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
             told = ", ".join(f"{name} ({count})" for name, count in sorted(self.unmapped_classes.items())[:20])
             total = sum(self.unmapped_classes.values())
             rank_zero_info(f"data.classes lacks {len(self.unmapped_classes)} names of {total} boxes (PBC only): {told}")
+
+    def training_data(
+        self, folders: Sequence[ShardFolder], transform: ImageTransform
+    ) -> MicroBatchDataset[PretrainSample, PretrainBatch]:
+        """Make what reads the micro-batches of the training split, with drawn images where ITM asks for them."""
+        dataset = MicroBatchDataset if self.itm_images == "shifted" else DrawingDataset
+        return dataset(folders, transform, self.builder(), self.seed)
+
+    @property
+    def pictures_per_sample(self) -> float:
+        """Return one, or one and a half where images are drawn."""
+        return 1.0 if self.itm_images == "shifted" else 1.5
 
     def builder(self) -> PretrainBuilder:
         """Make what turns records into batches."""

@@ -61,6 +61,8 @@ def pretrain_batch(rows: int = 4, tokens: int = 9, regions: int = 3, seed: int =
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,
         partner=partner,
+        drawn_rows=torch.zeros(0, dtype=torch.long),
+        drawn_pixel_values=torch.zeros(0, 3, SIZE, SIZE),
         boxes=boxes,
         box_valid=torch.ones(rows, regions, dtype=torch.bool),
         box_mentioned=(torch.arange(regions) == 1).repeat(rows, 1),

@@ -97,7 +97,9 @@ class PretrainBatch(ImageTextBatch):
     masked_input_ids: Tensor  # (B, T) int64: the text view with masked tokens
     mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
     mlm_content: Tensor  # (B, T) bool: the target is a word of the content list
-    partner: Tensor  # (B,) int64: the row whose text ITM lays beside image i; i itself for a match
+    partner: Tensor  # (B,) int64: the row whose text ITM lays beside image i, i itself for a match; -1: see drawn_rows
+    drawn_rows: Tensor  # (D,) int64: rows whose text ITM lays beside an image drawn from the whole data; D is often 0
+    drawn_pixel_values: Tensor  # (D, 3, H, W) float: these images; partner is i for a match by chance, else -1
     boxes: Tensor  # (B, R, 4) float
     box_valid: Tensor  # (B, R) bool
     box_mentioned: Tensor  # (B, R) bool: the text mentions the box

@@ -201,9 +201,9 @@ def test_data_that_does_not_fit_is_told() -> None:
     task = make_task(*MIM)
     assert task.disagreements(fitting) == []
     (told,) = task.disagreements(fitting._replace(patch_share=0.0))
-    assert told.startswith("data.patch_share is 0, but mim_contrast and mim_codes of model.objectives")
+    assert told.startswith("data.patch_share is 0, but model.objectives has mim_contrast and mim_codes: ")
     (told,) = task.disagreements(fitting._replace(codes=None))
-    assert told.startswith("data.codebook is not set, but mim_codes")
+    assert told.startswith("data.codebook is not set, but model.objectives has mim_codes")
     assert task.disagreements(fitting._replace(codes=7)) == ["data.codebook has 7 codes, but model.codes is 12"]
     assert make_task("mlm").disagreements(fitting._replace(patch_share=0.0, codes=None)) == []
     assert make_task("mim_contrast").disagreements(fitting._replace(codes=None)) == []

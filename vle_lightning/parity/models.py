@@ -158,6 +158,8 @@ def pretrain_batch(case: Case, **changes: Tensor) -> PretrainBatch:
         "mlm_targets": torch.full_like(ids, IGNORED),
         "mlm_content": torch.zeros_like(ids, dtype=torch.bool),
         "partner": torch.arange(rows),
+        "drawn_rows": torch.zeros(0, dtype=torch.long),
+        "drawn_pixel_values": inputs["pixel_values"][:0],
         "boxes": torch.zeros(rows, 0, 4),
         "box_valid": none,
         "box_mentioned": none,

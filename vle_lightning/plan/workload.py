@@ -30,6 +30,7 @@ class Sample(NamedTuple):
     masked: float = MASKED  # share of the tokens that MLM restores
     boxes: int = BOXES  # slots of the image's boxes, as padded
     patches: float = 0.0  # share of the patches that masked image modelling hides
+    drawn: float = 0.0  # images beside its own that are drawn for ITM
 
 
 class Workload(NamedTuple):
@@ -133,6 +134,7 @@ def plain_batch(rows: int, sample: Sample, layout: ImageLayout | None = None) ->
     known = torch.ones(rows, sample.boxes, dtype=torch.bool)
     hidden = max(1, sample.boxes // 3)  # as MPC draws them
     pixels = torch.zeros(rows, 3, sample.image_size, sample.image_size)
+    drawn = int(sample.drawn * rows)
     height, width = layout.grid(pixels) if layout else (0, 0)
     patches = torch.arange(height * width) < round(sample.patches * height * width)
     return PretrainBatch(
@@ -148,6 +150,8 @@ def plain_batch(rows: int, sample: Sample, layout: ImageLayout | None = None) ->
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,
         partner=torch.arange(rows),
+        drawn_rows=torch.arange(drawn),
+        drawn_pixel_values=pixels[:drawn],
         boxes=boxes,
         box_valid=known,
         box_mentioned=known,

@@ -190,11 +190,11 @@ class PretrainTask(VisionLanguageTask):
         masking = [name for name, view in self.views.items() if view.image is ImageView.PATCHES]
         if masking and not facts.patch_share:
             found.append(
-                f"data.patch_share is 0, but {' and '.join(masking)} of model.objectives needs hidden patches: set it "
-                "to their share, such as METER's 0.15"
+                f"data.patch_share is 0, but model.objectives has {' and '.join(masking)}: set it to the share of the "
+                "patches to hide, such as METER's 0.15"
             )
         if "mim_codes" in self.objectives and facts.codes is None:
-            found.append("data.codebook is not set, but mim_codes of model.objectives predicts the codes that it gives")
+            found.append("data.codebook is not set, but model.objectives has mim_codes, which predicts its codes")
         elif "mim_codes" in self.objectives and facts.codes != codes:
             found.append(f"data.codebook has {facts.codes} codes, but model.codes is {codes}")
         return found
