@@ -232,7 +232,7 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
             content_words: words that the score of restored content words counts.
             mask_share: share of the tokens that MLM restores.
             whole_words: choose whole words instead of tokens.
-            patch_share: share of the patches of an image that are hidden for MIM, such as METER's 0.15; 0 is none.
+            patch_share: share of the patches of an image that are hidden for MIM, such as 0.15; 0 is none.
             codebook: gives patches the codes that mim_codes predicts: a file of ``python -m datamodules.codebook``,
                 or ``module.Class``, made without arguments, with ``encode(pixels) -> codes`` and the number ``codes``.
             itm_images: what ITM's mismatches are in training: half of the images of a micro-batch beside another one's

@@ -196,8 +196,3 @@ def test_impossible_options_name_their_key(
 def test_a_codebook_that_does_not_keep_its_word_is_named(shards: Path, tokenizer_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.codebook gave codes \(4, 36\) from 0 to 1; .* number of codes, 1"):
         batches(make(shards, tokenizer_folder, codebook=f"{__name__}.Beyond"))
-
-
-def test_the_toy_world_has_a_codebook(toy_world: Path) -> None:
-    book = PatchCodebook.load(toy_world / "codebook.safetensors")
-    assert (book.codes, book.patch_size) == (64, 8)

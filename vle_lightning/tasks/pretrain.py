@@ -191,7 +191,7 @@ class PretrainTask(VisionLanguageTask):
         if masking and not facts.patch_share:
             found.append(
                 f"data.patch_share is 0, but model.objectives has {' and '.join(masking)}: set it to the share of the "
-                "patches to hide, such as METER's 0.15"
+                "patches to hide, such as 0.15"
             )
         if "mim_codes" in self.objectives and facts.codes is None:
             found.append("data.codebook is not set, but model.objectives has mim_codes, which predicts its codes")
