@@ -196,7 +196,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
-        return DataFacts(self.vocab_size, self.image_size)
+        return DataFacts(self.vocab_size, self.image_size, text_length=self.max_text_length)
 
     def labels(self) -> list[str] | None:
         """Return what the numbers of the task's head mean; None where they have no names."""

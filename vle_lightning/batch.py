@@ -36,6 +36,7 @@ class DataFacts(NamedTuple):
     mode: str | None = None
     token_types: int | None = None  # rows of the table that are used
     labels: tuple[str, ...] | None = None  # names of the classes that statements have
+    text_length: int | None = None  # tokens of the longest text
 
 
 @dataclass(frozen=True, kw_only=True)
