@@ -196,9 +196,9 @@ def _make_fake(model: nn.Module) -> None:
         return fakes[id(tensor)]
 
     for module in model.modules():
-        held: dict[str, Any]
-        for held in (module._parameters, module._buffers):
-            held.update({name: fake(tensor) for name, tensor in held.items() if tensor is not None})
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in held:
+            tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
 def run_part(model: Backbone, call: EncoderCall) -> Tensor:

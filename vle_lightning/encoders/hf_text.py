@@ -162,7 +162,7 @@ class HFTextEncoder(TextEncoder):
 
 def _without_pooler(config: PretrainedConfig, kind: str) -> Any:  # noqa: ANN401 (any model of transformers)
     try:
-        model = AutoModel.from_config(config, attn_implementation="sdpa")
+        model = AutoModel.from_config(config)  # with fused attention where the type has it
     except BROKEN as error:
         raise _unfit(kind, error) from error
     decodes = config.is_encoder_decoder or getattr(config, "is_decoder", False)

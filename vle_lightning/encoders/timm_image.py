@@ -139,8 +139,8 @@ class TimmImageEncoder(ImageEncoder):
 
     def _grids_of_a_window(self) -> int:
         """Count how many grids of the last stage lie along a window, at the picture size of the name."""
-        window, pixels = self.model.layers[0].blocks[0].window_size[0], self.model.pretrained_cfg["input_size"][-1]
-        return max(1, round(window * self.layout.patch_size / pixels))
+        window, pixels = int(self.model.layers[0].blocks[0].window_size[0]), self.model.pretrained_cfg["input_size"][-1]
+        return max(1, round(window * self.layout.patch_size / int(pixels)))
 
     def _hide(self, hidden: PatchMask) -> Callable[[nn.Module, object, Tensor], Tensor]:
         vector = hidden.vector
@@ -172,11 +172,12 @@ def _build(config: TimmImageConfig, **more: Any) -> Any:  # noqa: ANN401 (any mo
             raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here") from error
         told = str(error) or type(error).__name__
         raise UserError(f"{OPTION}: timm cannot build {config.name} with these options: {told}") from error
-    stages = getattr(model, "layers", ())
+    stages: Any = getattr(model, "layers", ())
     in_stages = isinstance(stages, nn.Sequential) and all(hasattr(stage, "blocks") for stage in stages)
     is_plain = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
     if not (is_plain or in_stages) or not hasattr(model, "set_input_size"):
         raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here")
-    if not all(len(stage.blocks) for stage in (stages if in_stages else [model])):
+    parts: Any = stages if in_stages else [model]
+    if not all(len(part.blocks) for part in parts):
         raise UserError(f"{OPTION}.options: {config.name} has no layer with these; give a depth of at least 1")
     return model
