@@ -202,7 +202,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
         padding: int | None = self.tokenizer.pad_token_id
-        return DataFacts(self.vocab_size, self.image_size, pixels=self.pixels, padding=padding)
+        length = self.max_text_length
+        return DataFacts(self.vocab_size, self.image_size, pixels=self.pixels, padding=padding, text_length=length)
 
     def labels(self) -> list[str] | None:
         """Return what the numbers of the task's head mean; None where they have no names."""

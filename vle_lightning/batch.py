@@ -43,6 +43,7 @@ class DataFacts(NamedTuple):
     codes: int | None = None  # of the codebook; None without one
     pixels: tuple[Colours, Colours] | None = None  # mean and standard deviation that pixels are normalised by
     padding: int | None = None  # the token id of padding
+    text_length: int | None = None  # tokens of the longest text
 
 
 @dataclass(frozen=True, kw_only=True)

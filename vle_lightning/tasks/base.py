@@ -88,6 +88,11 @@ class VisionLanguageTask(PortableTask):
                 f"data.tokenizer has {facts.vocabulary} tokens, but model.architecture's vocab_size is "
                 f"{model.vocabulary}"
             )
+        if facts.text_length is not None and facts.text_length > model.max_tokens:
+            found.append(
+                f"data.max_text_length is {facts.text_length}, but model.architecture has positions for "
+                f"{model.max_tokens} tokens"
+            )
         patch_size = model.layout.patch_size
         if facts.image_size % patch_size:
             found.append(
