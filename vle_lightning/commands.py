@@ -14,7 +14,11 @@ from vle_lightning.results.command import run_results
 from vle_lightning.slurm.command import run_slurm
 from vle_lightning.study import run_study
 
-ON_EXPERIMENTS = {"plan": run_plan, "slurm": run_slurm, "ablation": run_ablation}  # these ask the command line for an experiment's options
+ON_EXPERIMENTS = {  # these ask the command line for an experiment's options
+    "plan": run_plan,
+    "slurm": run_slurm,
+    "ablation": run_ablation,
+}
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "study": run_study,
     "export": run_export,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.ablation.studies import finish_all, make_study
-from vle_lightning.ablation.outcomes import read_outcomes
+from vle_lightning.ablation.outcomes import Band, band_of, read_outcomes
 from vle_lightning.ablation.page import NOISE, judge, render
 from vle_lightning.ablation.plot import draw
 from vle_lightning.ablation.running import jobs_of
@@ -19,11 +20,23 @@ from vle_lightning.ablation.running import jobs_of
     [(0.5, NOISE), (0.55, NOISE), (0.6, NOISE), (0.45, "-10.0"), (0.65, "+10.0"), (0.6004, "+5.0")],
 )
 def test_a_score_between_the_seeds_is_noise(value: float, told: str) -> None:
-    assert judge(value, (0.5, 0.6)) == told  # their mean is 0.55
+    assert judge(value, Band(0.55, 0.5, 0.6)) == told
 
 
 def test_without_a_baseline_nothing_is_judged() -> None:
-    assert judge(0.5, ()) == ""
+    assert judge(0.5, None) == ""
+
+
+def test_an_axis_may_be_compared_with_a_row_of_its_own(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    finish_all(study, tmp_path, {"baseline": [0.5, 0.6], "merged": [0.75], "mlm": [0.8]})
+    outcomes = read_outcomes(study, jobs_of(study, list(study.rows.values()), tmp_path))
+    axis = study.axes[1]
+    assert band_of(axis, outcomes, "vqa_accuracy") == pytest.approx((0.55, 0.5, 0.6))
+    own = band_of(replace(axis, reference="mlm"), outcomes, "vqa_accuracy")
+    assert own == pytest.approx((0.8, 0.7, 0.9))  # as far to either side as the baseline's range is wide
+    del outcomes["mlm"]
+    assert band_of(replace(axis, reference="mlm"), outcomes, "vqa_accuracy") is None
 
 
 def test_the_tables_compare_with_the_baseline(tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ def test_wrong_rows_are_refused(tmp_path: Path, more: str, told: str) -> None:
         make_study(tmp_path, more)
 
 
+def test_an_axis_is_compared_with_a_row_of_its_own_or_the_baseline(tmp_path: Path) -> None:
+    assert make_study(tmp_path, f"{MLM}\n    reference: mlm").axes[1].reference == "mlm"
+    assert make_study(tmp_path).axes[1].reference == "baseline"
+    with pytest.raises(UserError, match="reference is 'merged'; name a row of this axis"):
+        make_study(tmp_path, f"{MLM}\n    reference: merged")
+
+
 @pytest.mark.parametrize("seeds", ["3", "[]", "[0, 0]", "[-1]", "[a]"])
 def test_seeds_are_different_numbers(tmp_path: Path, seeds: str) -> None:
     with pytest.raises(UserError, match="seeds"):

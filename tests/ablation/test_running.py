@@ -174,6 +174,9 @@ def test_a_study_runs_goes_on_and_is_not_run_again(
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     study = write_study(tmp_path, FROM_ENCODERS, "[0]")
+    answers = len(json.loads((workplace / "data/toy/shards/answers.json").read_text()))
+    tiny = "model: {architecture: tiny"
+    study.write_text(study.read_text().replace(f"{tiny}}}", f"{tiny}, answers: {answers}}}"))
     out, runs = tmp_path / "README.md", tmp_path / "runs"
     command = ["ablation", str(study), "--out", str(out), "--run_root", str(runs), "--parallel", "2"]
     assert main([*command, "--rows", "rate"]) == 0

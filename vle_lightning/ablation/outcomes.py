@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from vle_lightning.ablation.rows import Study
+from vle_lightning.ablation.rows import BASELINE, Axis, Study
 from vle_lightning.ablation.running import FINETUNE, PRETRAIN, Job
 from vle_lightning.files import is_number, read_object
 from vle_lightning.hub.architecture import read_architecture
@@ -43,6 +44,39 @@ class Outcome:
     scores: Mapping[str, tuple[float, ...]]
     references: Mapping[str, float]
     commits: tuple[str, ...]
+
+
+class Band(NamedTuple):
+    """What a score is compared with, and between which scores seeds alone can make the difference."""
+
+    reference: float
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Is a score within noise?"""
+        return self.low <= value <= self.high
+
+
+def band_of(axis: Axis, outcomes: Mapping[str, Outcome], name: str) -> Band | None:
+    """Return the band of a score on an axis; None where the runs that make it are not finished.
+
+    It is the range of the baseline's seeds around their mean. On an axis that is compared with a row of its own, which
+    has one seed, it goes as far as that range is wide to either side of that row.
+
+    Args:
+        axis: says what its rows are compared with.
+        outcomes: of all rows.
+        name: of the score.
+    """
+    values = outcomes[BASELINE].scores.get(name, ()) if BASELINE in outcomes else ()
+    if not values:
+        return None
+    if axis.reference == BASELINE:
+        return Band(statistics.mean(values), min(values), max(values))
+    own = outcomes[axis.reference].scores.get(name, ()) if axis.reference in outcomes else ()
+    width = max(values) - min(values)
+    return Band(own[0], own[0] - width, own[0] + width) if own else None
 
 
 def read_outcomes(study: Study, jobs: Sequence[Job]) -> dict[str, Outcome]:

@@ -17,7 +17,7 @@ BOTH, AT_SCALE, ENCODERS = "both", "at_scale", "encoders_from"
 BASELINE = "baseline"
 STUDY = {*STAGES, "seeds", BASELINE, "axes", "limits"}
 STAGE = {"experiment", "options"}
-AXIS = {"title", BASELINE, "rows"}
+AXIS = {"title", BASELINE, "rows", "reference"}
 CHANGES = {BOTH, *STAGES, AT_SCALE}
 ROW = {"about", "about_at_scale", ENCODERS, *CHANGES}
 MERGED = (  # groups whose options are changed one by one; of all else a change replaces the whole value
@@ -49,6 +49,7 @@ class Axis:
     title: str
     baseline: str  # what the baseline is on this axis
     rows: tuple[Row, ...]
+    reference: str  # the row that the others are compared with: the baseline, or one of the axis's own
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,10 @@ def _read_axes(content: Mapping[str, Any], baseline: Row, where: str) -> Iterato
             _read_row(str(key), _mapping(row, f"{place}.rows.{key}"), baseline.options, baseline.at_scale, where)
             for key, row in rows.items()
         )
-        yield Axis(str(axis["title"]), str(axis[BASELINE]), tuple(read))
+        reference = str(axis.get("reference", BASELINE))
+        if reference not in (BASELINE, *rows):
+            raise UserError(f"{place}.reference is {reference!r}; name a row of this axis")
+        yield Axis(str(axis["title"]), str(axis[BASELINE]), tuple(read), reference)
 
 
 def _read_stage(content: Mapping[str, Any], where: str, stage: str) -> Options:
