@@ -21,6 +21,7 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("run_folder", "run_lock", "resuming", "parsing"),
     ("run",),
     ("study", "export", "parity", "results", "leaderboard", "slurm", "plan", "gpu_check"),
+    ("ablation",),
     ("commands", "domains"),
     ("options",),
     ("experiment",),

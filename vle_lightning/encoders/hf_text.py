@@ -166,7 +166,9 @@ class HFTextEncoder(TextEncoder):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         """Encode B texts: ids (B, T) int64, mask (B, T) bool; states (B, T, D)."""
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask.to(input_ids.dtype))
+        # where nothing is computed but FLOPs are counted, transformers cannot look for padding: none, at equal cost
+        mask = None if attention_mask.is_meta else attention_mask.to(input_ids.dtype)
+        output = self.model(input_ids=input_ids, attention_mask=mask)
         return Stream(output.last_hidden_state, attention_mask)
 
 
