@@ -54,6 +54,8 @@ class TimmImageEncoder(ImageEncoder):
     Of a transformer in stages, such as Swin, these are the tokens of the last stage; a patch is what one of them sees.
     """
 
+    config: TimmImageConfig
+
     def __init__(self, config: TimmImageConfig) -> None:
         super().__init__()
         self.config = config
@@ -91,8 +93,7 @@ class TimmImageEncoder(ImageEncoder):
     def resize(self, image_size: int) -> None:
         """Make the encoder one of square pictures of so many pixels.
 
-        Position tables are interpolated. Swin's windows and bias tables stay as they are where the smaller stages still
-        fill a window; METER lets the window grow with the picture (`grow_windows`).
+        Position tables are interpolated. Swin's window grows with the picture, its bias tables with the window.
 
         Raises:
             UserError: the model cannot take pictures of this size.
@@ -106,7 +107,9 @@ class TimmImageEncoder(ImageEncoder):
             raise UserError(f"{OPTION}: this model cannot take pictures of {image_size} pixels: {error}") from error
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(trains[name])
-        self.config = replace(self.config, image_size=image_size)
+        window = self._window(image_size)  # stays with what is saved: timm builds bias tables of the window it is told
+        options = {**self.config.options, **{name: side for name, (side, _) in window.items()}}
+        self.config = replace(self.config, image_size=image_size, options=options)
 
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), normalised; states (B, prefix + P, D)."""
