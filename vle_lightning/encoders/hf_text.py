@@ -157,7 +157,9 @@ class HFTextEncoder(TextEncoder):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         """Encode B texts: ids (B, T) int64, mask (B, T) bool; states (B, T, D)."""
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask.to(input_ids.dtype))
+        # transformers asks whether anything is padded, which a mask without values (FLOPs are counted so) cannot say
+        mask = None if input_ids.is_meta else attention_mask.to(input_ids.dtype)
+        output = self.model(input_ids=input_ids, attention_mask=mask)
         return Stream(output.last_hidden_state, attention_mask)
 
 
