@@ -38,7 +38,7 @@ from vle_lightning.hub.vle import (
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind
 
 BEST = "best.ckpt"
-TYPES, TYPES_OPTION = "token_types.weight", "architecture.fusion.token_types "
+TYPES, TYPES_OPTION = "token_types.weight", "architecture.fusion.token_types"
 LARGER, SMALL = 10, 10_000_000  # a description may be so many times as large as its weights, or as a small model
 
 
@@ -206,13 +206,12 @@ def fill_pretrained(
     weights = dict(pretrained.encoder)
     for name in found:
         weights |= {f"{name}.{key}": value for key, value in pretrained.heads[name].items()}
-    grown = _with_more_types(weights, encoder)
     dropped = (*(name for name in pretrained.heads if name not in heads), *pretrained.dropped)
     new = tuple(name for name in heads if name not in pretrained.heads)
     faults = [f"{key} is unknown here" for key in pretrained.unknown]
     if pretrained.description.architecture is not None:
-        differ = differences(pretrained.description.architecture, encoder.config)
-        faults += [fault for fault in differ if not (grown and fault.startswith(TYPES_OPTION))]
+        faults += differences(pretrained.description.architecture, encoder.config)
+    grown = _with_more_types(weights, encoder, faults)
     parts = {"": encoder, **{f"{name}.": head for name, head in found.items()}}
     report = LoadReport(pretrained.source, 0, 0, dropped=dropped, new=new)
     own, theirs = encoder.config.image_size, pretrained.description.architecture
@@ -226,10 +225,14 @@ def fill_pretrained(
     return report._replace(resized=(sizes, *grown))
 
 
-def _with_more_types(weights: dict[str, Tensor], encoder: Backbone) -> tuple[str, ...]:
+def _with_more_types(weights: dict[str, Tensor], encoder: Backbone, faults: list[str]) -> tuple[str, ...]:
     """Let a model have more token types than its source, as NLVR2's second image needs: the further ones stay."""
     own, given = encoder.state_dict().get(TYPES), weights.get(TYPES)
     if own is None or given is None or own.shape[1:] != given.shape[1:] or len(given) >= len(own):
         return ()
+    known = [fault for fault in faults if fault.startswith(f"{TYPES_OPTION} is {len(given)}, ")]
+    if not known:  # the table is not what its source says of itself
+        return ()
+    faults.remove(known[0])
     weights[TYPES] = torch.cat([given, own[len(given) :].to(given.dtype)])
     return (f"the token types from {len(given)} to {len(own)}",)
