@@ -317,7 +317,7 @@ def test_a_swin_goes_back_to_its_file_and_takes_larger_pictures(tmp_path: Path) 
     assert image.model.layers[1].blocks[1].attn.relative_position_bias_table.shape == (11 * 11, 2)
     assert image(torch.randn(1, 3, 48, 48)).states.shape == (1, 36, 32)
     for layout in ("own", "meter"):  # either says that the windows are larger now
-        larger.save_pretrained(tmp_path / layout, layout=layout)  # type: ignore[arg-type]
+        larger.save_pretrained(tmp_path / layout, layout=layout)
         back = VQATask.from_pretrained(tmp_path / layout)
         assert all(torch.equal(value, larger.state_dict()[key]) for key, value in back.state_dict().items())
     with pytest.raises(UserError, match="no multiple of the patches"):

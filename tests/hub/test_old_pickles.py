@@ -54,9 +54,10 @@ def classes(*names: str, base: type[Any] = dict) -> Iterator[list[type[Any]]]:
             path = ".".join(parts[:end])
             sys.modules[path] = sys.modules.get(path, ModuleType(path))
         parent = list if short.endswith("List") else base
-        kind = type(short, (parent,), {"__module__": module, "__qualname__": short})
+        content: dict[str, Any] = {"__module__": module, "__qualname__": short}
         if short.startswith("ReadOnly"):
-            kind.__reduce__ = reduce_read_only  # type: ignore[method-assign]
+            content["__reduce__"] = reduce_read_only
+        kind = type(short, (parent,), content)
         setattr(sys.modules[module], short, kind)
         made.append(kind)
     try:
@@ -116,6 +117,6 @@ def test_code_in_a_file_is_refused_by_name_and_not_run(place: str, tmp_path: Pat
 def test_a_callback_that_is_no_class_but_a_whole_object_does_nothing(state: object, tmp_path: Path) -> None:
     with classes(CALLBACK, base=object) as (callback,):
         reduced = (callback, ("touch",)) if state is None else (callback, ("touch",), state)
-        callback.__reduce__ = lambda self: reduced
+        setattr(callback, "__reduce__", lambda self: reduced)  # noqa: B010 (mypy takes no assignment)
         torch.save({"state_dict": meter_weights(), "callbacks": [callback()]}, tmp_path / "meter.ckpt")
     assert dual(from_pretrained(tmp_path / "meter.ckpt")[0]).config.fusion.heads == 1  # no options: of 64 numbers
