@@ -14,12 +14,7 @@ from tests.hub.published import layer, norm
 
 WORDS, POSITIONS, WIDTH, TEXT, IMAGE = 60, 40, 8, 12, 20  # of vocabulary, fusion, text encoder, image encoder
 SIZE, PATCH, ANSWERS = 32, 8, 5
-SWIN: dict[str, Any] = {
-    "patch_size": 2,
-    "embed_dim": 8,
-    "depths": [1, 2, 2],
-    "num_heads": [1, 2, 4],
-}  # 8 px a token of the last stage
+SWIN: dict[str, Any] = {"patch_size": 2, "embed_dim": 8, "depths": [1, 2, 2], "num_heads": [1, 2, 4]}  # stride 8
 Shapes = dict[str, tuple[int, ...]]
 
 
