@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.parity.meter_restated import write_reference
 from vle_lightning.parity.command import check_fixtures
 from vle_lightning.parity.intermediates import METER_TABLES, Pass, Place, Side, check_intermediate, locate
 
@@ -182,3 +183,18 @@ def test_a_copy_of_one_folder_is_known_by_its_settings(copied: Copied) -> None:
     root = copied("meter_nlvr2", "infer_image_1").parent
     shutil.move(str(root / "of another name"), root / "vle_no_it_is_not")
     assert failures(root) == []
+
+
+# With a restatement of METER
+
+
+def test_all_that_a_restatement_of_meter_computes_is_computed_here(tmp_path: Path) -> None:
+    """Outputs, losses, layers and the gradient norm of every tensor of the file, in all of METER's objectives."""
+    write_reference(tmp_path)
+    lines: list[str] = []
+    agrees = check_fixtures(tmp_path, lines.append).ok
+    assert agrees, "\n".join(line for line in lines if " FAIL" in line)
+    cases = {line.split()[1] for line in lines[:-1]}  # the last one counts
+    assert cases == {"infer", "mlm", "itm", "vqa", "snli", "irtr", "nlvr2"}
+    assert sum(" grad." in line for line in lines) > 1000
+    assert not any("no counterpart" in line for line in lines)
