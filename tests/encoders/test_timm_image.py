@@ -14,9 +14,13 @@ from vle_lightning.encoders.base import PatchMask
 from vle_lightning.encoders.timm_image import TimmImageConfig
 from vle_lightning.errors import UserError
 
-SMALL_SWIN = {"embed_dim": 8, "depths": [1, 2, 1], "num_heads": [1, 2, 4]}  # patches of 16 pixels behind two mergers
-SMALL_VIT = {"embed_dim": 16, "depth": 2, "num_heads": 2}
-NAMES = {
+SMALL_SWIN: dict[str, Any] = {
+    "embed_dim": 8,
+    "depths": [1, 2, 1],
+    "num_heads": [1, 2, 4],
+}  # patches of 16 pixels behind two mergers
+SMALL_VIT: dict[str, Any] = {"embed_dim": 16, "depth": 2, "num_heads": 2}
+NAMES: dict[str, tuple[dict[str, Any], int]] = {
     "vit_base_patch16_siglip_224": (SMALL_VIT, 0),
     "deit3_small_patch16_224": (SMALL_VIT, 1),
     "beit_base_patch16_224": (SMALL_VIT, 1),
@@ -41,8 +45,8 @@ def test_the_states_are_those_of_the_library(name: str) -> None:
     torch.manual_seed(0)
     encoder, pixels = config(name).build().eval(), torch.randn(2, 3, 64, 64)
     options, prefix = NAMES[name]
-    window = {"window_size": windows(encoder)[0]} if options is SMALL_SWIN else {}
-    theirs = timm.create_model(name, num_classes=0, global_pool="", img_size=64, **options, **window).eval()
+    window: dict[str, Any] = {"window_size": windows(encoder)[0]} if options is SMALL_SWIN else {}
+    theirs: Any = timm.create_model(name, num_classes=0, global_pool="", img_size=64, **options, **window).eval()
     theirs.load_state_dict(encoder.model.state_dict())
     states = theirs.forward_features(pixels)
     states = states.flatten(1, 2) if states.dim() == 4 else states  # Swin's, row by row
@@ -136,7 +140,9 @@ def test_each_row_may_have_its_own_vector() -> None:
 def test_swins_window_grows_with_the_picture(name: str, image_size: int, window: int) -> None:
     options = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
     made = TimmImageConfig(image_size, name, options=options).build()
-    resized = TimmImageConfig(timm.get_pretrained_cfg(name).input_size[-1], name, options=options).build()
+    known = timm.get_pretrained_cfg(name)
+    assert known is not None
+    resized = TimmImageConfig(known.input_size[-1], name, options=options).build()
     resized.resize(image_size)
     assert windows(made)[0] == windows(resized)[0] == (window, window)
     assert windows(made)[-1] == (image_size // 32, image_size // 32)  # no more than there is
