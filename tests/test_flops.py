@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from vle_lightning.encoders.text import TextConfig
 
 from tests.factories import ANSWER_NAMES, CLASSES, pretrain_batch, vcr_batch, vqa_batch
 from tests.tasks.retrieval_ranks import retrieval_batch
 from vle_lightning.batch import Batch
+from vle_lightning.encoders.text import TextConfig
 from vle_lightning.flops import EncoderCall, FlopRecorder, encoder_flops
 from vle_lightning.models.dual_stream import Blind, DualStream, DualStreamConfig
 from vle_lightning.models.presets import PRESETS

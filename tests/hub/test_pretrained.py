@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from vle_lightning.encoders.image import ImageEncoder
 
 from tests.factories import ANSWERS, CLASSES
 from tests.hub.published import publish, published_weights
+from vle_lightning.encoders.image import ImageEncoder
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import from_pretrained, load_pretrained, read_pretrained

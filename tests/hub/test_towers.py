@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, DebertaV2Config, DebertaV2Model
+
 from vle_lightning.encoders.image import ImageConfig, ImageEncoder
 from vle_lightning.encoders.text import TextConfig, TextEncoder
-
 from vle_lightning.errors import UserError
 from vle_lightning.hub.keymap import rename
 from vle_lightning.hub.towers import OPEN_CLIP_VISUAL, fill_image_tower, fill_text_tower

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vle_lightning.encoders.image import CLIP_MEAN, CLIP_STD
 
 from tests.factories import CLASSES, pretrain_batch
 from vle_lightning.batch import IGNORED, PretrainBatch
+from vle_lightning.encoders.image import CLIP_MEAN, CLIP_STD
 from vle_lightning.errors import UserError
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS

@@ -7,9 +7,9 @@ import resource
 import sys
 
 import torch
+
 from vle_lightning.encoders.image import ImageConfig
 from vle_lightning.encoders.text import TextConfig
-
 from vle_lightning.fusion.co_attention import FusionConfig
 from vle_lightning.models.dual_stream import DualStreamConfig
 from vle_lightning.optim import make_optimizer

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vle_lightning.models.pairs import pool_pairs
 
 from tests.tasks.retrieval_ranks import (
     IMAGES,
@@ -30,6 +29,7 @@ from tests.tasks.retrieval_ranks import (
 from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
 from vle_lightning.models.contrastive import ContrastiveHead, contrastive_loss
+from vle_lightning.models.pairs import pool_pairs
 from vle_lightning.models.ranking import Candidates, hard_candidates, ranking_loss, shifted_candidates
 from vle_lightning.optim import OptimConfig, make_optimizer
 from vle_lightning.streams import Stream
