@@ -84,6 +84,7 @@ def test_the_carried_fixtures_are_small_and_free_of_vcr_data() -> None:
     assert not [file for file in files if b"readme_sample" in file.read_bytes() and file.name != "README.md"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole folder of reference fixtures is not here")
 def test_the_whole_fixtures_agree() -> None:
     lines, agrees = report(WHOLE)

@@ -175,6 +175,7 @@ def test_a_run_is_exported_to_meters_layout_and_back(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_fit_starts_from_a_file_of_meters_at_another_image_size_and_says_so(
     tmp_path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,14 @@ def test_the_presets_count_as_published() -> None:
     assert (size(swin), size(swin.image)) == (327_506_040 - POOLER, 86_878_584)
 
 
-@pytest.mark.parametrize(("kind", "image"), [("roberta", CLIP), ("bert", SWIN), ("modernbert", CLIP)])
+@pytest.mark.parametrize(
+    ("kind", "image"),
+    [
+        ("modernbert", CLIP),
+        pytest.param("roberta", CLIP, marks=pytest.mark.slow),
+        pytest.param("bert", SWIN, marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_counted_without_values_is_what_a_real_pass_does(kind: str, image: dict[str, Any]) -> None:
     config = read_architecture({"text": {**TEXT, "type": kind}, "image": image, "fusion": FUSION})
     states = 1 + 16 if image is CLIP else 16
