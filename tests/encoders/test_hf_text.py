@@ -74,6 +74,9 @@ def test_options_reach_the_library() -> None:
         ({"options": {"dtype": "float16"}}, "options holds dtype, which a roberta does not have"),
         ({"heads": 3}, "16"),
         ({"type": "fnet"}, "a fnet reads padding as it reads words"),
+        ({"type": "convbert"}, "a convbert lets padding into the states of its words"),
+        ({"type": "esm"}, "an? esm has weights that never get a gradient"),
+        ({"type": "layoutlm"}, "a layoutlm does not run without its pooler"),
         ({"type": "squeezebert"}, "transformers cannot build this squeezebert"),
     ],
 )

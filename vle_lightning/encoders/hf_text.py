@@ -127,6 +127,15 @@ class HFTextConfig(TextEncoderConfig):
         return config
 
 
+PADDED, IDLE = "lets padding into the states of its words", "has weights that never get a gradient"
+UNFIT = {  # found by running them: what would go wrong, and only in training
+    **dict.fromkeys(("convbert", "nystromformer"), PADDED),
+    **dict.fromkeys(("esm", "longformer", "luke", "mra", "neomme", "roformer"), IDLE),
+    "layoutlm": "does not run without its pooler",
+    "flaubert": "does not keep its layers in one list, by which they are sharded and recomputed",
+}
+
+
 class HFTextEncoder(TextEncoder):
     """An encoder of transformers without its pooler."""
 
@@ -137,6 +146,8 @@ class HFTextEncoder(TextEncoder):
                 f"model.architecture.text.pad_token_id {config.pad_token_id} is no token of a vocabulary of "
                 f"{config.vocab_size}; give the id that the tokenizer pads with"
             )
+        if config.type in UNFIT:
+            raise UserError(f"model.architecture.text.type: a {config.type} {UNFIT[config.type]}; use another type")
         theirs = config.theirs()
         self.model = _without_pooler(theirs, config.type)
         if "attention_mask" not in signature(self.model.forward).parameters:
