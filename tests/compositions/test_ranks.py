@@ -108,9 +108,13 @@ def place(workplace: Path) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("composition", SPREAD, ids=str)
 def test_weights_that_are_spread_have_the_losses_of_one_process(composition: Composition, place: Path) -> None:
-    architecture = ("--model.architecture", yaml.safe_dump(composition.plain(), default_flow_style=True).strip())
-    expected = read_losses(fit(f"{composition}-alone", "auto", 1, *architecture) / "losses")
+    mean, std = composition.build().pixels
+    options = [
+        *("--model.architecture", yaml.safe_dump(composition.plain(), default_flow_style=True).strip()),
+        *("--data.pixel_mean", str(list(mean)), "--data.pixel_std", str(list(std))),
+    ]
+    expected = read_losses(fit(f"{composition}-alone", "auto", 1, *options) / "losses")
     assert len(expected) == 2 * MICRO_BATCHES
     for strategy in ("fsdp", "deepspeed_3"):
-        folder = fit(f"{composition}-{strategy}", strategy, 2, *architecture)
+        folder = fit(f"{composition}-{strategy}", strategy, 2, *options)
         assert read_losses(folder / "losses") == pytest.approx(expected, rel=1e-4), strategy
