@@ -19,14 +19,15 @@ from vle_lightning.streams import Fused, ImageLayout, Stream
 TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects take the following ones
 
 Blind = Literal["none", "image", "text"]  # the masked modality of a baseline
-Way = Literal["text", "image", "fusion", "pairs", "restore"]
+Way = Literal["text", "image", "fusion", "pairs", "restore", "text_alone", "image_alone", "text_single", "image_single"]
 
 
 class EncoderCall(NamedTuple):
     """One call of a backbone, as far as its cost goes."""
 
-    way: Way  # the method: encode_text, encode_image, fuse, pool_pairs, restore
-    sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion and pairs: B, T, N; restore: B, T, N, tokens
+    way: Way  # the method: encode_text, encode_image, fuse, pool_pairs, restore; of MoME also its encode_alone, _single
+    sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion, pairs: B, T, N; restore: B, T, N, tokens;
+    # alone and single: B, N
 
 
 class Features(NamedTuple):
@@ -108,6 +109,10 @@ class Backbone(nn.Module):
     @abstractmethod
     def part_of(self, name: str) -> str:
         """Return the part that a parameter, by its name in the backbone, is counted with: a key of `layers`."""
+
+    def part_of_call(self, way: Way) -> str:
+        """Return the part that a call is counted with: text, image or fusion."""
+        return way if way in ("text", "image") else "fusion"
 
     @property
     @abstractmethod
