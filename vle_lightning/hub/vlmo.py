@@ -1,4 +1,4 @@
-"""The layout of VLMo's published checkpoints (arXiv 2111.02358, microsoft/unilm, folder vlmo): read and written by a table.
+"""The layout of VLMo's published checkpoints (arXiv 2111.02358, microsoft/unilm): read and written by one table.
 
 They are files of ``torch.save``: tensors by name, plain or under ``state_dict``, ``module`` or ``model``, maybe with
 ``module.`` before each name. Sizes are read off the tensors.
@@ -89,8 +89,8 @@ VLMO_HEADS: tuple[Head, ...] = (
             r"itc_image_proj\.fc\.weight": r"single.image.weight",
             r"itc_vl_text_proj\.fc\.weight": r"pair.text.weight",
             r"itc_vl_image_proj\.fc\.weight": r"pair.image.weight",
-            r"logit_scale": r"single.scale",
-            r"logit_vl_scale": r"pair.scale",
+            r"logit_scale": r"single.log_scale",
+            r"logit_vl_scale": r"pair.log_scale",
         },
     ),
     Head("vqa_classifier", _prefixed("vqa_classifier", CLASSIFIER)),

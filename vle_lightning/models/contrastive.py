@@ -19,16 +19,17 @@ SHARPEST = 100.0  # no similarity is scaled by more: CLIP's clamp
 class ContrastiveHead(nn.Module):
     """Two linear projections of the CLS states to the unit sphere, and a learned temperature; all in float32."""
 
-    def __init__(self, width: int, std: float) -> None:
+    def __init__(self, width: int, std: float, shared: int = SHARED) -> None:
         """Make the projections.
 
         Args:
             width: D of both streams.
             std: of the new weights.
+            shared: width of the vectors; VLMo has D.
         """
         super().__init__()
-        self.text = nn.Linear(width, SHARED, bias=False)
-        self.image = nn.Linear(width, SHARED, bias=False)
+        self.text = nn.Linear(width, shared, bias=False)
+        self.image = nn.Linear(width, shared, bias=False)
         initialise(self, std)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / TEMPERATURE)))
 

@@ -1,8 +1,8 @@
 """VLMo's backbone (arXiv 2111.02358): one transformer whose feed-forward layers are experts for image, text and pairs.
 
-Attention is shared by all. Below the last ``fusion_layers`` blocks a pair's text rows pass the text expert and its image
-rows the image expert; above, all rows pass the vision-language expert. Text alone and image alone pass their own expert
-in every block, so that the same weights serve as dual encoder, as fusion encoder, and as encoder of one modality.
+Attention is shared by all. Below the last ``fusion_layers`` blocks a pair's text rows pass the text expert and its
+image rows the image expert; above, all rows pass the vision-language expert. Text alone and image alone pass their own
+expert in every block: the same weights serve as dual encoder, as fusion encoder, and as encoder of one modality.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ class Alone(NamedTuple):
 
 
 class MoME(Backbone):
-    """Streams before fusion are embeddings: fusion starts from them, and not from what a modality alone is encoded to."""
+    """Streams before fusion are embeddings: fusion starts from them, not from what a modality alone is encoded to."""
 
     rates: ClassVar[Mapping[str, str]] = {"": "tower"}  # VLMo trains all of it at one rate
 
