@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,8 +23,8 @@ from datamodules.shards import OPEN_SHARDS, ShardFolder, image_numbers
 from datamodules.starvation import check_limits, check_open_files, check_shared_memory, check_workers
 from datamodules.store import is_remote, open_store
 from datamodules.tokenizers import check_folder, load_tokenizer
-from datamodules.transforms import Framing, ImageTransform
-from vle_lightning.batch import Batch, DataFacts
+from datamodules.transforms import MEAN, STD, Framing, ImageTransform
+from vle_lightning.batch import Batch, Colours, DataFacts
 
 MOST_PASSES = 1000  # over a source in an epoch; more is a slip
 SampleT = TypeVar("SampleT")
@@ -61,6 +62,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         augment_ops: int = 0,
         augment_magnitude: int = 5,
         framing: Framing = "squeeze",
+        pixel_mean: Colours = MEAN,
+        pixel_std: Colours = STD,
     ) -> None:
         """Keep the options; nothing is read before `setup`.
 
@@ -91,6 +94,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             augment_magnitude: of the operations, 0 to 10.
             framing: squeeze a picture that is no square into one, or take its central square (centre), in training
                 and evaluation alike.
+            pixel_mean: of red, green and blue in [0, 1], which the image encoder was trained with; CLIP's by default.
+            pixel_std: their standard deviations likewise.
         """
         super().__init__()
         self.root, self.sources, self.tokenizer_name = str(root), dict(sources), tokenizer
@@ -107,8 +112,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self.predict_split = predict_split or val_split
         self.val_sources, self.limit_val = val_sources or list(self.sources), limit_val
         self.shuffle_shards = shuffle_shards
-        self.training_view = (crop_scale, flip, augment_ops, augment_magnitude, framing)
-        self.evaluation_view = ImageTransform(image_size, framing=framing)
+        self.framing, self.pixels = framing, (pixel_mean, pixel_std)
+        self.training_view = (crop_scale, flip, augment_ops, augment_magnitude, framing, *self.pixels)
         self._folders: dict[str, list[ShardFolder]] = {}  # by split, in the order of the sources
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._train_loader: MicroBatchLoader[BatchT] | None = None
@@ -196,7 +201,9 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
-        return DataFacts(self.vocab_size, self.image_size)
+        padding: int | None = self.tokenizer.pad_token_id
+        length = self.max_text_length
+        return DataFacts(self.vocab_size, self.image_size, pixels=self.pixels, padding=padding, text_length=length)
 
     def labels(self) -> list[str] | None:
         """Return what the numbers of the task's head mean; None where they have no names."""
@@ -240,11 +247,22 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         evaluated = sum(map(len, self.eval_folders(self.val_split))) if self.val_split in self._folders else 0
         self._check_machine(folders, sampler.batch_size, len(sampler), -(-evaluated // self.batch_size))
         transform = ImageTransform(self.image_size, *self.training_view)
-        dataset = MicroBatchDataset(folders, transform, self.builder(), self.seed)
+        dataset = self.training_data(folders, transform)
         is_over = partial(epoch_is_over, self.trainer)
         self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over)
         self._train_loader.load_state_dict(self._start)
         return self._train_loader
+
+    def training_data(
+        self, folders: Sequence[ShardFolder], transform: ImageTransform
+    ) -> MicroBatchDataset[SampleT, BatchT]:
+        """Make what reads the micro-batches of the training split."""
+        return MicroBatchDataset(folders, transform, self.builder(), self.seed)
+
+    @property
+    def pictures_per_sample(self) -> float:
+        """Return how many pictures a sample of a batch has, on average."""
+        return 2 if self.builder().paired else 1
 
     def order(self) -> TrainOrder:
         """Plan the training order of the opened shards, once.
@@ -367,13 +385,15 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             images_of=partial(image_numbers, folders),
         )
         self._check_machine(folders, self.batch_size, len(sampler))
-        dataset = MicroBatchDataset(folders, self.evaluation_view, self.eval_builder(), self.seed)
+        mean, std = self.pixels
+        transform = ImageTransform(self.image_size, framing=self.framing, pixel_mean=mean, pixel_std=std)
+        dataset = MicroBatchDataset(folders, transform, self.eval_builder(), self.seed)
         return BatchLoader(dataset, sampler, self.workers)
 
     def _check_machine(self, folders: Sequence[ShardFolder], batch_size: int, *passes: int) -> None:
         """Raise LoaderError where the machine lacks what the workers of these passes (in batches) need at a time."""
-        pictures = 2 if self.builder().paired else 1
-        batch_bytes = batch_size * pictures * 3 * self.image_size**2 * torch.float32.itemsize  # the rest is small
+        pictures = math.ceil(batch_size * self.pictures_per_sample)
+        batch_bytes = pictures * 3 * self.image_size**2 * torch.float32.itemsize  # the rest is small
         in_flight = sum(min(batches, self.workers * PREFETCHED + 1) for batches in passes)
         ranks = self.trainer.num_devices if self.trainer else 1
         check_shared_memory(batch_bytes, in_flight, self.workers, ranks)

@@ -19,7 +19,7 @@ from datamodules.records import Kind, Record
 from datamodules.sampler import MicroBatch
 from datamodules.shards import RawSample, SampleError, ShardFolder
 from datamodules.texts import SIDES
-from datamodules.transforms import ImageTransform, View, decode, normalise
+from datamodules.transforms import ImageTransform, View, decode
 from vle_lightning.batch import Batch, Skip
 
 SampleT = TypeVar("SampleT")
@@ -104,8 +104,12 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         if not samples:
             raw, image, sample = self._filler(which, skipped, rng)
             names, pixels, samples, valid = [raw.sample_id], [image], [sample], [False]
-        images = normalise(pixels)
+        images = self.transform.normalise(pixels)
         head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images)
+        return self.finish(head, samples, rng)
+
+    def finish(self, head: BatchHead, samples: Sequence[SampleT], rng: np.random.Generator) -> BatchT_co:
+        """Make the batch of what was read; a subclass may read more."""
         return self.builder.collate(head, samples, rng)
 
     def _filler(
@@ -125,10 +129,7 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         )
 
     def _load(self, place: tuple[int, int, int], rng: np.random.Generator) -> tuple[RawSample, Tensor, SampleT]:
-        source, shard, row = place
-        raw = self.folders[source].read(shard, row)
-        turn = self.folders[source].manifest.layout == "captions"  # ours were turned when they were prepared
-        image = _decoded(raw, raw.image, turn)
+        raw, image, turn = self.read(place)
         may_flip = self.transform.flip and not any(map(SIDES.search, self.builder.words(raw)))
         view = self.transform.draw(rng, image.shape[2], image.shape[1], may_flip=may_flip)
         sample = self.builder.parse(raw, view)
@@ -140,6 +141,17 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
             own = self.transform.draw(rng, right.shape[2], right.shape[1], may_flip=False)
             seen = torch.stack([seen, self.transform.apply(right, replace(own, flipped=view.flipped))])
         return raw, seen, sample
+
+    def read(self, place: tuple[int, int, int]) -> tuple[RawSample, Tensor, bool]:
+        """Read a sample and decode its picture (3, H, W); say whether pictures of its source are turned upright.
+
+        Raises:
+            SampleError: it cannot be read or decoded.
+        """
+        source, shard, row = place
+        raw = self.folders[source].read(shard, row)
+        turn = self.folders[source].manifest.layout == "captions"  # ours were turned when they were prepared
+        return raw, _decoded(raw, raw.image, turn), turn
 
 
 def _decoded(raw: RawSample, data: bytes, turn: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""What pre-training draws at random, in numpy: masked tokens, mismatched partners, hidden boxes.
+"""What pre-training draws at random, in numpy: masked tokens, mismatched partners, hidden boxes and patches.
 
 Every function is pure and takes its generator: a micro-batch is the same on any rank and in any worker.
 """
@@ -75,6 +75,26 @@ def pair_partners(image_ids: Ints | NDArray[np.str_], rng: np.random.Generator) 
     shifted = rng.permutation(len(rows))[: len(rows) // 2]
     partner[shifted] = following[shifted, other[shifted].argmax(axis=1)]  # no True: column 0, the row itself
     return partner
+
+
+def draw_patches(rows: int, patches: int, share: float, rng: np.random.Generator) -> Bools:
+    """Draw the patches that masked image modelling hides: of each image equally many, at least one.
+
+    Args:
+        rows: B images.
+        patches: P of an image.
+        share: of the patches, rounded; 0 draws nothing.
+        rng: the micro-batch's generator for patches.
+
+    Returns:
+        (B, P), True on drawn patches.
+    """
+    count = max(1, round(share * patches)) if share else 0
+    drawn = np.zeros((rows, patches), dtype=bool)
+    if count:
+        order = np.argsort(rng.random((rows, patches)), axis=1)
+        np.put_along_axis(drawn, order[:, :count], True, axis=1)
+    return drawn
 
 
 def covered_patches(boxes: NDArray[np.floating[Any]], grid: tuple[int, int]) -> Bools:

@@ -1,26 +1,31 @@
-"""Pre-training: texts with masked words and mismatched partners, pictures with drawn boxes."""
+"""Pre-training: texts with masked words and mismatched partners, pictures with drawn boxes and patches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
 from datamodules.classes import read_classes
-from datamodules.dataset import BatchBuilder, BatchHead, pad, record_boxes
-from datamodules.masking import draw_boxes, mask_tokens, pair_partners
+from datamodules.codebook import Codebook, open_codebook
+from datamodules.dataset import BatchBuilder, BatchHead, MicroBatchDataset, pad, record_boxes
+from datamodules.masking import draw_boxes, draw_patches, mask_tokens, pair_partners
 from datamodules.records import Kind
-from datamodules.shards import RawSample, SampleError
-from datamodules.texts import mark_words, tokenise, word_pattern
-from datamodules.transforms import View
-from vle_lightning.batch import DataFacts, PretrainBatch
+from datamodules.shards import RawSample, SampleError, ShardFolder
+from datamodules.texts import SIDES, mark_words, tokenise, word_pattern
+from datamodules.transforms import ImageTransform, View
+from vle_lightning.batch import IGNORED, DataFacts, PretrainBatch, Skip
+
+ItmImages = Literal["shifted", "drawn"]
+DRAWN = 1  # last number of the seed of drawn images; none is like 0
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,16 @@ class PretrainSample:
 
 @dataclass(frozen=True)
 class Masking:
-    """How tokens are masked and counted."""
+    """How tokens are masked and counted, and which share of the patches is hidden."""
 
     share: float = 0.15
     whole_words: bool = False
     content_words: tuple[str, ...] = ()
+    patch_share: float = 0.0
 
 
 class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
-    """Makes pre-training batches; draws masks, then partners, then boxes."""
+    """Makes pre-training batches; draws masks, then partners, then boxes, and patches by a generator of their own."""
 
     kind: Kind = "texts"
 
@@ -55,18 +61,20 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         grid: tuple[int, int],
         classes: dict[str, int],
         masking: Masking = Masking(),  # noqa: B008 (frozen)
+        codebook: Codebook | None = None,
     ) -> None:
         """Prepare the vocabulary.
 
         Args:
             tokenizer: with the fast backend.
             max_length: of a text in tokens, special ones included.
-            grid: height and width of an image in patches, for the bound on hidden patches.
+            grid: height and width of an image in patches.
             classes: class number by name.
-            masking: how tokens are masked.
+            masking: how tokens and patches are masked.
+            codebook: gives the patches their codes; None: they have none.
         """
         self.tokenizer, self.max_length, self.grid, self.classes = tokenizer, max_length, grid, classes
-        self.masking, self.content = masking, word_pattern(masking.content_words)
+        self.masking, self.content, self.codebook = masking, word_pattern(masking.content_words), codebook
         self.ordinary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
 
     def words(self, raw: RawSample) -> Iterable[str]:
@@ -108,6 +116,8 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         classes = pad([sample.classes for sample in samples], -1, torch.int64)
         drawn = draw_boxes(boxes.numpy(), classes.numpy(), rng, self.grid)
         hidden = [(boxes[row, of], classes[row, of]) for row, of in enumerate(torch.from_numpy(drawn))]
+        (patching,) = rng.spawn(1)  # the draws above stay what they are without it
+        patches = draw_patches(len(samples), self.grid[0] * self.grid[1], self.masking.patch_share, patching)
         return PretrainBatch(
             **vars(head),
             input_ids=tokens.input_ids,
@@ -117,12 +127,80 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
             mlm_targets=torch.from_numpy(targets),
             mlm_content=torch.from_numpy(tokens.spread(mark_words(texts, self.content)) == 1),
             partner=torch.from_numpy(partner),
+            drawn_rows=torch.zeros(0, dtype=torch.int64),
+            drawn_pixel_values=head.pixel_values.new_empty(0, *head.pixel_values.shape[1:]),
             boxes=boxes,
             box_valid=pad([np.ones(len(sample.boxes), dtype=bool) for sample in samples], 0, torch.bool),
             box_mentioned=pad([sample.mentioned for sample in samples], 0, torch.bool),
             hidden_boxes=pad([part.numpy() for part, _ in hidden], 0, torch.float32),
             hidden_classes=pad([part.numpy() for _, part in hidden], -1, torch.int64),
+            hidden_patches=torch.from_numpy(patches),
+            patch_codes=self.patch_codes(head.pixel_values),
         )
+
+    def patch_codes(self, pixel_values: Tensor) -> Tensor:
+        """Return the codes (B, P) of all patches of normalised images; IGNORED without a codebook.
+
+        Raises:
+            ValueError: the codebook has other codes than it says, or another grid of patches.
+        """
+        shape = (len(pixel_values), self.grid[0] * self.grid[1])
+        if self.codebook is None:
+            return torch.full(shape, IGNORED)
+        codes = self.codebook.encode(pixel_values)
+        if tuple(codes.shape) != shape or not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook.codes:
+            raise ValueError(
+                f"data.codebook gave codes {tuple(codes.shape)} from {int(codes.min())} to {int(codes.max())}; it must "
+                f"give {shape}, one for each patch, below its number of codes, {self.codebook.codes}"
+            )
+        return codes.long()
+
+
+class DrawingDataset(MicroBatchDataset[PretrainSample, PretrainBatch]):
+    """Pre-training batches in which half of the texts get an image from the whole data for ITM, as METER's do.
+
+    Each sample of all sources is drawn equally often, whatever the weight of its source. The draws have a generator of
+    their own, keyed by the micro-batch: the masks, boxes and crops are those of batches without drawn images.
+    """
+
+    def finish(self, head: BatchHead, samples: Sequence[PretrainSample], rng: np.random.Generator) -> PretrainBatch:
+        """Make the batch of B samples; B // 2 images are drawn, and one that cannot be used leaves its pair a match."""
+        batch = self.builder.collate(head, samples, rng)
+        own = np.random.default_rng((self.seed, head.step, head.number, DRAWN))
+        chosen = np.sort(own.permutation(len(samples))[: len(samples) // 2])
+        rows: list[int] = []
+        images: list[Tensor] = []
+        skipped: list[Skip] = []
+        partner = torch.arange(len(samples))
+        for row, place in zip(chosen.tolist(), self.draw_places(len(chosen), own), strict=True):
+            try:
+                raw, image, _ = self.read(place)
+            except SampleError as error:
+                skipped.append(Skip(error.kind, error.where, lost=False))
+                continue
+            may_flip = self.transform.flip and not SIDES.search(samples[row].text)
+            view = self.transform.draw(own, image.shape[2], image.shape[1], may_flip=may_flip)
+            rows.append(row)
+            images.append(self.transform.apply(image, view))
+            if raw.record.image_id != samples[row].image_id:
+                partner[row] = -1
+        pixels = self.transform.normalise(images) if images else batch.drawn_pixel_values
+        return replace(
+            batch,
+            partner=partner,
+            drawn_rows=torch.tensor(rows, dtype=torch.int64),
+            drawn_pixel_values=pixels,
+            skipped=(*batch.skipped, *skipped),
+        )
+
+    def draw_places(self, count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+        """Draw source, shard and row of samples, each equally likely and with replacement."""
+        shards = [(source, *pair) for source, of in enumerate(self.folders) for pair in enumerate(of.shard_sizes)]
+        ends = np.cumsum([size for _, _, size in shards])
+        numbers = rng.integers(ends[-1], size=count)
+        found = np.searchsorted(ends, numbers, side="right")
+        rows = ends[found] - 1 - numbers  # counted from the shard's end, which is as good
+        return [(*shards[which][:2], row) for which, row in zip(found.tolist(), rows.tolist(), strict=True)]
 
 
 class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]):
@@ -140,6 +218,9 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         content_words: list[str] | None = None,
         mask_share: float = 0.15,
         whole_words: bool = False,
+        patch_share: float = 0.0,
+        codebook: str | None = None,
+        itm_images: ItmImages = "shifted",
         **common: Any,  # noqa: ANN401 (the options of the base class)
     ) -> None:
         """Keep the options; nothing is read before `setup`.
@@ -147,15 +228,22 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         Args:
             classes: names of the box classes that MPC tells apart, or a JSON file: names, or {name: number}.
             class_count: how many classes the model tells apart; as many as ``classes`` needs by default.
-            patch_size: of the image tower in pixels; MPC hides at most half of the patches.
+            patch_size: of the image tower in pixels; patches are what MPC and MIM hide.
             content_words: words that the score of restored content words counts.
             mask_share: share of the tokens that MLM restores.
             whole_words: choose whole words instead of tokens.
+            patch_share: share of the patches of an image that are hidden for MIM, such as 0.15; 0 is none.
+            codebook: gives patches the codes that mim_codes predicts: a file of ``python -m datamodules.codebook``,
+                or ``module.Class``, made without arguments, with ``encode(pixels) -> codes`` and the number ``codes``.
+            itm_images: what ITM's mismatches are in training: half of the images of a micro-batch beside another one's
+                text (shifted), or half of the texts beside an image drawn from the whole training data (drawn).
             common: options of VisionLanguageDataModule.
         """
         super().__init__(**common)
         self.class_source, self.class_count, self.patch_size = classes, class_count, patch_size
-        self.masking = Masking(mask_share, whole_words, tuple(content_words or ()))
+        self.masking = Masking(mask_share, whole_words, tuple(content_words or ()), patch_share)
+        self.codebook_source, self.itm_images = codebook, itm_images
+        self._codebook: Codebook | None = None
         self.unmapped_classes: dict[str, int] = {}  # boxes by name that ``classes`` does not have; they serve PBC only
 
     def check(self) -> None:
@@ -165,11 +253,26 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
             raise ValueError(f"data.mask_share is {self.masking.share}; give a share above 0, at most 1")
         if self.patch_size < 1 or self.image_size % self.patch_size:
             raise ValueError(f"data.image_size {self.image_size} is no multiple of data.patch_size {self.patch_size}")
+        if not 0 <= self.masking.patch_share <= 1:
+            raise ValueError(f"data.patch_share is {self.masking.patch_share}; give a share of at least 0, at most 1")
+        own = getattr(self.codebook, "patch_size", None)  # one of somebody else's need not say
+        if own not in (None, self.patch_size):
+            raise ValueError(
+                f"data.codebook {self.codebook_source} is of patches of {own} px, but data.patch_size is "
+                f"{self.patch_size}"
+            )
         self.read_classes()
 
     def read_classes(self) -> dict[str, int]:
         """Return the class number by name."""
         return read_classes(self.class_source, self.class_count)
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """Return the codebook, opened at need; None without one."""
+        if self._codebook is None and self.codebook_source is not None:
+            self._codebook = open_codebook(self.codebook_source, *self.pixels)
+        return self._codebook
 
     @property
     def class_names(self) -> list[str]:
@@ -182,7 +285,9 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
 
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
-        return super().facts()._replace(patch_size=self.patch_size, classes=len(self.class_names))
+        facts, codes = super().facts(), None if self.codebook is None else self.codebook.codes
+        share, classes = self.masking.patch_share, len(self.class_names)
+        return facts._replace(patch_size=self.patch_size, classes=classes, patch_share=share, codes=codes)
 
     def labels(self) -> list[str]:
         """Return the names of the classes."""
@@ -202,10 +307,24 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
             total = sum(self.unmapped_classes.values())
             rank_zero_info(f"data.classes lacks {len(self.unmapped_classes)} names of {total} boxes (PBC only): {told}")
 
+    def training_data(
+        self, folders: Sequence[ShardFolder], transform: ImageTransform
+    ) -> MicroBatchDataset[PretrainSample, PretrainBatch]:
+        """Make what reads the micro-batches of the training split, with drawn images where ITM asks for them."""
+        dataset = MicroBatchDataset if self.itm_images == "shifted" else DrawingDataset
+        return dataset(folders, transform, self.builder(), self.seed)
+
+    @property
+    def pictures_per_sample(self) -> float:
+        """Return one, or one and a half where images are drawn."""
+        return 1.0 if self.itm_images == "shifted" else 1.5
+
     def builder(self) -> PretrainBuilder:
         """Make what turns records into batches."""
         side = self.image_size // self.patch_size
-        return PretrainBuilder(self.tokenizer, self.max_text_length, (side, side), self.read_classes(), self.masking)
+        return PretrainBuilder(
+            self.tokenizer, self.max_text_length, (side, side), self.read_classes(), self.masking, self.codebook
+        )
 
 
 DataModule = PretrainDataModule

@@ -26,6 +26,7 @@ from datamodules.pictures import (
     orientation_of,
     to_rgb,
 )
+from vle_lightning.batch import Colours
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's (arXiv 2103.00020), in the released preprocessing
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -90,6 +91,7 @@ class ImageTransform:
     is taken, as CLIP and METER do.
     ``crop_scale`` bounds the share of the picture that a crop keeps; (1, 1) keeps all and draws nothing.
     ``augment_ops`` is the number of photometric operations; 0 changes and draws nothing.
+    ``pixel_mean`` and ``pixel_std`` are of red, green and blue in [0, 1]: what a batch is normalised by.
     """
 
     image_size: int
@@ -98,6 +100,8 @@ class ImageTransform:
     augment_ops: int = 0
     augment_magnitude: int = 5
     framing: Framing = "squeeze"
+    pixel_mean: Colours = MEAN
+    pixel_std: Colours = STD
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -111,6 +115,12 @@ class ImageTransform:
         if self.image_size < 1:
             raise ValueError(f"data.image_size is {self.image_size}; give a number of pixels")
         check_options(self.augment_ops, self.augment_magnitude)
+        for name, colours in {"mean": self.pixel_mean, "std": self.pixel_std}.items():
+            if len(colours) != 3 or not all(0 <= colour <= 1 for colour in colours) or (name == "std" and 0 in colours):
+                raise ValueError(
+                    f"data.pixel_{name} is {list(colours)}; give three numbers in [0, 1], of red, green and blue"
+                    + (", none of them 0" if name == "std" else "")
+                )
 
     def draw(self, rng: np.random.Generator, width: int, height: int, *, may_flip: bool) -> View:
         """Draw a view of a picture of that many pixels; ``may_flip``: its texts stay true in a mirror."""
@@ -142,6 +152,10 @@ class ImageTransform:
         if view.flipped:
             image = image.flip(-1)
         return view.photometric.apply(image)
+
+    def normalise(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Make a batch of pictures uint8, float by the transform's mean and deviation; see `normalise`."""
+        return normalise(images, self.pixel_mean, self.pixel_std)
 
 
 def cut(image: Tensor, view: View) -> Tensor:
@@ -206,14 +220,14 @@ def turn_pixels(image: Tensor, orientation: int) -> Tensor:
     return turned.permute(2, 0, 1)
 
 
-def normalise(images: Tensor | Sequence[Tensor]) -> Tensor:
-    """Make a batch of B pictures (3, H, W) or pairs (2, 3, H, W) uint8, float with CLIP's mean and deviation.
+def normalise(images: Tensor | Sequence[Tensor], mean: Colours = MEAN, std: Colours = STD) -> Tensor:
+    """Make a batch of B pictures (3, H, W) or pairs (2, 3, H, W) uint8, float by mean and deviation (CLIP's).
 
     Returns:
         (B, 3, H, W) or (B, 2, 3, H, W) float32, contiguous.
     """
-    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
-    scale, shift = (1 / (255 * std)).float(), (-mean / std).float()
+    means, stds = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, std))
+    scale, shift = (1 / (255 * stds)).float(), (-means / stds).float()
     # NumPy asks for huge pages and gets its memory back; torch's is faulted in anew for each batch, 4 kB at a time
     batch = torch.from_numpy(np.empty((len(images), *images[0].shape), dtype=np.float32))
     for row, image in zip(batch, images, strict=True):

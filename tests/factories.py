@@ -16,9 +16,10 @@ from vle_lightning.tasks.base import VisionLanguageTask
 
 KindT = TypeVar("KindT")
 
-WORDS, CLASSES, ANSWERS = 200, 24, 7
+WORDS, CLASSES, ANSWERS, CODES = 200, 24, 7, 12
 ANSWER_NAMES = [f"answer {number}" for number in range(ANSWERS)]
 SIZE = 48  # pixels
+PATCHES = 36  # of the tiny preset, 8 pixels each
 
 PARTS = ("text", "image", "fusion")  # of a dual stream
 
@@ -66,11 +67,15 @@ def pretrain_batch(rows: int = 4, tokens: int = 9, regions: int = 3, seed: int =
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,
         partner=partner,
+        drawn_rows=torch.zeros(0, dtype=torch.long),
+        drawn_pixel_values=torch.zeros(0, 3, SIZE, SIZE),
         boxes=boxes,
         box_valid=torch.ones(rows, regions, dtype=torch.bool),
         box_mentioned=(torch.arange(regions) == 1).repeat(rows, 1),
         hidden_boxes=boxes[:, :2],
         hidden_classes=torch.where(torch.arange(2) <= torch.arange(rows)[:, None] % 2, classes, -1),
+        hidden_patches=(torch.arange(PATCHES) + torch.arange(rows)[:, None]) % 5 == 0,
+        patch_codes=(torch.arange(PATCHES) + 7 * torch.arange(rows)[:, None]) % CODES,
     )
 
 

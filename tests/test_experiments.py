@@ -14,7 +14,7 @@ from vle_lightning.cli import main
 from vle_lightning.experiment import ExperimentCLI
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
+FILES = sorted(f for f in EXPERIMENTS.rglob("*.yaml") if f.parent.name != "ablations")  # which are studies
 QUICK = (  # one a task; pretrain runs in test_cli.py, snli_ve in test_evaluation.py, nlvr differs by its classes
     "vcr/toy_q2a.yaml",
     "vqa/toy.yaml",

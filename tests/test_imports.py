@@ -21,6 +21,7 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("run_folder", "run_lock", "resuming", "parsing"),
     ("run",),
     ("study", "export", "parity", "results", "leaderboard", "slurm", "plan", "gpu_check"),
+    ("ablation",),
     ("commands", "domains"),
     ("options",),
     ("experiment",),
@@ -44,6 +45,10 @@ WITHOUT_LIGHTNING = (
     "hub",
     "optim",
 )
+# backbones, encoders and fusions, beside what all of them share; parts themselves may build on each other
+KINDS = ("models.dual_stream", "encoders.", "fusion.")
+SHARED = ("encoders.base.", "fusion.base.")
+NAME_KINDS = ("encoders", "fusion", "hub", "parity", "presets.py", "dual_stream.py")
 READ_DATA = ("inference", "experiment", "cli", "bench")  # the only parts that import data modules
 
 
@@ -81,6 +86,15 @@ def test_modules_import_from_lower_floors_only(file: Path) -> None:
             assert below == part or FLOOR_OF[below] < FLOOR_OF[part], f"{file} imports {name}"
         if package in ("lightning", "pytorch_lightning"):
             assert part not in WITHOUT_LIGHTNING, f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("file", modules("vle_lightning"), ids=lambda file: str(file.relative_to(ROOT)))
+def test_parts_are_named_by_presets_and_published_checkpoints_alone(file: Path) -> None:
+    if part_of(file) in NAME_KINDS or file.name in NAME_KINDS:
+        return
+    names = [name.removeprefix("vle_lightning.") for name in imports_of(file) if name.startswith("vle_lightning.")]
+    concrete = [name for name in names if name.startswith(KINDS) and not name.startswith(SHARED)]
+    assert not concrete, f"{file} names {concrete}; ask models/backbone.py, or a configuration, instead"
 
 
 @pytest.mark.parametrize("file", modules("datamodules"), ids=lambda file: str(file.relative_to(ROOT)))

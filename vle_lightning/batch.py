@@ -17,6 +17,9 @@ from torch import Tensor
 IGNORED = -100  # the target that cross entropy leaves out
 
 
+Colours = tuple[float, float, float]  # of red, green and blue; a pixel's are in [0, 1]
+
+
 class Skip(NamedTuple):
     """What could not be used, a sample or a part of one: counted and reported, never replaced by another."""
 
@@ -36,6 +39,11 @@ class DataFacts(NamedTuple):
     mode: str | None = None
     token_types: int | None = None  # rows of the table that are used
     labels: tuple[str, ...] | None = None  # names of the classes that statements have
+    patch_share: float | None = None  # of the patches that are hidden one by one
+    codes: int | None = None  # of the codebook; None without one
+    pixels: tuple[Colours, Colours] | None = None  # mean and standard deviation that pixels are normalised by
+    padding: int | None = None  # the token id of padding
+    text_length: int | None = None  # tokens of the longest text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +81,7 @@ class Batch:
 class ImageTextBatch(Batch):
     """B images with a text (or several) each."""
 
-    pixel_values: Tensor  # (B, 3, H, W) float, CLIP-normalised
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says, by default as CLIP's
     input_ids: Tensor  # (B, T) int64, or (B, 4, T) for four choices
     attention_mask: Tensor  # like input_ids, bool; False on padding
     texts: tuple[str, ...]  # for pictures and reports
@@ -81,7 +89,7 @@ class ImageTextBatch(Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainBatch(ImageTextBatch):
-    """B image-text pairs with everything that the four objectives draw at random, drawn already.
+    """B image-text pairs with everything that the objectives draw at random, drawn already.
 
     Boxes are xyxy, normalised to [0, 1] of the picture as cropped; rows of padding have ``box_valid`` False. A hidden
     box covers at least one patch.
@@ -90,12 +98,16 @@ class PretrainBatch(ImageTextBatch):
     masked_input_ids: Tensor  # (B, T) int64: the text view with masked tokens
     mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
     mlm_content: Tensor  # (B, T) bool: the target is a word of the content list
-    partner: Tensor  # (B,) int64: the row whose text ITM lays beside image i; i itself for a match
+    partner: Tensor  # (B,) int64: the row whose text ITM lays beside image i, i itself for a match; -1: see drawn_rows
+    drawn_rows: Tensor  # (D,) int64: rows whose text ITM lays beside an image drawn from the whole data; D is often 0
+    drawn_pixel_values: Tensor  # (D, 3, H, W) float: these images; partner is i for a match by chance, else -1
     boxes: Tensor  # (B, R, 4) float
     box_valid: Tensor  # (B, R) bool
     box_mentioned: Tensor  # (B, R) bool: the text mentions the box
     hidden_boxes: Tensor  # (B, H, 4) float: drawn for MPC, their patches are hidden in the masked image view
     hidden_classes: Tensor  # (B, H) int64; -1 on padding
+    hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling, hidden in the image view of patches
+    patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image; IGNORED without a codebook
 
 
 @dataclass(frozen=True, kw_only=True)

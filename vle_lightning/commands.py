@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from vle_lightning.ablation.command import run_ablation
 from vle_lightning.export import run_export
 from vle_lightning.gpu_check.command import run_gpu_check
 from vle_lightning.inference.commands import COMMANDS as ON_PICTURES
@@ -13,7 +14,11 @@ from vle_lightning.results.command import run_results
 from vle_lightning.slurm.command import run_slurm
 from vle_lightning.study import run_study
 
-ON_EXPERIMENTS = {"plan": run_plan, "slurm": run_slurm}  # these ask the command line for an experiment's options
+ON_EXPERIMENTS = {  # these ask the command line for an experiment's options
+    "plan": run_plan,
+    "slurm": run_slurm,
+    "ablation": run_ablation,
+}
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "study": run_study,
     "export": run_export,

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from types import ModuleType
@@ -40,6 +41,7 @@ from vle_lightning.parsing import (
     explain,
     read_experiment,
     refuse_misplaced,
+    spell_out,
 )
 from vle_lightning.resuming import check_checkpoint
 from vle_lightning.run import Run
@@ -83,15 +85,16 @@ class ExperimentCLI(LightningCLI):
             UserError: of anything that a user can mend.
         """
         self.experiment = read_experiment(sys.argv[1:] if args is None else args)
+        task = find_module(vle_lightning.tasks, self.experiment.task).Task
         super().__init__(
-            find_module(vle_lightning.tasks, self.experiment.task).Task,
+            task,
             find_module(datamodules, self.experiment.task).DataModule,
             save_config_callback=ConfigRecord,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"parser_mode": "omegaconf+"},
             parser_class=ExperimentParser,
-            args=None if args is None else list(args),
+            args=spell_out(self.experiment, signature(task).parameters["architecture"].default),
             run=run,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
@@ -113,7 +114,7 @@ def flops_by_part(
 ) -> dict[str, float]:
     """Count the training FLOPs, forward and backward, of what was recorded.
 
-    The encoder is run on the meta device, where nothing is computed, once for each distinct size. Projections count
+    The encoder is run on fake tensors, where nothing is computed, once for each distinct size. Projections count
     with their tower, poolers with the fusion. Of the heads their linear layers are counted; pooling patches and
     comparing contrastive vectors (below a thousandth of a step) are not. A withheld tower does not run. Whatever ran is
     taken to reach the loss: MPC's pass leaves the text half of the last fusion layer and the poolers alone, and they
@@ -149,15 +150,55 @@ def encoder_flops(config: BackboneConfig, blind: Blind, call: EncoderCall) -> in
 
 @lru_cache(maxsize=256)
 def _counted(architecture: str, blind: Blind, call: EncoderCall) -> int:
-    config = read_architecture(json.loads(architecture))
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # nothing here may move the run's random numbers
-        model = config.build(blind)
-        counter = FlopCounterMode(display=False)
-        plain = torch.autograd.set_detect_anomaly(False)  # it would look for NaN among tensors without values
-        with plain, counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-            run_part(model, call).sum().backward()
+    counter = FlopCounterMode(display=False)
+    plain = torch.autograd.set_detect_anomaly(False)  # it would look for NaN among tensors without values
+    backbone = fake_backbone(read_architecture(json.loads(architecture)), "cpu", torch.float32, blind)
+    with backbone as model, plain, counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        run_part(model, call).sum().backward()
     flops: int = counter.get_total_flops()
     return flops
+
+
+@contextmanager
+def fake_backbone(config: BackboneConfig, device: str, dtype: torch.dtype, blind: Blind = "none") -> Iterator[Backbone]:
+    """Build a backbone of fake tensors, which have shapes, types and storages but no memory, and work among them.
+
+    It is built on meta: libraries compute with numbers as they build, and fake tensors have none. It runs on fake ones:
+    transformers looks into masks, though not into fake ones. The run's random numbers stay where they are.
+
+    Args:
+        config: of the backbone.
+        device: where the tensors seem to be.
+        dtype: of the weights.
+        blind: what is withheld.
+    """
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device("meta"):
+                model = config.build(blind)
+        finally:
+            torch.set_default_dtype(before)
+        with FakeTensorMode(), torch.device(device):
+            _make_fake(model)
+            yield model
+
+
+def _make_fake(model: nn.Module) -> None:
+    fakes: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in fakes:  # tied weights stay one
+            made = torch.empty(tensor.shape, dtype=tensor.dtype)
+            is_weight = isinstance(tensor, nn.Parameter)
+            fakes[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if is_weight else made
+        return fakes[id(tensor)]
+
+    for module in model.modules():
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in held:
+            tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
 def run_part(model: Backbone, call: EncoderCall) -> Tensor:

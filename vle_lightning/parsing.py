@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from vle_lightning.errors import UserError
-from vle_lightning.yaml_limits import check_arguments, read_yaml
+from vle_lightning.yaml_limits import LOADER, check_arguments, read_yaml
 
 DEFAULT_TASK = "pretrain"
 COMMAND_LINE = "command line"  # a place where options are given
 UNKNOWN = re.compile(r"(?:does not accept option '|unrecognized arguments: -+)([\w.]+)")
 OPTION = re.compile(r"(?:data|model|trainer)\.\w+|task(?=:)")
+CONFIG = ("-c", "--config")
+ARCHITECTURE = "model.architecture"
+FLOAT = re.compile(r"[-+]?\d+e[-+]?\d+")
 KEYED = re.compile(r'Parser key "([\w.]+)":\s*(.*)', re.DOTALL)
 
 
@@ -77,11 +82,70 @@ def read_experiment(arguments: Sequence[str]) -> Experiment:
     if unreadable := next((a for a in arguments if "\0" in a or not is_text(a)), None):
         raise UserError(f"command line: {unreadable[:80]!r} holds a byte that no text has; names of files are UTF-8")
     check_arguments(tuple(arguments))
-    files = tuple(Path(value) for value in _values(arguments, ("-c", "--config")))
+    files = tuple(Path(value) for value in _values(arguments, CONFIG))
     settings = tuple(_read(file) for file in files)
     named = [content["task"] for content in settings if "task" in content]
     task = [*named, *_values(arguments, ("--task",))] or [DEFAULT_TASK]
     return Experiment(str(task[-1]), files, settings, tuple(arguments))
+
+
+def spell_out(experiment: Experiment, default: object) -> list[str]:
+    """Return the command line with single options of the architecture laid into what is given of it before them.
+
+    Behind a preset's name, such as ``tiny`` in a file, ``--model.architecture.fusion.kind merged_attention`` means
+    ``{preset: tiny, fusion: {kind: merged_attention}}``, which is what config.yaml holds then. jsonargparse would let
+    the option replace the name, and drop the option's neighbours.
+
+    Args:
+        experiment: the files and the command line.
+        default: the architecture where none is given.
+
+    Raises:
+        UserError: an architecture is neither a name nor options, or what shall hold an option holds none.
+    """
+    given, files = default, iter(zip(experiment.files, experiment.settings, strict=True))
+    result: list[str] = []
+    rest = list(experiment.arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, joined = argument.partition("=")
+        is_ours = name == f"--{ARCHITECTURE}" or name.startswith(f"--{ARCHITECTURE}.")
+        if name in CONFIG:
+            file, content = next(files, (None, None))
+            found = _find(content, ARCHITECTURE.split("."))
+            given = given if found is None else _architecture(found, str(file))
+        if not is_ours or not (equals or rest):
+            result.append(argument)
+            continue
+        value = _from_text(joined if equals else rest.pop(0))
+        path = name.removeprefix(f"--{ARCHITECTURE}").split(".")[1:]
+        given = _laid_into({"preset": given} if isinstance(given, str) and path else given, path, value, ARCHITECTURE)
+        told = _architecture(given, COMMAND_LINE)
+        result.append(f"--{ARCHITECTURE}={told if isinstance(told, str) else json.dumps(told, default=str)}")
+    return result
+
+
+def _architecture(value: object, where: str) -> object:
+    if not isinstance(value, str | dict):
+        raise UserError(f"{where}: {ARCHITECTURE} is {value!r}; give the name of a preset, or options (key: value)")
+    return value
+
+
+def _laid_into(content: object, path: Sequence[str], value: object, where: str) -> object:
+    if not path:
+        return value
+    if not isinstance(content, dict):
+        raise UserError(f"{COMMAND_LINE}: {where} is {content!r}; it holds no option {path[0]}")
+    return {**content, path[0]: _laid_into(content.get(path[0]) or {}, path[1:], value, f"{where}.{path[0]}")}
+
+
+def _from_text(text: str) -> object:
+    """Read a value of the command line as YAML; PyYAML takes 1e-5 for a text."""
+    try:
+        value = yaml.load(text, Loader=LOADER)
+        return float(value) if isinstance(value, str) and FLOAT.fullmatch(value) else value
+    except yaml.YAMLError:
+        return text
 
 
 def refuse_misplaced(experiment: Experiment, groups: Iterable[str], linked: Mapping[str, str]) -> None:

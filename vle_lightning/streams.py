@@ -28,6 +28,11 @@ class Stream(NamedTuple):
         """Return the rows numbered by ``rows`` (K,) int64, in that order."""
         return Stream(self.states[rows], self.mask[rows])
 
+    def replace(self, rows: Tensor, others: Stream) -> Stream:
+        """Return this stream with the rows numbered by ``rows`` (K,) int64 replaced by K others."""
+        pairs = zip(self, others, strict=True)
+        return Stream(*(tensor.index_copy(0, rows, other) for tensor, other in pairs))
+
 
 class Fused(NamedTuple):
     """Text and image after fusion."""
@@ -77,13 +82,14 @@ class ImageView(Enum):
 
     CLEAN = "clean"
     MASKED = "masked"  # the patches of drawn boxes are hidden, and the mean of their states is appended for each box
+    PATCHES = "patches"  # patches drawn one by one are hidden
 
 
 class Pairing(Enum):
     """Which text lies beside which image."""
 
     TRUE = "true"
-    HALF_SHIFTED = "half shifted"  # half of the images get the next text of another image
+    HALF_SHIFTED = "half shifted"  # half of the images get the next text of another image, or texts a drawn image
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.toy.build import WorldOptions, build_world
+from datamodules.toy.build import CODEBOOK, WorldOptions, build_world, codebook_command
 from vle_lightning.entry import enter
 
 
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{parsed.out}: made in {time.monotonic() - started:.0f} s" if made else f"{parsed.out}: made already")
+    if not (parsed.out / CODEBOOK).exists():
+        print(f"{parsed.out} has no codebook of patches; for mim_codes, make it with {codebook_command(parsed.out)}")
     return 0
 
 

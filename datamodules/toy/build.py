@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from datamodules.codebook import MAKE, make_codebook
 from datamodules.prepare import Options, convert
 from datamodules.shards import ShardFolder
 from datamodules.tokenizers import load_tokenizer, train_tokenizer
@@ -25,7 +26,7 @@ from datamodules.toy.scenes import SPLITS, describe, draw_world
 from datamodules.toy.task_layouts import write_task_layouts
 from datamodules.toy.tasks import COVERED_SPLITS, GALLERY_SPLITS, PAIR_SPLITS, draw_tasks
 from datamodules.toy.workers import Workers
-from datamodules.toy.world import CLASSES
+from datamodules.toy.world import CLASSES, SCENE_PIXELS
 
 # every question of a world trains, however few it has; validation is unseen, its answers too
 ARGUMENTS = {"vqav2": {"answers_with_val": False, "keep_unlisted": True}}
@@ -41,6 +42,8 @@ VOCABULARY = 256  # upper bound; the toy presets' embedding table has as many ro
 SCENES_FOR_WORDS = 500  # enough for every word that the world has
 REPEATS = 10  # SentencePiece leaves out pieces that it sees once
 SCENES_PER_TASK = 500
+CODEBOOK, CODES, PATCH_SIZE = "codebook.safetensors", 64, 8  # what the toy experiments of MIM predict
+SCENES_FOR_CODES = 32  # fewer may not have so many different patches: such a world is made without a codebook
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def build_world(out: Path, options: WorldOptions, processes: int = 2) -> bool:
     """Make the world folder unless it is finished.
 
     Args:
-        out: Gets raw/, shards/, tokenizer/, references.json, classes.json and world.json.
+        out: Gets raw/, shards/, tokenizer/, codebook.safetensors, references.json, classes.json and world.json.
         options: What to make.
         processes: How many work at a time; the bytes do not depend on it.
 
@@ -94,6 +97,12 @@ def build_world(out: Path, options: WorldOptions, processes: int = 2) -> bool:
     return True
 
 
+def codebook_command(out: Path) -> str:
+    """Return the command that makes the codebook of a finished world."""
+    sizes = f"--codes {CODES} --patch-size {PATCH_SIZE} --image-size {SCENE_PIXELS}"
+    return f"{MAKE} {out / 'shards' / 'coco' / 'train'} --out {out / CODEBOOK} {sizes}"
+
+
 def _fill(out: Path, options: WorldOptions, workers: Workers) -> None:
     drawn = draw_world(options.seed, {"train": options.train_scenes, "val": options.val_scenes})
     described = workers.map(describe, drawn, SCENES_PER_TASK)
@@ -105,6 +114,8 @@ def _fill(out: Path, options: WorldOptions, workers: Workers) -> None:
         print(*lines, sep="\n")
     texts = itertools.chain(tasks.texts(), *(description.texts() for description in described))
     train_word_tokenizer(texts, out / "tokenizer")
+    if options.train_scenes >= SCENES_FOR_CODES:
+        make_codebook(out / "shards" / "coco" / "train", out / CODEBOOK, CODES, PATCH_SIZE, SCENE_PIXELS)
     _write_json(out / "classes.json", CLASSES)
     _write_json(out / "references.json", references(world["val"], options.seed, len(tasks.gallery["test"])))
 

@@ -214,5 +214,5 @@ def first_rows(batch: PretrainBatch, rows: int) -> PretrainBatch:
 
 
 def test_an_unknown_objective_is_named_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="no objective 'itn'; choose among itm, mlm, mpc, pbc"):
+    with pytest.raises(UserError, match="no objective 'itn'; choose among itm, mim_codes, mim_contrast, mlm, mpc, pbc"):
         find_objective("itn")

@@ -47,11 +47,15 @@ def make_batch(image_size: int, vocabulary: int) -> PretrainBatch:
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,
         partner=torch.tensor([1, 2, 2, 3]),
+        drawn_rows=torch.zeros(0, dtype=torch.long),
+        drawn_pixel_values=torch.zeros(0, 3, image_size, image_size),
         boxes=torch.cat([corner, corner + 0.3], dim=-1),
         box_valid=torch.ones(BATCH, REGIONS, dtype=torch.bool),
         box_mentioned=torch.arange(REGIONS).expand(BATCH, REGIONS) < 2,
         hidden_boxes=torch.cat([corner, corner + 0.3], dim=-1)[:, :1],
         hidden_classes=torch.randint(0, CLASSES, (BATCH, 1), generator=random),
+        hidden_patches=torch.zeros(BATCH, 0, dtype=torch.bool),
+        patch_codes=torch.zeros(BATCH, 0, dtype=torch.long),
     )
 
 

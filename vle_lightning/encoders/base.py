@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vle_lightning.parts import PartConfig
 from vle_lightning.streams import ImageLayout, Stream
 
+UNLIMITED = 2**31  # tokens of a text where positions are relative
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green and blue in [0, 1] (openai/CLIP)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -47,7 +48,7 @@ class TextEncoder(nn.Module):
 
     width: int
     vocabulary: int  # rows of the word table
-    max_tokens: int  # of a text
+    max_tokens: int  # of a text that there are positions for
     padding: int | None = None  # the id that the encoder takes for padding; None: it reads the mask alone
     norm_eps: float = 1e-7  # of its layer norms, which the head of MLM shares
 

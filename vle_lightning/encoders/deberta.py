@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import DebertaV2Config, DebertaV2Model
 
-from vle_lightning.encoders.base import TextEncoder, TextEncoderConfig
+from vle_lightning.encoders.base import UNLIMITED, TextEncoder, TextEncoderConfig
 from vle_lightning.streams import Stream
 
 
@@ -37,7 +37,7 @@ class DebertaEncoder(TextEncoder):
 
     def __init__(self, config: DebertaConfig) -> None:
         super().__init__()
-        self.width, self.vocabulary, self.max_tokens = config.width, config.vocab_size, config.max_positions
+        self.width, self.vocabulary, self.max_tokens = config.width, config.vocab_size, UNLIMITED
         self.norm_eps = config.layer_norm_eps
         self.model = DebertaV2Model(
             DebertaV2Config(

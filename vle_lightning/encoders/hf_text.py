@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from vle_lightning.encoders.base import TextEncoder, TextEncoderConfig
+from vle_lightning.encoders.base import UNLIMITED, TextEncoder, TextEncoderConfig
 from vle_lightning.errors import UserError
 from vle_lightning.streams import Stream
 
@@ -30,6 +32,8 @@ DROPOUTS = (
     "mlp_dropout",
 )
 RECORDS = {"model_type", "architectures", "dtype", "transformers_version"}  # what a config.json says beside its sizes
+# what transformers raises where options cannot be
+BROKEN = (StrictDataclassError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError)
 FEWER = {"bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"}  # ids that a small vocabulary may lack
 
 
@@ -111,6 +115,8 @@ class HFTextConfig(TextEncoderConfig):
                 f"model.architecture.text.type is {self.type!r}: transformers has no such model; give a model_type "
                 "such as roberta, bert, electra or modernbert"
             ) from error
+        if self.type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # those that read a text in both directions
+            raise UserError(f"model.architecture.text.type: {self.type} is no encoder of text alone")
         if unknown := sorted(key for key in self.options if not hasattr(plain, key)):
             raise UserError(
                 f"model.architecture.text.options holds {', '.join(unknown)}, which a {self.type} does not have; the "
@@ -120,7 +126,10 @@ class HFTextConfig(TextEncoderConfig):
         given |= {key: self.layer_norm_eps for key in EPSILONS if hasattr(plain, key)}
         given |= {key: self.dropout for key in DROPOUTS if hasattr(plain, key)}
         given |= {key: None for key in FEWER if (getattr(plain, key, None) or 0) >= self.vocab_size}
-        config: PretrainedConfig = AutoConfig.for_model(self.type, **{**given, **self.options})
+        try:
+            config: PretrainedConfig = AutoConfig.for_model(self.type, **{**given, **self.options})
+        except BROKEN as error:
+            raise _unfit(self.type, error) from error
         return config
 
 
@@ -138,7 +147,7 @@ class HFTextEncoder(TextEncoder):
         self.model = _without_pooler(theirs, config.type)
         self.width, self.vocabulary, self.norm_eps = config.width, config.vocab_size, config.layer_norm_eps
         self.padding = config.pad_token_id
-        self.max_tokens = config.max_positions - _reserved(self.model)
+        self.max_tokens = _count_positions(self.model)
         self._layers = _find_layers(self.model, config)
 
     @property
@@ -157,27 +166,37 @@ class HFTextEncoder(TextEncoder):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         """Encode B texts: ids (B, T) int64, mask (B, T) bool; states (B, T, D)."""
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask.to(input_ids.dtype))
+        # where nothing is computed but FLOPs are counted, transformers cannot look for padding: none, at equal cost
+        mask = None if attention_mask.is_meta else attention_mask.to(input_ids.dtype)
+        output = self.model(input_ids=input_ids, attention_mask=mask)
         return Stream(output.last_hidden_state, attention_mask)
 
 
 def _without_pooler(config: PretrainedConfig, kind: str) -> Any:  # noqa: ANN401 (any model of transformers)
     try:
-        model = AutoModel.from_config(config, attn_implementation="sdpa")
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model.architecture.text: transformers cannot build this {kind}: {error}") from error
-    if config.is_encoder_decoder or not hasattr(model, "get_input_embeddings"):
+        model = AutoModel.from_config(config)  # with fused attention where the type has it
+    except BROKEN as error:
+        raise _unfit(kind, error) from error
+    decodes = config.is_encoder_decoder or getattr(config, "is_decoder", False)
+    if decodes or not hasattr(model, "get_input_embeddings"):
         raise UserError(f"model.architecture.text.type: {kind} is no encoder of text alone")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # tasks pool by themselves
     return model
 
 
-def _reserved(model: nn.Module) -> int:
-    """Return how many rows of the position table no token uses: RoBERTa counts from behind the padding id."""
+def _unfit(kind: str, error: Exception) -> UserError:
+    told = f"it has no {error}" if isinstance(error, LookupError) else " ".join(str(error).split())
+    return UserError(f"model.architecture.text: transformers cannot build this {kind} with these options: {told}")
+
+
+def _count_positions(model: nn.Module) -> int:
+    """Count the tokens that the position table has rows for: RoBERTa's begin behind the padding id."""
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
-    padding = next((table.padding_idx for table in tables if isinstance(table, nn.Embedding)), None)
-    return 0 if padding is None else padding + 1
+    table = next((table for table in tables if isinstance(table, nn.Embedding)), None)
+    if table is None:
+        return UNLIMITED
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
 def _find_layers(model: nn.Module, config: HFTextConfig) -> str:

@@ -16,6 +16,8 @@ from vle_lightning.streams import ImageLayout, Stream
 
 Pooling = Literal["first", "mean"]
 OPTION = "model.architecture.image"
+# what timm raises where options cannot be
+BROKEN = (TypeError, AssertionError, ValueError, RuntimeError, LookupError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class TimmImageConfig(ImageEncoderConfig):
 
     Attributes:
         name: in timm, such as swin_base_patch4_window7_224, vit_base_patch16_siglip_224, vit_base_patch14_dinov2.
+        image_size: pixels. Swin's window grows with it: it is the grid of the last stage, pixels / 32 (METER, arXiv
+            2111.02387), or as many times that as the name has (swinv2_*_window16_256: twice). ``options`` may fix it.
         drop_path: stochastic depth at the last layer, rising from 0 at the first.
         pooling: what stands for an image: the first of its fused states, or their mean; None: the first if that is a
             class token.
@@ -70,6 +74,10 @@ class TimmImageEncoder(ImageEncoder):
                 f"{OPTION}: pictures of {config.image_size} pixels are no multiple of the patches of {config.name}, "
                 f"{self.layout.patch_size}"
             )
+        self._window = config.options.get("window_size")  # None: it grows with the pictures
+        self._grids = self._grids_of_a_window() if self._stages else 1
+        if self._stages and self._window is None:
+            self.model = self.twin(config.name)
         self.hidden_width = int(self.model.embed_dim)
         self.mean_pooled = config.pooling == "mean" or (config.pooling is None and not prefix)
         known = self.model.pretrained_cfg
@@ -88,11 +96,15 @@ class TimmImageEncoder(ImageEncoder):
             return blocks if isinstance(blocks, nn.ModuleList) else nn.ModuleList(blocks)
         return nn.ModuleList(block for stage in self.model.layers for block in stage.blocks)
 
+    def twin(self, name: str, **source: Any) -> Any:  # noqa: ANN401 (any model of timm)
+        """Make timm's module again, under a name of the same architecture; ``source`` as in `create_model`."""
+        windows = {} if "window_size" in self.config.options else self._windows(self.config.image_size)
+        return create_model(replace(self.config, name=name), **windows, **source)
+
     def resize(self, image_size: int) -> None:
         """Make the encoder one of square pictures of so many pixels.
 
-        Position tables are interpolated. Swin's windows and bias tables stay as they are where the smaller stages still
-        fill a window; METER lets the window grow with the picture (`grow_windows`).
+        Position tables are interpolated, and tables of relative positions where Swin's windows grow.
 
         Raises:
             UserError: the model cannot take pictures of this size.
@@ -101,7 +113,7 @@ class TimmImageEncoder(ImageEncoder):
             raise UserError(f"pictures of {image_size} pixels are no multiple of the patches, {self.layout.patch_size}")
         trains = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
         try:
-            self.model.set_input_size(img_size=image_size, **self._window(image_size))
+            self.model.set_input_size(img_size=image_size, **self._windows(image_size))
         except (AssertionError, ValueError, RuntimeError) as error:
             raise UserError(f"{OPTION}: this model cannot take pictures of {image_size} pixels: {error}") from error
         for name, parameter in self.model.named_parameters():
@@ -110,6 +122,12 @@ class TimmImageEncoder(ImageEncoder):
 
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), normalised; states (B, prefix + P, D)."""
+        height, width = pixel_values.shape[-2:]
+        if (height, width) != (self.config.image_size, self.config.image_size):
+            raise UserError(
+                f"pictures of {height} x {width} pixels: this image encoder was made for {self.config.image_size} x "
+                f"{self.config.image_size} and takes no others; set data.image_size, or the pipeline's, to that"
+            )
         if hidden is not None and hidden.vector is None:
             pixel_values, hidden = blackened(pixel_values, hidden.patches, self.layout, self.pixels), None
         handle = None if hidden is None else self.model.patch_embed.register_forward_hook(self._hide(hidden))
@@ -122,10 +140,15 @@ class TimmImageEncoder(ImageEncoder):
             states = states.flatten(1, 2)
         return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
 
-    def _window(self, image_size: int) -> dict[str, Any]:
-        """Let Swin's window be the last stage's grid, as METER does; other models have none."""
-        side = image_size // self.layout.patch_size
-        return {"window_size": (side, side)} if self._stages else {}
+    def _windows(self, image_size: int) -> dict[str, Any]:
+        """Return the window of Swin, as timm's argument, for pictures of a size; other models have none."""
+        side = image_size // self.layout.patch_size * self._grids
+        return {"window_size": self._window or (side, side)} if self._stages else {}
+
+    def _grids_of_a_window(self) -> int:
+        """Count how many grids of the last stage lie along a window, at the picture size of the name."""
+        window, pixels = int(self.model.layers[0].blocks[0].window_size[0]), self.model.pretrained_cfg["input_size"][-1]
+        return max(1, round(window * self.layout.patch_size / int(pixels)))
 
     def _hide(self, hidden: PatchMask) -> Callable[[nn.Module, object, Tensor], Tensor]:
         vector = hidden.vector
@@ -154,16 +177,20 @@ def create_model(config: TimmImageConfig, **source: Any) -> Any:  # noqa: ANN401
         close = timm.list_models(f"*{config.name.split('_')[0]}*")[:3]
         hint = f", such as {', '.join(close)}" if close else ""
         raise UserError(f"{OPTION}.name is {config.name!r}: timm has no such model; see timm.list_models(){hint}")
-    settings: dict[str, Any] = {"num_classes": 0, "drop_path_rate": config.drop_path, **config.options}
+    settings: dict[str, Any] = {"num_classes": 0, "drop_path_rate": config.drop_path, **config.options, **source}
     try:
-        model = timm.create_model(config.name, global_pool="", img_size=config.image_size, **settings, **source)
-    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        model = timm.create_model(config.name, global_pool="", img_size=config.image_size, **settings)
+    except BROKEN as error:
         if "img_size" in str(error):
             raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here") from error
-        raise UserError(f"{OPTION}: timm cannot build {config.name} with these options: {error}") from error
-    is_plain = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
-    stages = getattr(model, "layers", ())
+        told = str(error) or type(error).__name__
+        raise UserError(f"{OPTION}: timm cannot build {config.name} with these options: {told}") from error
+    stages: Any = getattr(model, "layers", ())
     in_stages = isinstance(stages, nn.Sequential) and all(hasattr(stage, "blocks") for stage in stages)
+    is_plain = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
     if not (is_plain or in_stages) or not hasattr(model, "set_input_size"):
         raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here")
+    parts: Any = stages if in_stages else [model]
+    if not all(len(part.blocks) for part in parts):
+        raise UserError(f"{OPTION}.options: {config.name} has no layer with these; give a depth of at least 1")
     return model

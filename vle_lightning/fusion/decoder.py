@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from vle_lightning.errors import UserError
 from vle_lightning.fusion.base import FusionConfig
 from vle_lightning.fusion.layers import Attention, FeedForward
 from vle_lightning.parts import PartConfig
@@ -38,7 +39,14 @@ class DecoderConfig(PartConfig):
         Args:
             width: D, of the fusion.
             word_width: of the text encoder's word embeddings, which the decoder shares.
+
+        Raises:
+            UserError: the heads do not divide the width.
         """
+        if width % self.heads:
+            raise UserError(
+                f"model.architecture.decoder: heads = {self.heads}: must divide the fusion's width = {width}"
+            )
         return Decoder(self, width, word_width)
 
 
@@ -68,6 +76,7 @@ class Decoder(nn.Module):
         self.words = nn.Linear(word_width, width)
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.positions = nn.Embedding(config.max_positions, width)
+        self.max_tokens = config.max_positions
         self.layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(config.layers))
 
     def forward(self, context: Stream, words: Tensor | None = None) -> Tensor:

@@ -42,9 +42,13 @@ def make_pairs(rows: int, image_size: int, vocabulary: int, tokens: int = TOKENS
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,
         partner=partner,
+        drawn_rows=torch.zeros(0, dtype=torch.long),
+        drawn_pixel_values=torch.zeros(0, 3, image_size, image_size),
         boxes=torch.cat([corner, corner + 0.3], dim=-1),
         box_valid=torch.ones(rows, REGIONS, dtype=torch.bool),
         box_mentioned=region < 2,
         hidden_boxes=torch.cat([corner, corner + 0.3], dim=-1)[:, :1],  # a third of five
         hidden_classes=torch.randint(0, CLASSES, (rows, 1), generator=random),
+        hidden_patches=torch.zeros(rows, 0, dtype=torch.bool),
+        patch_codes=torch.zeros(rows, 0, dtype=torch.long),
     )

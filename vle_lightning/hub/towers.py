@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from transformers import AutoModel, CLIPVisionModel
 from vle_lightning.encoders.clip_vit import ClipViT
 from vle_lightning.encoders.deberta import DebertaEncoder
 from vle_lightning.encoders.hf_text import HFTextEncoder
-from vle_lightning.encoders.timm_image import TimmImageEncoder, create_model
+from vle_lightning.encoders.timm_image import TimmImageEncoder
 from vle_lightning.encoders.word_embeddings import WordEmbeddings
 from vle_lightning.errors import UserError
 from vle_lightning.hub.filling import LoadReport, fill
@@ -271,9 +270,9 @@ def fill_timm(encoder: TimmImageEncoder, source: str) -> LoadReport:
     named = source.startswith(TIMM)
     if not named and not Path(source).is_file():
         raise UserError(f"model.image_init: there is no file {source}; name one, or {TIMM}NAME for weights of timm's")
-    config = replace(encoder.config, name=source.removeprefix(TIMM) if named else encoder.config.name)
+    name = source.removeprefix(TIMM) if named else encoder.config.name
     overlay: dict[str, Any] = {} if named else {"pretrained_cfg_overlay": {"file": source}}
-    model = _get(source, lambda: create_model(config, pretrained=True, **overlay))
+    model = _get(source, lambda: encoder.twin(name, pretrained=True, **overlay))
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
     return fill({"": encoder}, weights, LoadReport(source, 0, 0), "model.image_init")
 

@@ -85,7 +85,8 @@ class DualStream(Backbone):
             self.text_pooler = Pooler(width)
             self.image_pooler = Pooler(width)
         self.width, self.pooled_width = width, width if self.decoder else 2 * width
-        self.vocabulary, self.max_tokens = self.text.vocabulary, self.text.max_tokens
+        restored = self.text.max_tokens if self.decoder is None else self.decoder.max_tokens
+        self.vocabulary, self.max_tokens = self.text.vocabulary, min(self.text.max_tokens, restored)
         self.padding, self.text_width, self.norm_eps = self.text.padding, words, self.text.norm_eps
         self.layout, self.hidden_width = self.image.layout, self.image.hidden_width
         self.pixels = self.image.pixels

@@ -41,14 +41,21 @@ class ObjectiveOptions:
     classes: int  # of boxes
     hiding: Hiding = "vector"
     tied: bool = True  # MLM's decoder is the table of word embeddings
+    codes: int = 64  # that patches are told apart by
 
 
 class Objective(nn.Module):
-    """Base of MLM, ITM, MPC and PBC. A subclass is one file: views, head, loss, scores; no logging and no trainer."""
+    """Base of all objectives. A subclass is one file: views, head, loss, scores; no logging and no trainer.
+
+    Attributes:
+        views: the fused pass that it judges.
+        reads: image streams before fusion that ``forward`` takes behind the batch, in this order.
+    """
 
     name: ClassVar[str]
     score_names: ClassVar[tuple[str, ...]]
     views: ClassVar[FusedView]
+    reads: ClassVar[tuple[ImageView, ...]] = ()
     mask_vector: nn.Parameter | None  # (hidden_width of the backbone,) what hidden patches are, if it is learned
 
     @classmethod
@@ -76,15 +83,19 @@ def mean_loss(losses: Tensor) -> Tensor:
     return losses.sum() / max(len(losses), 1)
 
 
+def objective_names() -> list[str]:
+    """Return the names of the modules of this package that define an objective, sorted."""
+    path = import_module("vle_lightning.objectives").__path__
+    return [module.name for module in pkgutil.iter_modules(path) if module.name not in HELPERS]
+
+
 def find_objective(name: str) -> type[Objective]:
     """Return the objective that the module ``vle_lightning.objectives.<name>`` defines.
 
     Raises:
         UserError: there is no such module.
     """
-    package = "vle_lightning.objectives"
-    names = (module.name for module in pkgutil.iter_modules(import_module(package).__path__))
-    known = [module for module in names if module not in HELPERS]
+    package, known = "vle_lightning.objectives", objective_names()
     if name not in known:
         raise UserError(f"model.objectives: no objective '{name}'; choose among {', '.join(known)}")
     module = import_module(f"{package}.{name}")

@@ -16,7 +16,10 @@ from vle_lightning.streams import Fused, FusedView, Pairing
 
 
 class ImageTextMatching(Objective):
-    """ITM: half of the images of a micro-batch have the next text of another image beside them."""
+    """ITM: half of the pairs of a micro-batch do not match.
+
+    Their images have the next text of another image beside them, or their texts an image drawn from the whole data.
+    """
 
     name: ClassVar[str] = "itm"
     score_names: ClassVar[tuple[str, ...]] = ("itm_accuracy",)

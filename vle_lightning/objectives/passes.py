@@ -15,13 +15,15 @@ from vle_lightning.models.regions import box_patches
 from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Stream, TextView
 
 NO_VECTORS: Mapping[ImageView, Tensor] = {}
+Pair = tuple[Stream, Stream]  # text and image
 
 
 class Encoded(NamedTuple):
-    """The views of a micro-batch before fusion, B streams each."""
+    """The views of a micro-batch before fusion, B streams each, and the images that were drawn beside it."""
 
     texts: Mapping[TextView, Stream]
     images: Mapping[ImageView, Stream]
+    drawn: Stream | None = None  # D images that were drawn for ITM, where there are any
 
 
 def fuse_views(
@@ -45,7 +47,7 @@ def encode_views(
 
     Args:
         model: the backbone.
-        batch: B pairs, H hidden boxes.
+        batch: B pairs, H hidden boxes, P patches.
         views: what objectives ask for.
         vectors: (hidden_width,) by view of the image, what stands for its hidden patches; their pixels are black in a
             view with hidden patches that has none.
@@ -54,7 +56,8 @@ def encode_views(
     views = list(views)
     texts = list(dict.fromkeys(view.text for view in views))
     images = list(dict.fromkeys([*(view.image for view in views), *also]))
-    return Encoded(_encode_texts(model, batch, texts), _encode_images(model, batch, images, vectors))
+    drawing = any(view.pairing is Pairing.HALF_SHIFTED for view in views)
+    return Encoded(_encode_texts(model, batch, texts), *_encode_images(model, batch, images, vectors, drawing))
 
 
 def fuse_encoded(model: Backbone, batch: PretrainBatch, encoded: Encoded, views: Sequence[FusedView]) -> list[Fused]:
@@ -72,12 +75,13 @@ def fuse_encoded(model: Backbone, batch: PretrainBatch, encoded: Encoded, views:
         alike = [view for view in dict.fromkeys(views) if view.image is kind]
         if not alike:
             continue
-        texts = [_paired(encoded.texts[view.text], batch, view.pairing) for view in alike]
-        parts = (tensor.split(len(batch)) for tensor in model.fuse(_stack(texts), _stack([image] * len(alike))))
-        for view, text, part in zip(alike, texts, zip(*parts, strict=True), strict=True):
+        pairs = [_paired(encoded.texts[view.text], image, encoded.drawn, batch, view.pairing) for view in alike]
+        texts, images = (_stack(streams) for streams in zip(*pairs, strict=True))
+        parts = (tensor.split(len(batch)) for tensor in model.fuse(texts, images))
+        for view, (text, shown), part in zip(alike, pairs, zip(*parts, strict=True), strict=True):
             whole = Fused(*part)
             if view.text is TextView.MASKED:
-                whole = whole._replace(text=model.restore(whole, text, image, batch.input_ids))
+                whole = whole._replace(text=model.restore(whole, text, shown, batch.input_ids))
             fused[view] = whole
     return [fused[view] for view in views]
 
@@ -89,40 +93,64 @@ def _encode_texts(model: Backbone, batch: PretrainBatch, kinds: list[TextView]) 
 
 
 def _encode_images(
-    model: Backbone, batch: PretrainBatch, kinds: list[ImageView], vectors: Mapping[ImageView, Tensor]
-) -> dict[ImageView, Stream]:
+    model: Backbone,
+    batch: PretrainBatch,
+    kinds: list[ImageView],
+    vectors: Mapping[ImageView, Tensor],
+    drawing: bool,
+) -> tuple[dict[ImageView, Stream], Stream | None]:
+    """Encode the views of B images, and behind them D drawn images if they are read."""
+    drawn = len(batch.drawn_rows) if drawing else 0
     pixels = batch.pixel_values.repeat(len(kinds), 1, 1, 1)
-    if kinds == [ImageView.CLEAN] or model.blind == "image":
-        return dict(zip(kinds, _unstack(model.encode_image(pixels), len(batch)), strict=True))
-    grid = model.layout.grid(batch.pixel_values)
-    regions, drawn = box_patches(batch.hidden_boxes, grid), batch.hidden_classes >= 0
-    clean = torch.zeros(len(batch), grid[0] * grid[1], dtype=torch.bool, device=pixels.device)
-    hidden = {ImageView.CLEAN: clean, ImageView.MASKED: (regions & drawn[..., None]).any(1)}
-    mask = PatchMask(torch.cat([hidden[kind] for kind in kinds]), _vector(kinds, vectors, len(batch)))
-    images = dict(zip(kinds, _unstack(model.encode_image(pixels, mask), len(batch)), strict=True))
-    if ImageView.MASKED in images:
-        masked = images[ImageView.MASKED]
-        images[ImageView.MASKED] = masked.append(model.pool_regions(masked, regions, drawn))
-    return images
+    if drawn:
+        pixels = torch.cat([pixels, batch.drawn_pixel_values])
+    hides = kinds != [ImageView.CLEAN] and model.blind != "image"
+    mask = _patch_mask(model, batch, kinds, vectors, drawn) if hides else None
+    *streams, extra = _unstack(model.encode_image(pixels, mask), [*[len(batch)] * len(kinds), drawn])
+    images = dict(zip(kinds, streams, strict=True))
+    if hides and ImageView.MASKED in images:
+        masked, boxes = images[ImageView.MASKED], box_patches(batch.hidden_boxes, model.layout.grid(pixels))
+        images[ImageView.MASKED] = masked.append(model.pool_regions(masked, boxes, batch.hidden_classes >= 0))
+    return images, extra if drawn else None
 
 
-def _vector(kinds: list[ImageView], vectors: Mapping[ImageView, Tensor], rows: int) -> Tensor | None:
+def _patch_mask(
+    model: Backbone, batch: PretrainBatch, kinds: list[ImageView], vectors: Mapping[ImageView, Tensor], drawn: int
+) -> PatchMask:
+    """Say what is hidden in the views of B images, and nothing in D drawn ones behind them."""
+    patches = box_patches(batch.hidden_boxes, model.layout.grid(batch.pixel_values))  # (B, H, P)
+    none = torch.zeros_like(patches[:, :0]).any(1)
+    hidden = {
+        ImageView.CLEAN: none,
+        ImageView.MASKED: (patches & (batch.hidden_classes >= 0)[..., None]).any(1),
+        ImageView.PATCHES: batch.hidden_patches,
+    }
+    whole = none[:1].expand(drawn, -1)
+    return PatchMask(torch.cat([*(hidden[kind] for kind in kinds), whole]), _vector(kinds, vectors, len(batch), drawn))
+
+
+def _vector(kinds: list[ImageView], vectors: Mapping[ImageView, Tensor], rows: int, drawn: int) -> Tensor | None:
     """Return what stands for hidden patches: (D,), or (rows of all kinds, 1, D) where kinds have their own vectors."""
     given = [vectors.get(kind) for kind in kinds]
     present = [vector for vector in given if vector is not None]
     if len(present) <= 1:
         return present[0] if present else None
     filled = [present[0] if vector is None else vector for vector in given]
-    return torch.cat([vector.expand(rows, 1, -1) for vector in filled])
+    parts = [vector.expand(rows, 1, -1) for vector in filled]
+    return torch.cat([*parts, present[0].expand(drawn, 1, -1)])
 
 
-def _paired(text: Stream, batch: PretrainBatch, pairing: Pairing) -> Stream:
-    return text if pairing is Pairing.TRUE else text.select(batch.partner)
+def _paired(text: Stream, image: Stream, drawn: Stream | None, batch: PretrainBatch, pairing: Pairing) -> Pair:
+    if pairing is Pairing.TRUE:
+        return text, image
+    if drawn is None:
+        return text.select(batch.partner), image
+    return text, image.replace(batch.drawn_rows, drawn)
 
 
-def _stack(streams: list[Stream]) -> Stream:
+def _stack(streams: Iterable[Stream]) -> Stream:
     return Stream(*(torch.cat(tensors) for tensors in zip(*streams, strict=True)))
 
 
-def _unstack(stream: Stream, rows: int) -> list[Stream]:
+def _unstack(stream: Stream, rows: int | list[int]) -> list[Stream]:
     return [Stream(*part) for part in zip(*(tensor.split(rows) for tensor in stream), strict=True)]

@@ -43,7 +43,8 @@ class PatchBoxClassification(Objective):
         """Judge all patches of valid matching pairs whose text mentions a box."""
         rows = torch.arange(len(batch), device=batch.partner.device)
         mentions = (batch.box_mentioned & batch.box_valid).any(1)
-        chosen = (batch.partner == rows) & mentions & batch.valid
+        own = (batch.partner == rows).index_fill(0, batch.drawn_rows, False)  # a drawn image is cut in another way
+        chosen = own & mentions & batch.valid
         targets = self.targets(batch)[chosen]
         logits = self.logits(fused, batch)[chosen]
         found = logits.argmax(-1) == 1

@@ -158,10 +158,14 @@ def pretrain_batch(case: Case, **changes: Tensor) -> PretrainBatch:
         "mlm_targets": torch.full_like(ids, IGNORED),
         "mlm_content": torch.zeros_like(ids, dtype=torch.bool),
         "partner": torch.arange(rows),
+        "drawn_rows": torch.zeros(0, dtype=torch.long),
+        "drawn_pixel_values": inputs["pixel_values"][:0],
         "boxes": torch.zeros(rows, 0, 4),
         "box_valid": none,
         "box_mentioned": none,
         "hidden_boxes": torch.zeros(rows, 0, 4),
         "hidden_classes": torch.zeros(rows, 0, dtype=torch.long),
+        "hidden_patches": none,
+        "patch_codes": torch.zeros(rows, 0, dtype=torch.long),
     }
     return PretrainBatch(sample_ids=("",) * rows, texts=("",) * rows, step=0, number=0, **(fields | changes))

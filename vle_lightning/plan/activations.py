@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from vle_lightning.flops import PART_OF, Recording, run_part
+from vle_lightning.flops import PART_OF, Recording, fake_backbone, run_part
 from vle_lightning.hub.architecture import read_architecture, to_plain
 from vle_lightning.models.backbone import Backbone, BackboneConfig, EncoderCall
 
@@ -132,11 +131,9 @@ def _count(architecture: str, call: EncoderCall, numerics: Numerics) -> Kept:
     The call runs on fake tensors, which have shapes, types and storages but no memory, so it needs neither a GPU nor
     time. The weights have the type that is computed in: autocast makes no copies, which `memory` counts itself.
     """
-    config = read_architecture(json.loads(architecture))
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(), torch.device(numerics.device):
-        with _default_dtype(torch.bfloat16 if numerics.bf16 else torch.float32):
-            model = config.build().train()
-        ledger = _Ledger(model, PART_OF[call.way])
+    config, dtype = read_architecture(json.loads(architecture)), torch.bfloat16 if numerics.bf16 else torch.float32
+    with fake_backbone(config, numerics.device, dtype) as model:
+        ledger = _Ledger(model.train(), PART_OF[call.way])
         with _numerics(numerics), torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor):
             output = run_part(model, call)
         del output
@@ -179,16 +176,6 @@ class _Ledger:
 
     def _leave(self, layer: nn.Module, inputs: object, output: object) -> None:
         self._layers[layer] = self._total - self._before[layer]
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -115,7 +115,8 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
         batch_size = data["global_batch_size"] // (micro_batches * options.gpus)
     except ValueError:  # the plan says so beside its choices
         batch_size = data["batch_size"]
-    sample = Sample(tokens, data["image_size"], data["mask_share"], options.boxes)
+    drawn = 0.5 if data["itm_images"] == "drawn" else 0.0
+    sample = Sample(tokens, data["image_size"], data["mask_share"], options.boxes, data["patch_share"], drawn)
     workload = pretraining_workload(
         model["architecture"],
         batch_size,
@@ -124,6 +125,7 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
         model["classes"],
         model["blind"],
         model["passes"],
+        model["codes"],
     )
     return Plan(
         workload=workload,

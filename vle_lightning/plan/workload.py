@@ -14,6 +14,7 @@ from vle_lightning.flops import PARTS, FlopRecorder, Recording, flops_by_part, l
 from vle_lightning.hub.architecture import Architecture, read_architecture
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind
 from vle_lightning.plan.outline import OutlineConfig
+from vle_lightning.streams import ImageLayout
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.pretrain import Passes, PretrainTask
 
@@ -28,6 +29,8 @@ class Sample(NamedTuple):
     image_size: int  # pixels
     masked: float = MASKED  # share of the tokens that MLM restores
     boxes: int = BOXES  # slots of the image's boxes, as padded
+    patches: float = 0.0  # share of the patches that masked image modelling hides
+    drawn: float = 0.0  # images beside its own that are drawn for ITM
 
 
 class Workload(NamedTuple):
@@ -69,6 +72,7 @@ def pretraining_workload(
     classes: int = 1600,
     blind: Blind = "none",
     passes: Passes = "apart",
+    codes: int = 64,
 ) -> Workload:
     """Find out what a micro-batch of pre-training calls.
 
@@ -78,11 +82,13 @@ def pretraining_workload(
     Args:
         architecture: of the backbone.
         rows: B pairs.
-        sample: what a pair is like; the share of masked tokens is met up to rounding over the micro-batch.
+        sample: what a pair is like; the share of masked tokens is met up to rounding over the micro-batch, that of
+            hidden patches in each image.
         objectives: weight by name; VLE's four by default.
         classes: of MPC.
         blind: what is withheld.
         passes: of MLM and MPC.
+        codes: of MIM.
 
     Raises:
         UserError: the pictures are no multiple of the patches, or an objective is unknown.
@@ -90,17 +96,17 @@ def pretraining_workload(
     config = read_architecture(architecture)
     weights = None if objectives is None else dict(objectives)
     with torch.device("meta"):
-        task = PretrainTask(config, weights, classes, blind=blind, passes=passes)
+        task = PretrainTask(config, weights, classes, codes, blind=blind, passes=passes)
     if sample.image_size % task.model.layout.patch_size:
         raise UserError(
             f"data.image_size {sample.image_size} is no multiple of model.architecture's patches, "
             f"{task.model.layout.patch_size}"
         )
     with torch.random.fork_rng(devices=[]):
-        twin = PretrainTask(OutlineConfig.of(task.model), weights, classes=1, blind=blind, passes=passes)
+        twin = PretrainTask(OutlineConfig.of(task.model), weights, classes=1, codes=1, blind=blind, passes=passes)
         recorder = FlopRecorder(twin)
         recorder.start()
-        twin.step(plain_batch(rows, sample), Stage.VAL)
+        twin.step(plain_batch(rows, sample, task.model.layout), Stage.VAL)
     return Workload(task, config, rows, sample, recorder.stop())
 
 
@@ -116,20 +122,27 @@ def pretraining_flops(
     return pretraining_workload(architecture, rows, sample, objectives, classes, blind).flops()
 
 
-def plain_batch(rows: int, sample: Sample) -> PretrainBatch:
-    """Make B equal pairs: grey pictures, texts of one word, all matching, the first tokens masked."""
+def plain_batch(rows: int, sample: Sample, layout: ImageLayout | None = None) -> PretrainBatch:
+    """Make B equal pairs: grey pictures, texts of one word, all matching, the first tokens masked.
+
+    The first patches are hidden where ``layout`` says which patches there are.
+    """
     shape = (rows, sample.tokens)
     ids = torch.full(shape, 1)
     chosen = torch.arange(ids.numel()).view(shape) < round(sample.masked * ids.numel())
     boxes = torch.tensor([0.0, 0.0, 0.5, 0.5]).expand(rows, sample.boxes, 4)
     known = torch.ones(rows, sample.boxes, dtype=torch.bool)
     hidden = max(1, sample.boxes // 3)  # as MPC draws them
+    pixels = torch.zeros(rows, 3, sample.image_size, sample.image_size)
+    drawn = int(sample.drawn * rows)
+    height, width = layout.grid(pixels) if layout else (0, 0)
+    patches = torch.arange(height * width) < round(sample.patches * height * width)
     return PretrainBatch(
         sample_ids=tuple(map(str, range(rows))),
         valid=torch.ones(rows, dtype=torch.bool),
         step=0,
         number=0,
-        pixel_values=torch.zeros(rows, 3, sample.image_size, sample.image_size),
+        pixel_values=pixels,
         input_ids=ids,
         attention_mask=torch.ones(shape, dtype=torch.bool),
         texts=("",) * rows,
@@ -137,11 +150,15 @@ def plain_batch(rows: int, sample: Sample) -> PretrainBatch:
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,
         partner=torch.arange(rows),
+        drawn_rows=torch.arange(drawn),
+        drawn_pixel_values=pixels[:drawn],
         boxes=boxes,
         box_valid=known,
         box_mentioned=known,
         hidden_boxes=boxes[:, :hidden],
         hidden_classes=torch.zeros(rows, hidden, dtype=torch.long),
+        hidden_patches=patches.expand(rows, -1),
+        patch_codes=torch.zeros(rows, height * width, dtype=torch.long),
     )
 
 

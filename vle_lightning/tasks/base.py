@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from vle_lightning.batch import Batch, DataFacts
+from vle_lightning.batch import Batch, Colours, DataFacts
 from vle_lightning.distributed import any_rank
 from vle_lightning.hub.architecture import Architecture, read_architecture
 from vle_lightning.metrics.ratio import Ratio
@@ -34,6 +34,7 @@ class Stage(StrEnum):
 
 
 EVALUATED = (Stage.VAL, Stage.TEST)
+ROUNDED = 1e-6  # colours closer than this are one, written with other digits
 MetricT = TypeVar("MetricT")
 Rows = Sequence[Mapping[str, object]]  # what predict_step returned, of all samples
 
@@ -87,6 +88,11 @@ class VisionLanguageTask(PortableTask):
                 f"data.tokenizer has {facts.vocabulary} tokens, but model.architecture's vocab_size is "
                 f"{model.vocabulary}"
             )
+        if facts.text_length is not None and facts.text_length > model.max_tokens:
+            found.append(
+                f"data.max_text_length is {facts.text_length}, but model.architecture has positions for "
+                f"{model.max_tokens} tokens"
+            )
         patch_size = model.layout.patch_size
         if facts.image_size % patch_size:
             found.append(
@@ -94,6 +100,17 @@ class VisionLanguageTask(PortableTask):
             )
         if facts.patch_size not in (None, patch_size):
             found.append(f"data.patch_size is {facts.patch_size}, but that of model.architecture {patch_size}")
+        if facts.pixels is not None and differ(facts.pixels, model.pixels):
+            (mean, std), (own_mean, own_std) = (map(list, pixels) for pixels in (facts.pixels, model.pixels))
+            found.append(
+                f"data.pixel_mean is {mean} and data.pixel_std {std}, but model.architecture's image encoder was "
+                f"trained with mean {own_mean}, std {own_std}"
+            )
+        if model.padding is not None and facts.padding not in (None, model.padding):
+            found.append(
+                f"data.tokenizer pads with id {facts.padding}, but model.architecture's text encoder takes id "
+                f"{model.padding} for padding"
+            )
         return found
 
     @property
@@ -199,6 +216,12 @@ class VisionLanguageTask(PortableTask):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
         }
+
+
+def differ(pixels: tuple[Colours, Colours], others: tuple[Colours, Colours]) -> bool:
+    """Compare means and standard deviations, up to what was rounded."""
+    pairs = zip((*pixels[0], *pixels[1]), (*others[0], *others[1]), strict=True)
+    return any(abs(one - other) > ROUNDED for one, other in pairs)
 
 
 def micro_batch_seed(seed: int, step: int, number: int) -> int:

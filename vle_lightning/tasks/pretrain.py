@@ -1,4 +1,4 @@
-"""Pre-training on image-text pairs with boxes: MLM, ITM, MPC, PBC in one step."""
+"""Pre-training on image-text pairs with boxes: all objectives in one step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from vle_lightning.hub.architecture import Architecture
 from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.hub.towers import fill_encoder
 from vle_lightning.models.backbone import Blind
-from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, find_objective
-from vle_lightning.objectives.passes import fuse_views
+from vle_lightning.objectives.base import (
+    Hiding,
+    Objective,
+    ObjectiveOptions,
+    ObjectiveOutput,
+    find_objective,
+    objective_names,
+)
+from vle_lightning.objectives.passes import encode_views, fuse_encoded, fuse_views
 from vle_lightning.optim import OptimConfig
 from vle_lightning.streams import FusedView, ImageView, TextView
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
@@ -25,6 +32,11 @@ PUBLISHED = {  # objective -> the published name of its head, and where in the o
     "itm": ("itm_score", "head"),
     "mlm": ("mlm_score", ""),
     "pbc": ("pbc_classifier", "head"),
+}
+
+COUNTED = {  # option -> the head whose outputs it counts, and their bias
+    "classes": ("mpc", "region_head.3.bias"),
+    "codes": ("mim_codes", "head.3.bias"),
 }
 
 JOINED = ("mlm", "mpc")  # the objectives that may share one pass
@@ -42,6 +54,7 @@ class PretrainTask(VisionLanguageTask):
         architecture: Architecture = "vle-base",
         objectives: dict[str, float] | None = None,
         classes: int = 1600,
+        codes: int = 64,
         hiding: Hiding = "vector",
         passes: Passes = "apart",
         tied: bool = True,
@@ -58,7 +71,8 @@ class PretrainTask(VisionLanguageTask):
             architecture: a preset, or a composition in plain types (`read_architecture`).
             objectives: weight of each objective by name; all four with weight 1 by default (VLE).
             classes: how many box classes MPC tells apart; the data module's ``classes`` has as many.
-            hiding: what stands for the patches that MPC hides: a learned vector, or black pixels.
+            codes: how many codes of patches mim_codes tells apart; the data module's ``codebook`` has as many.
+            hiding: what stands for hidden patches, MPC's and MIM's: a learned vector, or black pixels.
             passes: MPC with the clean text, apart from MLM, or joint: one pass with masked text and hidden boxes
                 serves both.
             tied: MLM's decoder is the table of word embeddings (VLE); else it has weights of its own (METER).
@@ -81,7 +95,7 @@ class PretrainTask(VisionLanguageTask):
             raise UserError("model.blind=text: every objective of pre-training reads the text")
         if blind != "none" and set(self.weights) != {"mlm"}:
             raise UserError(f"model.blind={blind}: only the objective mlm can do without; set model.objectives")
-        shared = ObjectiveOptions(classes, hiding, tied)
+        shared = ObjectiveOptions(classes, hiding, tied, codes)
         heads = {name: find_objective(name).build(self.model, shared) for name in self.weights}
         self.objectives = nn.ModuleDict(heads)
         self.views = {name: head.views for name, head in heads.items()}
@@ -89,8 +103,14 @@ class PretrainTask(VisionLanguageTask):
             self.views |= dict.fromkeys(JOINED, FusedView(TextView.MASKED, ImageView.MASKED))
         names = [name for objective in self._objectives() for name in objective.score_names]
         self.add_scores([*names, *(f"{name}_loss" for name in self.weights), "loss"])
-        self.options = {"objectives": dict(self.weights), "classes": classes, "hiding": hiding, "passes": passes}
-        self.options |= {"tied": tied}
+        self.options = {
+            "objectives": dict(self.weights),
+            "classes": classes,
+            "codes": codes,
+            "hiding": hiding,
+            "passes": passes,
+            "tied": tied,
+        }
         self.start(init, self.published_heads(), tuple(self.heads().keys() - self.published_heads().keys()))
         reports = [self.load_report] if self.load_report else []
         if init:  # holds towers of its own, which those that the experiment names would overwrite
@@ -102,13 +122,17 @@ class PretrainTask(VisionLanguageTask):
 
     @classmethod
     def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
-        """Take the objectives whose heads are there, and count MPC's classes."""
-        found: dict[str, Any] = {name: 1.0 for name, (head, _) in PUBLISHED.items() if head in pretrained.heads}
-        tied = "transform.3.weight" in pretrained.heads.get("mlm_score", {"transform.3.weight": None})
-        classes = pretrained.heads.get("mpc", {}).get("region_head.3.bias")
-        if classes is not None:
-            return {"objectives": {**found, "mpc": 1.0}, "classes": len(classes), "tied": tied}
-        return {"objectives": found, "tied": tied} if found else {}
+        """Take the objectives whose heads are there, and count MPC's classes and MIM's codes."""
+        heads = pretrained.heads
+        found: dict[str, Any] = {name: 1.0 for name, (head, _) in PUBLISHED.items() if head in heads}
+        found |= {name: 1.0 for name in objective_names() if name not in PUBLISHED and heads.get(name)}
+        counted = {
+            option: len(bias)
+            for option, (name, key) in COUNTED.items()
+            if (bias := heads.get(name, {}).get(key)) is not None
+        }
+        tied = "transform.3.weight" in heads.get("mlm_score", {"transform.3.weight": None})
+        return {"objectives": found, "tied": tied, **counted} if found else {}
 
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the heads of MLM, ITM and PBC, as far as these objectives are in use."""
@@ -116,7 +140,7 @@ class PretrainTask(VisionLanguageTask):
         return {head: self.objectives[name].get_submodule(part) for name, (head, part) in used.items()}
 
     def heads(self) -> dict[str, nn.Module]:
-        """Return all heads; MPC's is not published."""
+        """Return all heads; those of other objectives than VLE's three are not published, and have their names."""
         others = {name: self.objectives[name] for name in self.objectives if name not in PUBLISHED}
         return {**self.published_heads(), **others}
 
@@ -164,18 +188,33 @@ class PretrainTask(VisionLanguageTask):
         ]
 
     def disagreements(self, facts: DataFacts) -> list[str]:
-        """Add the number of classes."""
-        found, classes = super().disagreements(facts), self.options["classes"]
+        """Add the number of classes, and what masked image modelling needs."""
+        found, classes, codes = super().disagreements(facts), self.options["classes"], self.options["codes"]
         if facts.classes is not None and facts.classes > classes:
             found.append(f"data.classes has {facts.classes} classes, but model.classes is {classes}")
+        masking = [name for name, view in self.views.items() if view.image is ImageView.PATCHES]
+        if masking and not facts.patch_share:
+            found.append(
+                f"data.patch_share is 0, but model.objectives has {' and '.join(masking)}: set it to the share of the "
+                "patches to hide, such as 0.15"
+            )
+        if "mim_codes" in self.objectives and facts.codes is None:
+            found.append("data.codebook is not set, but model.objectives has mim_codes, which predicts its codes")
+        elif "mim_codes" in self.objectives and facts.codes != codes:
+            found.append(f"data.codebook has {facts.codes} codes, but model.codes is {codes}")
         return found
 
     def judge(self, batch: PretrainBatch) -> dict[str, ObjectiveOutput]:
-        """Run all objectives on one micro-batch."""
-        objectives = self._objectives()
-        vectors = {view: vector for objective in objectives for view, vector in objective.vectors().items()}
-        fused = fuse_views(self.model, batch, list(self.views.values()), vectors)
-        return {o.name: o(view, batch) for o, view in zip(objectives, fused, strict=True)}
+        """Run all objectives on one micro-batch; of those that hide patches of one view, the first has its vector."""
+        objectives, views = self._objectives(), list(self.views.values())
+        vectors = {view: vector for objective in reversed(objectives) for view, vector in objective.vectors().items()}
+        read = [kind for objective in objectives for kind in objective.reads]
+        encoded = encode_views(self.model, batch, views, vectors, also=read)
+        fused = fuse_encoded(self.model, batch, encoded, views)
+        return {
+            objective.name: objective(part, batch, *(encoded.images[kind] for kind in objective.reads))
+            for objective, part in zip(objectives, fused, strict=True)
+        }
 
     def pictures(self, batch: PretrainBatch, names: Names) -> Iterable[Picture]:  # type: ignore[override]
         """Draw boxes, the PBC heat map and the MPC and MLM guesses of a few pairs."""

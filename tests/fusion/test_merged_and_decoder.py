@@ -1,0 +1,82 @@
+"""Merged attention and the decoder: shortcuts, what may read what, and what cannot be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vle_lightning.errors import UserError
+from vle_lightning.fusion.base import Ends
+from vle_lightning.fusion.decoder import Decoder, DecoderConfig
+from vle_lightning.fusion.merged_attention import MergedAttentionConfig
+from vle_lightning.streams import Stream
+
+CONFIG = MergedAttentionConfig(width=8, layers=2, heads=2, intermediate=16, dropout=0.0, token_types=2)
+
+
+@pytest.fixture
+def streams() -> tuple[Stream, Stream]:
+    torch.manual_seed(0)
+    text = Stream(torch.randn(2, 3, 8), torch.tensor([[True, True, True], [True, True, False]]))
+    return text, Stream(torch.randn(2, 5, 8), torch.tensor([[True] * 5, [True] * 4 + [False]]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ends", [Ends(1, 1), Ends(1, None), Ends(None, 1), Ends()])
+def test_fewer_states_are_the_first_of_all(streams: tuple[Stream, Stream], ends: Ends) -> None:
+    fusion = CONFIG.build().eval()
+    whole, part = fusion(*streams), fusion(*streams, ends)
+    for all_states, states, end in zip(whole, part, ends, strict=True):
+        torch.testing.assert_close(states, all_states[:, :end])
+
+
+@torch.no_grad()
+def test_text_and_image_swap_places_where_they_are_merged(streams: tuple[Stream, Stream]) -> None:
+    fusion = CONFIG.build().eval()
+    text, image = fusion(*streams)
+    other_image, other_text = fusion(*reversed(streams))
+    torch.testing.assert_close(other_text[streams[0].mask], text[streams[0].mask])
+    torch.testing.assert_close(other_image[streams[1].mask], image[streams[1].mask])
+
+
+@torch.no_grad()
+def test_what_is_watched_is_the_share_of_the_image(streams: tuple[Stream, Stream]) -> None:
+    fusion = CONFIG.build().eval()
+    with fusion.watch() as seen:
+        fusion(*streams)
+        fusion(*streams, Ends(1, 1))
+    assert [tuple(weights.shape) for weights in seen] == [(2, 2, 3, 5)] * 2
+    torch.testing.assert_close(seen[0], seen[1])
+    assert ((seen[0].sum(-1) > 0) & (seen[0].sum(-1) < 1)).all()
+    assert (seen[0][1, ..., 4] == 0).all()  # padded
+
+
+@pytest.fixture
+def decoder() -> Decoder:
+    torch.manual_seed(0)
+    return DecoderConfig(2, 2, 16, 0.0, max_positions=6).build(8, 4).eval()
+
+
+@torch.no_grad()
+def test_a_state_is_made_of_the_words_before_its_own(decoder: Decoder, streams: tuple[Stream, Stream]) -> None:
+    words = torch.randn(2, 5, 4)
+    states = decoder(streams[1], words)
+    assert states.shape == (2, 5, 8)
+    changed = words.clone()
+    changed[:, 2:] = torch.randn(2, 3, 4)
+    torch.testing.assert_close(decoder(streams[1], changed)[:, :3], states[:, :3])
+    assert not torch.allclose(decoder(streams[1], changed)[:, 3], states[:, 3])
+    torch.testing.assert_close(decoder(streams[1]), states[:, :1])  # the start token reads the pair alone
+
+
+@torch.no_grad()
+def test_the_decoder_reads_no_padding_of_the_pair(decoder: Decoder, streams: tuple[Stream, Stream]) -> None:
+    _, image = streams
+    states = image.states.clone()
+    states[1, 4] = 100.0
+    torch.testing.assert_close(decoder(Stream(states, image.mask)), decoder(image))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(UserError, match="decoder: heads = 3: must divide the fusion's width = 8"):
+        DecoderConfig(heads=3).build(8, 4)

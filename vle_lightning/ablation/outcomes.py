@@ -1,0 +1,143 @@
+"""What the finished runs of a study came to."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+from vle_lightning.ablation.rows import BASELINE, Axis, Study
+from vle_lightning.ablation.running import FINETUNE, PRETRAIN, Job
+from vle_lightning.files import is_number, read_object
+from vle_lightning.hub.architecture import read_architecture
+
+RATE, FLOPS = "speed/samples_per_second", "flops/"  # of TensorBoard's events
+SCORES = {  # name -> stage: columns of the table
+    "itm_accuracy": PRETRAIN,
+    "mlm_content_accuracy": PRETRAIN,
+    "vqa_accuracy": FINETUNE,
+}
+DECIDING = "vqa_accuracy"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row, over all seeds that are finished.
+
+    Attributes:
+        parameters: of the backbone.
+        flops: of a pair in pre-training, forward and backward; None: not logged.
+        seconds: of a step of pre-training, the median; None: not logged.
+        scores: shares in [0, 1], one for each seed, by name.
+        references: ceilings and floors of the scores, by their full name.
+        commits: of the code that ran, with "(modified)" where files differed.
+    """
+
+    parameters: int
+    flops: float | None
+    seconds: float | None
+    scores: Mapping[str, tuple[float, ...]]
+    references: Mapping[str, float]
+    commits: tuple[str, ...]
+
+
+class Band(NamedTuple):
+    """What a score is compared with, and between which scores seeds alone can make the difference."""
+
+    reference: float
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Is a score within noise?"""
+        return self.low <= value <= self.high
+
+
+def band_of(axis: Axis, outcomes: Mapping[str, Outcome], name: str) -> Band | None:
+    """Return the band of a score on an axis; None where the runs that make it are not finished.
+
+    It is the range of the baseline's seeds around their mean. On an axis that is compared with a row of its own, which
+    has one seed, it goes as far as that range is wide to either side of that row.
+
+    Args:
+        axis: says what its rows are compared with.
+        outcomes: of all rows.
+        name: of the score.
+    """
+    values = outcomes[BASELINE].scores.get(name, ()) if BASELINE in outcomes else ()
+    if not values:
+        return None
+    if axis.reference == BASELINE:
+        return Band(statistics.mean(values), min(values), max(values))
+    own = outcomes[axis.reference].scores.get(name, ()) if axis.reference in outcomes else ()
+    width = max(values) - min(values)
+    return Band(own[0], own[0] - width, own[0] + width) if own else None
+
+
+def read_outcomes(study: Study, jobs: Sequence[Job]) -> dict[str, Outcome]:
+    """Read the rows of which both stages are finished under some seed, with the settings of today, by name."""
+    outcomes = {}
+    for name in study.rows:
+        own = [job for job in jobs if job.row.name == name and job.is_finished]
+        seeds = {job.seed for job in own if job.stage == PRETRAIN} & {job.seed for job in own if job.stage == FINETUNE}
+        done = [job for job in own if job.seed in seeds]
+        if done:
+            outcomes[name] = read_outcome(done)
+    return outcomes
+
+
+def read_outcome(jobs: Sequence[Job]) -> Outcome:
+    """Read one row.
+
+    Args:
+        jobs: both stages of each seed.
+    """
+    scores: dict[str, tuple[float, ...]] = {}
+    references: dict[str, float] = {}
+    commits: dict[str, None] = {}
+    for job in jobs:
+        metrics = read_object(job.folder.metrics)
+        for name, stage in SCORES.items():
+            value = metrics.get(f"val/{name}")
+            if stage == job.stage and is_number(value):
+                scores[name] = (*scores.get(name, ()), float(value))
+        references |= {key: value for key, value in metrics.items() if key.startswith(("ceiling/", "floor/"))}
+        record = read_object(job.folder.record)
+        commit = str(record.get("commit") or "not known")[:7]
+        commits[f"{commit} (modified)" if record.get("modified") else commit] = None
+    trained = [job for job in jobs if job.stage == PRETRAIN]
+    flops, seconds = zip(*(read_cost(job.folder.path, batch_of(job)) for job in trained), strict=True)
+    return Outcome(
+        count_parameters(trained[0]), _median(flops), _median(seconds), scores, references, tuple(sorted(commits))
+    )
+
+
+def batch_of(job: Job) -> int:
+    """Return the samples of a step."""
+    return int(job.options.get("data", {}).get("global_batch_size", 0))
+
+
+def count_parameters(job: Job) -> int:
+    """Count the parameters of the backbone: heads, which differ between objectives, are left out."""
+    with torch.device("meta"):
+        model = read_architecture(job.options["model"]["architecture"]).build()
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def read_cost(folder: Path, batch: int) -> tuple[float | None, float | None]:
+    """Read what a run has logged: FLOPs of a sample, and the median of the seconds a step."""
+    events = EventAccumulator(str(folder)).Reload()
+    names = events.Tags()["scalars"]
+    counted = [events.Scalars(name)[-1].value for name in names if name.startswith(FLOPS)]
+    rates = [event.value for event in events.Scalars(RATE)] if RATE in names else []
+    return (sum(counted) if counted else None), (batch / statistics.median(rates) if rates and batch else None)
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
