@@ -34,6 +34,7 @@ from vle_lightning.hub.vle import (
     published_name,
     read_vle,
 )
+from vle_lightning.hub.vlmo import is_vlmo, is_vlmo_config, read_vlmo, unwrap, vlmo_name
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind
 
 BEST = "best.ckpt"
@@ -49,12 +50,12 @@ class Pretrained(NamedTuple):
     heads: dict[str, dict[str, Tensor]]  # by published name, then by the name inside of the head
     dropped: tuple[str, ...]  # what has no place in any model here
     unknown: tuple[str, ...]  # tensors that no table names
-    layout: str = "own"  # or vle, or meter
+    layout: str = "own"  # or vle, meter, vlmo
 
     def named(self, name: str) -> str:
         """Return the source's own name of a tensor: of the encoder, or ``HEAD.`` and the name inside of it."""
         if self.layout != "own":
-            return (published_name if self.layout == "vle" else meter_name)(name)
+            return {"vle": published_name, "meter": meter_name, "vlmo": vlmo_name}[self.layout](name)
         head, _, rest = name.partition(".")
         place = self.description.heads.get(head)
         return ENCODER + name if place is None else f"{place}.{rest}"
@@ -124,6 +125,9 @@ def read_pretrained(source: str | Path, option: str = "source") -> Pretrained:
         options = {**folder.config["config"], "text": folder.config["text"]}
         weights = read_weights(folder.path, option)
         return _within_reason(_meter(weights, options, folder.source, f"{option}: {folder.path}"), option)
+    if is_vlmo_config(folder.config):
+        weights = read_weights(folder.path, option)
+        return _within_reason(_vlmo(weights, folder.config, folder.source, f"{option}: {folder.path}"), option)
     if folder.config.get("format") != FORMAT:
         kind = folder.config.get("model_type", folder.config.get("format"))
         raise UserError(f"{option}: {folder.path / CONFIG} describes a {kind!r}; a VLE or an export of ours is needed")
@@ -151,10 +155,19 @@ def _meter(weights: Mapping[str, Tensor], options: object, source: str, where: s
     return Pretrained(source, description, found.encoder, found.heads, found.dropped, found.unknown, "meter")
 
 
+def _vlmo(weights: Mapping[str, Tensor], options: Mapping[str, object], source: str, where: str) -> Pretrained:
+    """Read a VLMo checkpoint, or a folder that holds one beside its sizes."""
+    found = read_vlmo(weights, options, where)
+    description = Description(architecture=found.architecture)
+    return Pretrained(source, description, found.encoder, found.heads, found.dropped, found.unknown, "vlmo")
+
+
 def _read_checkpoint(file: Path, source: str, option: str) -> Pretrained:
     if file.suffix == ".safetensors":
         raise UserError(f"{option}: {file} does not say what it is; name its folder, with config.json")
     content = read_plain(file, option)
+    if is_vlmo(bare := unwrap(content)):
+        return _within_reason(_vlmo(bare, {}, source, f"{option}: {file}"), option)
     weights = content.get("state_dict")
     if not isinstance(weights, dict):
         raise UserError(

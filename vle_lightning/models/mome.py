@@ -333,7 +333,7 @@ class MoME(Backbone):
         """
         self._tell("text_alone" if modality == TEXT else "image_alone", stream.mask.shape)
         states, masks = self._begin(stream, modality)
-        biases = self._biases(self._index(modality, stream.mask.shape[1]))
+        biases = self.biases(self._index(modality, stream.mask.shape[1]))
         split, rows = len(self.blocks) - self.config.fusion_layers, len(states)
         for number, block in enumerate(self.blocks[:split]):
             states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
@@ -349,7 +349,7 @@ class MoME(Backbone):
         """Encode a modality by itself with its own expert alone: states (B, N, D), before the last norm."""
         self._tell("text_single" if modality == TEXT else "image_single", stream.mask.shape)
         states, masks = self._begin(stream, modality)
-        biases = self._biases(self._index(modality, stream.mask.shape[1]))
+        biases = self.biases(self._index(modality, stream.mask.shape[1]))
         for number, block in enumerate(self.blocks):
             states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
         return states
@@ -401,7 +401,7 @@ class MoME(Backbone):
     def _fuse(self, text: Stream, image: Stream) -> Fused:
         states, mask = text.append(image)
         tokens, split = text.mask.shape[1], len(self.blocks) - self.config.fusion_layers
-        biases = self._biases(self._pair_index(tokens, image.mask.shape[1]))
+        biases = self.biases(self._pair_index(tokens, image.mask.shape[1]))
         below: tuple[tuple[int, str], ...] = ((tokens, TEXT), (image.mask.shape[1], IMAGE))
         apart = self._apart(tokens, states) if self.config.attention_apart else None
         for number, block in enumerate(self.blocks):
@@ -434,7 +434,7 @@ class MoME(Backbone):
         index[:shared, :shared] = known[:shared, :shared]
         return index
 
-    def _biases(self, index: Tensor) -> Tensor | None:
+    def biases(self, index: Tensor) -> Tensor | None:
         """Gather the biases of all layers once: (L, H, N, N); zero where a state has no place."""
         if self.position_bias is None:
             return None
