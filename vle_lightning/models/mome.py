@@ -30,7 +30,9 @@ from vle_lightning.models.relative_bias import (
 )
 from vle_lightning.streams import Fused, ImageLayout, Stream
 
-TEXT, IMAGE, PAIR = "text", "image", "pair"  # names of the experts
+TEXT: Literal["text"] = "text"  # names of the experts
+IMAGE: Literal["image"] = "image"
+PAIR = "pair"
 HALF = PixelFacts((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # BEiT's normalisation
 Modality = Literal["text", "image"]
 Positions = Literal["relative", "absolute"]
@@ -139,7 +141,8 @@ class BiasedAttention(nn.Module):
         """Say how much each state reads of each: (B, H, N, N) float, rows that sum to one."""
         query, key, _ = self.project(states)
         found = query.float() @ key.float().transpose(-1, -2) / query.shape[-1] ** 0.5
-        return (found + scores).softmax(-1)
+        weights: Tensor = (found + scores).softmax(-1)
+        return weights
 
 
 class MoMEBlock(nn.Module):
@@ -440,7 +443,8 @@ class MoME(Backbone):
             return None
         table = torch.cat([self.position_bias, self.position_bias.new_zeros(1, self.position_bias.shape[1])])
         gathered = table[index.to(table.device)]  # (N, N, L * H)
-        return gathered.permute(2, 0, 1).unflatten(0, (self.config.layers, self.config.heads))
+        biases: Tensor = gathered.permute(2, 0, 1).unflatten(0, (self.config.layers, self.config.heads))
+        return biases
 
     def _apart(self, tokens: int, states: Tensor) -> Tensor:
         is_text = torch.arange(states.shape[1], device=states.device) < tokens

@@ -123,14 +123,15 @@ def spline_weights(knots: Tensor, points: Tensor) -> Tensor:
         right[i, i] = -right[i, i - 1] - right[i, i + 1]
     system[0, :3] = torch.stack([gaps[1], -(gaps[0] + gaps[1]), gaps[0]])  # equal third derivatives at the second knot
     system[-1, -3:] = torch.stack([gaps[-1], -(gaps[-1] + gaps[-2]), gaps[-2]])
-    curvature = torch.linalg.solve(system, right)  # second derivatives at the knots, of the values
+    curvature: Tensor = torch.linalg.solve(system, right)  # second derivatives at the knots, of the values
     points = points.clamp(knots[0], knots[-1])
     left = (torch.searchsorted(knots, points, right=True) - 1).clamp(0, count - 2)
     gap, before, after = gaps[left], points - knots[left], knots[left + 1] - points
     values = torch.eye(count, dtype=torch.float64)
-    return (
+    weights: Tensor = (
         curvature[left] * ((after**3 / gap - after * gap) / 6)[:, None]
         + curvature[left + 1] * ((before**3 / gap - before * gap) / 6)[:, None]
         + values[left] * (after / gap)[:, None]
         + values[left + 1] * (before / gap)[:, None]
     )
+    return weights
