@@ -249,7 +249,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         transform = ImageTransform(self.image_size, *self.training_view)
         dataset = self.training_data(folders, transform)
         is_over = partial(epoch_is_over, self.trainer)
-        self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over)
+        looks_ahead = bool(self.trainer and getattr(self.trainer.lightning_module, "looks_ahead", False))
+        self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over, looks_ahead)
         self._train_loader.load_state_dict(self._start)
         return self._train_loader
 

@@ -18,6 +18,7 @@ from vle_lightning.streams import Fused, ImageLayout, Stream
 
 TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects take the following ones
 
+Modality = Literal["text", "image"]
 Blind = Literal["none", "image", "text"]  # the masked modality of a baseline
 Way = Literal["text", "image", "fusion", "pairs", "restore", "text_alone", "image_alone", "text_single", "image_single"]
 
@@ -80,8 +81,14 @@ class Backbone(nn.Module):
         text_width: of the word embeddings.
         norm_eps: of the text encoder's layer norms.
         init_std: standard deviation that new weights are drawn with.
+        ways_alone: names of the ways in which `encode_alone` encodes a modality by itself.
+        alone_trains: has weights that no fusion reads, only `encode_alone`.
+        contrast_width: of the vectors that contrast compares.
     """
 
+    ways_alone: ClassVar[tuple[str, ...]] = ("single",)
+    alone_trains: ClassVar[bool] = False
+    contrast_width: int = 256  # ALBEF's (arXiv 2107.07651)
     rates: ClassVar[Mapping[str, str]]  # beginning of a parameter's name -> learning-rate group; all else is "fusion"
 
     width: int
@@ -140,6 +147,19 @@ class Backbone(nn.Module):
             return self._masked(len(pixel_values))
         self._tell("image", (len(pixel_values), *pixel_values.shape[-2:]))
         return self._encode_image(pixel_values, hidden)
+
+    def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
+        """Encode B texts or images by themselves, for contrast: a stream for each of `ways_alone`.
+
+        Args:
+            stream: of `encode_text` or `encode_image`.
+            modality: which one.
+
+        Returns:
+            Streams whose first state stands for the whole; of dual streams the one that was given.
+        """
+        del modality
+        return (stream,)
 
     def fuse(
         self, text: Stream, image: Stream, text_types: Tensor | None = None, image_types: Tensor | None = None
@@ -249,6 +269,15 @@ class Backbone(nn.Module):
     def _masked(self, rows: int) -> Stream:
         weight = self.token_types.weight
         return Stream(weight.new_zeros(rows, 1, self.width), weight.new_ones(rows, 1, dtype=torch.bool))
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Tell nobody of the calls while the context lasts: they make again what is made later."""
+        watchers, self._watchers = self._watchers, []
+        try:
+            yield
+        finally:
+            self._watchers = watchers
 
     def _tell(self, way: Way, sizes: tuple[int, ...]) -> None:
         for watcher in self._watchers:

@@ -19,7 +19,16 @@ from torch.nn import functional as F
 from vle_lightning.encoders.base import PatchMask, PixelFacts, blackened
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.errors import UserError
-from vle_lightning.models.backbone import IMAGE_TYPE, TEXT_TYPE, Backbone, BackboneConfig, Blind, Features, Way
+from vle_lightning.models.backbone import (
+    IMAGE_TYPE,
+    TEXT_TYPE,
+    Backbone,
+    BackboneConfig,
+    Blind,
+    Features,
+    Modality,
+    Way,
+)
 from vle_lightning.models.heads import Pooler, initialise
 from vle_lightning.models.relative_bias import (
     image_index,
@@ -34,7 +43,6 @@ TEXT: Literal["text"] = "text"  # names of the experts
 IMAGE: Literal["image"] = "image"
 PAIR = "pair"
 HALF = PixelFacts((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # BEiT's normalisation
-Modality = Literal["text", "image"]
 Positions = Literal["relative", "absolute"]
 
 
@@ -236,17 +244,11 @@ class PatchEmbeddings(nn.Module):
         return states
 
 
-class Alone(NamedTuple):
-    """What a modality alone is encoded to, by its own expert and through the vision-language experts."""
-
-    states: Tensor  # (B, N, D) after all blocks with the modality's expert, normed
-    pair_states: Tensor  # (B, N, D) the same blocks below, then the vision-language experts, normed
-    mask: Tensor  # (B, N) bool
-
-
 class MoME(Backbone):
     """Streams before fusion are embeddings: fusion starts from them, not from what a modality alone is encoded to."""
 
+    ways_alone: ClassVar[tuple[str, ...]] = ("single", "pair")
+    alone_trains: ClassVar[bool] = True
     rates: ClassVar[Mapping[str, str]] = {"": "tower"}  # VLMo trains all of it at one rate
 
     config: MoMEConfig
@@ -261,7 +263,7 @@ class MoME(Backbone):
             raise UserError(
                 f"model.architecture: fusion_layers is {config.fusion_layers}; give 0 to {config.layers}, the layers"
             )
-        self.width = self.pooled_width = self.hidden_width = self.text_width = config.width
+        self.width = self.pooled_width = self.hidden_width = self.text_width = self.contrast_width = config.width
         self.vocabulary, self.max_tokens, self.padding = config.vocab_size, config.text_positions, 0
         self.layout, self.pixels = ImageLayout(1, config.patch_size), HALF
         self.init_std, self.norm_eps = config.init_std, 1e-12
@@ -325,14 +327,10 @@ class MoME(Backbone):
                 self.image.position_embedding = nn.Embedding.from_pretrained(table, freeze=not old.requires_grad)
         self.config = self.config.resized(image_size)
 
-    def encode_alone(self, stream: Stream, modality: Modality) -> Alone:
-        """Encode a modality by itself, B rows, for contrast (VLMo, section 3.2).
+    def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
+        """Encode B texts or images by their own expert, and through the vision-language experts (VLMo, section 3.2).
 
         The two ways share all blocks below the fusion layers; above, both are one batched call.
-
-        Args:
-            stream: of `encode_text` or `encode_image`.
-            modality: which one.
         """
         self._tell("text_alone" if modality == TEXT else "image_alone", stream.mask.shape)
         states, masks = self._begin(stream, modality)
@@ -342,11 +340,12 @@ class MoME(Backbone):
             states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
         both = torch.cat([states, states])
         twice = torch.cat([masks, masks])
-        ((_, single),), ((_, pair),) = Route.whole(states, modality).parts, Route.whole(states, PAIR).parts
+        length = states.shape[1]
+        route = Route(((rows, ((length, modality),)), (rows, ((length, PAIR),))))
         for number, block in enumerate(self.blocks[split:], start=split):
-            both = block(both, _scores(biases, number, twice), Route(((rows, single), (rows, pair))))
-        states, pair_states = self.norm(both).split(rows)
-        return Alone(states, pair_states, stream.mask)
+            both = block(both, _scores(biases, number, twice), route)
+        single, pair = self.norm(both).split(rows)
+        return Stream(single, stream.mask), Stream(pair, stream.mask)
 
     def encode_single(self, stream: Stream, modality: Modality) -> Tensor:
         """Encode a modality by itself with its own expert alone: states (B, N, D), before the last norm."""
