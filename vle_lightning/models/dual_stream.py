@@ -123,7 +123,7 @@ class DualStream(Backbone):
         """Make learned positions those of square pictures of so many pixels."""
         if image_size != self.config.image_size:
             self.image.resize(image_size)
-            self.config = self.config.resized(image_size)
+            self.config = replace(self.config, image=self.image.config)
 
     def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
         """Return the states that predict the tokens of a text: the decoder's, where there is one."""
