@@ -123,7 +123,7 @@ class DualStream(Backbone):
         """Make learned positions those of square pictures of so many pixels."""
         if image_size != self.config.image_size:
             self.image.resize(image_size)
-            self.config = self.config.resized(image_size)
+            self.config = replace(self.config, image=self.image.config)
 
     def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
         """Return the projected stream; of images that are pooled by their mean, this mean."""
