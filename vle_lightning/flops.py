@@ -22,18 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from vle_lightning.hub.architecture import read_architecture, to_plain
-from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Way
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Modality, Way
 from vle_lightning.streams import Fused, Stream
 from vle_lightning.tasks.base import VisionLanguageTask
 
 PARTS = ("text", "image", "fusion", "heads")
-PART_OF: Mapping[Way, str] = {
-    "text": "text",
-    "image": "image",
-    "fusion": "fusion",
-    "pairs": "fusion",
-    "restore": "fusion",
-}
+ALONE: Mapping[Way, Modality] = {"text_alone": "text", "image_alone": "image"}
 MULTIPLY_ADD = 2  # operations
 
 
@@ -131,7 +125,7 @@ def flops_by_part(
     """
     flops = dict.fromkeys(PARTS, 0.0)
     for call, count in Counter(recording.encoder).items():
-        flops[PART_OF[call.way]] += count * encoder_flops(config, blind, call)
+        flops[config.part_of_call(call.way)] += count * encoder_flops(config, blind, call)
     for head in recording.heads:
         inputs, outputs = heads[head.name]
         passes = 3 if head.reaches_back else 2  # forward, gradient of the weight, gradient of the input
@@ -213,15 +207,18 @@ def run_part(model: Backbone, call: EncoderCall) -> Tensor:
     if call.way == "image":
         rows, height, width = call.sizes
         return model.encode_image(torch.zeros(rows, 3, height, width)).states
-    rows, tokens, states, *restored = call.sizes
-    text, image = (
+    rows, *lengths = call.sizes
+    streams = [
         Stream(torch.zeros(rows, n, model.width, requires_grad=True), torch.ones(rows, n, dtype=torch.bool))
-        for n in (tokens, states)
-    )
+        for n in lengths[:2]
+    ]
+    if call.way in ALONE:
+        return torch.cat([part.states for part in model.encode_alone(streams[0], ALONE[call.way])])
+    text, image = streams
     if call.way == "pairs":
         return model.pool_pairs(text, image)
     if call.way == "restore":
-        ids = torch.zeros(rows, *restored, dtype=torch.long)
+        ids = torch.zeros(rows, lengths[2], dtype=torch.long)
         return model.restore(Fused(*(stream.states for stream in (text, image, image))), text, image, ids)
     fused = model.fuse(text, image)
     return torch.cat([part.flatten() for part in fused])

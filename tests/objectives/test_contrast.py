@@ -16,6 +16,7 @@ from vle_lightning.errors import UserError
 from vle_lightning.models.mome import MoMEConfig
 from vle_lightning.objectives.contrast import Mining, Partners, Rows, Vectors, draw_partners, gather
 from vle_lightning.objectives.itc import ImageTextContrast
+from vle_lightning.objectives.itm_hard import HardImageTextMatching
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.pretrain import PretrainTask
 
@@ -42,7 +43,7 @@ def cut(whole: PretrainBatch, sizes: Sequence[int], first: int = 0, stride: int 
     parts, start = [], 0
     for place, size in enumerate(sizes):
         rows = slice(start, start + size)
-        changes = {
+        changes: dict[str, Any] = {
             name: value[rows]
             for name in vars(whole)
             if isinstance(value := getattr(whole, name), Tensor | tuple) and len(value) == len(whole)
@@ -61,7 +62,7 @@ def gradients(made: PretrainTask, parts: list[PretrainBatch]) -> tuple[dict[str,
     for part in parts:
         outputs = made.judge(part, is_whole=False)
         losses.append({name: output.loss.item() for name, output in outputs.items()})
-        (torch.stack([output.loss for output in outputs.values()]).sum() / len(parts)).backward()  # type: ignore[no-untyped-call]
+        (torch.stack([output.loss for output in outputs.values()]).sum() / len(parts)).backward()
     found = {name: weight.grad.clone() for name, weight in made.named_parameters() if weight.grad is not None}
     return found, losses
 
@@ -93,7 +94,7 @@ def test_the_gradient_is_that_of_the_loss_by_its_definition() -> None:
             terms += [-scores[row].log_softmax(0)[row] / 2, -scores[:, row].log_softmax(0)[row] / 2]
     expected = torch.stack(terms).sum() / STEP / len(objective.heads())
     assert loss["itc"] == pytest.approx(expected.item(), rel=1e-5)
-    expected.backward()  # type: ignore[no-untyped-call]
+    expected.backward()
     for name, weight in made.named_parameters():
         if weight.grad is not None:
             torch.testing.assert_close(found[name], weight.grad, rtol=1e-4, atol=1e-6, msg=name)
@@ -110,7 +111,7 @@ def test_the_first_pass_draws_the_same_dropout_as_the_second() -> None:
         seen.append(plain(*arguments))
         return seen[-1]
 
-    objective.vectors_of = record  # type: ignore[method-assign]
+    objective.vectors_of = record  # type: ignore[method-assign, assignment]
     for part in cut(pretrain_batch(STEP), (6, 6)):
         made.training_step(part)
     first, second, *again = seen
@@ -223,7 +224,9 @@ def test_hard_matching_judges_pairs_other_texts_and_other_images() -> None:
     assert made._contrast is not None
     encoded, extras = made._contrast.extend(whole, made._encode(whole), is_whole=True)
     assert encoded.negatives is not None
-    head, model = made.objectives["itm_hard"].get_submodule("head"), made.model
+    model, objective = made.model, made.objectives["itm_hard"]
+    assert isinstance(objective, HardImageTextMatching)
+    head = objective.head
     text, image = model.encode_text(whole.input_ids, whole.attention_mask), model.encode_image(whole.pixel_values)
     logits = [
         head(model.fuse(*pair).pooled)

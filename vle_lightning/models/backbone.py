@@ -59,6 +59,10 @@ class BackboneConfig(PartConfig):
         """Return the configuration of the same network for other pictures."""
         raise TypeError(f"{type(self).__name__} does not define resized")
 
+    def part_of_call(self, way: Way) -> str:
+        """Return the part that a call is counted with: text, image or fusion."""
+        return way if way in ("text", "image") else "fusion"
+
     def least_weights(self) -> int:
         """Return a lower bound of the number of parameters, by arithmetic: building it could take all memory."""
         return 0
@@ -116,10 +120,6 @@ class Backbone(nn.Module):
     @abstractmethod
     def part_of(self, name: str) -> str:
         """Return the part that a parameter, by its name in the backbone, is counted with: a key of `layers`."""
-
-    def part_of_call(self, way: Way) -> str:
-        """Return the part that a call is counted with: text, image or fusion."""
-        return way if way in ("text", "image") else "fusion"
 
     @property
     @abstractmethod

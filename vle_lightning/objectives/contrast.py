@@ -182,12 +182,15 @@ def _travel(values: Tensor, sources: Tensor, share: int) -> Tensor:
 
 
 def judge(similarities: Sequence[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
-    """Return the mean loss () over the ways, and its gradient (K, N, N) with respect to the similarities."""
-    with torch.enable_grad():
-        leaves = [part.detach().requires_grad_() for part in similarities]
-        loss = torch.stack([contrastive_loss(leaf, rows.same, rows.valid) for leaf in leaves]).mean()
-        pulls = torch.autograd.grad(loss, leaves)
-    return loss.detach(), torch.stack(pulls)
+    """Return the mean loss () over the ways, and its gradient (K, N, N) with respect to the similarities.
+
+    Where nothing is learned the gradient is zero.
+    """
+    learns = torch.is_grad_enabled()
+    leaves = [part.detach().requires_grad_(learns) for part in similarities]
+    loss = torch.stack([contrastive_loss(leaf, rows.same, rows.valid) for leaf in leaves]).mean()
+    pulls = torch.autograd.grad(loss, leaves) if learns else [torch.zeros_like(leaf) for leaf in leaves]
+    return loss.detach(), torch.stack(list(pulls))
 
 
 def _facts(batch: PretrainBatch, planned: int) -> Tensor:

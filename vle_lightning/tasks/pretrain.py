@@ -111,8 +111,8 @@ class PretrainTask(VisionLanguageTask):
         heads = {name: find_objective(name).build(self.model, shared) for name in self.weights}
         self.objectives = nn.ModuleDict(heads)
         self.views = {name: head.views for name, head in heads.items()}
-        contrast = find_contrast(self._objectives())
-        self._contrast = contrast and StepContrast(contrast, self.model, mining, "itm_hard" in self.weights, seed)
+        contrast, draws = find_contrast(self._objectives()), "itm_hard" in self.weights
+        self._contrast = None if contrast is None else StepContrast(contrast, self.model, mining, draws, seed)
         if passes == "joint" and self.views.keys() >= set(JOINED):
             self.views |= dict.fromkeys(JOINED, FusedView(TextView.MASKED, ImageView.MASKED))
         names = [name for objective in self._objectives() for name in objective.score_names]
