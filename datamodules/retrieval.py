@@ -83,6 +83,7 @@ class RetrievalBuilder(BatchBuilder[RetrievalSample, RetrievalBatch]):
         head = replace(head, skipped=skipped, sample_ids=image_ids if self.all_texts else head.sample_ids)
         return RetrievalBatch(
             **vars(head),
+            keys=row_keys(head.sample_ids, image_ids, [sample.texts[0] for sample in samples]),
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
             owners=torch.arange(rows).repeat_interleave(torch.tensor([len(sample.texts) for sample in samples])),
