@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
@@ -43,7 +42,7 @@ class RetrievalTask(VisionLanguageTask):
 
     Either pre-training's matching head goes on learning and a pair's score is the difference of its two logits, with a
     loss over texts and images alike (ours); or, as METER does, one output of its own is started from the row of that
-    head that says match, ranks the texts of each image alone, and the head itself stays as it is and adds ITM's loss.
+    head that says match and ranks the texts of each image alone. The head itself then stays as it is and has no loss.
 
     Evaluation encodes each image and text once and keeps the streams; the split's end fuses the pairs. So a rank
     holds its share of the images (COCO 5K at 384 px and VLE-base's width: 9 GB in float32 over all ranks) and all
@@ -164,11 +163,8 @@ class RetrievalTask(VisionLanguageTask):
         if self.contrastive is not None:
             similarities = self.contrastive(self.contrastive.embed_images(image), self.contrastive.embed_texts(text))
         candidates = self._candidates(batch, groups, similarities)
-        pooled = self.model.pool_pairs(text.select(candidates.texts), image.select(candidates.images))
-        scores = self.rate(pooled)
+        scores = self.match(text.select(candidates.texts), image.select(candidates.images))
         loss = ranking_loss(scores, candidates, groups, batch.valid, of_texts=self.rank is None)
-        if self.rank is not None:
-            loss = loss + self._matching_loss(pooled, candidates, groups, batch.valid)
         first = first_places(scores.detach(), candidates) & batch.valid
         self.score(stage, "first_places", first.sum(), batch.valid.sum())
         if similarities is None:
@@ -222,16 +218,6 @@ class RetrievalTask(VisionLanguageTask):
         del names
         part = gallery(batch)
         return [retrieval_sheet(part.pixel_values, part.texts, self(part), part.owners, self.model.pixels)]
-
-    def _matching_loss(self, pooled: Tensor, candidates: Candidates, groups: Tensor, valid: Tensor) -> Tensor:
-        """Return ITM's loss: every other image has its own text beside it, the others their first wrong one."""
-        rows = torch.arange(len(valid), device=valid.device)
-        pairs = candidates.of_image[rows, rows % 2]
-        images, texts = candidates.images[pairs], candidates.texts[pairs]
-        judged = valid & valid[texts]
-        targets = (groups[images] == groups[texts]).long()
-        losses = F.cross_entropy(in_float32(self.head, pooled[pairs]), targets, reduction="none")
-        return (losses * judged).sum() / judged.sum().clamp(min=1)
 
     def _candidates(self, batch: RetrievalBatch, groups: Tensor, similarities: Tensor | None) -> Candidates:
         if not self.hard:
