@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
-from datamodules.dataset import BatchBuilder, BatchHead
+from datamodules.dataset import BatchBuilder, BatchHead, row_keys
 from datamodules.index import Column
 from datamodules.records import Kind, Text
 from datamodules.shards import RawSample, SampleError, ShardFolder
