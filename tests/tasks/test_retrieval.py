@@ -217,12 +217,13 @@ def test_a_blind_task_trains_and_is_scored_without_the_withheld_side(blind: str,
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_task_overfits_eight_images(options: dict[str, Any]) -> None:
     task, batch = make_task(**options).train(), retrieval_batch(8, shifts=(1, 2, 3, 4, 5, 6, 7))
-    optimizer, _ = make_optimizer(task, OptimConfig(lr=3e-3, fusion_multiplier=1, head_multiplier=1), steps=200)
+    optimizer, schedule = make_optimizer(task, OptimConfig(lr=3e-3, fusion_multiplier=1, head_multiplier=1), steps=200)
     for _ in range(200):
         optimizer.zero_grad()
         task.step(batch, Stage.TRAIN).backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
     task.eval()
     with torch.no_grad():
         task.validation_step(batch)

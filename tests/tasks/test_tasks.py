@@ -61,13 +61,14 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
 def test_a_task_overfits_eight_samples(case: Case) -> None:
     task = build(case)
     batch = case[1](rows=8)
-    optimizer, _ = make_optimizer(task, OptimConfig(lr=3e-3, fusion_multiplier=1, head_multiplier=1), 150)
+    optimizer, schedule = make_optimizer(task, OptimConfig(lr=3e-3, fusion_multiplier=1, head_multiplier=1), 150)
     first = float(task.step(batch, Stage.TRAIN).detach())
     for _ in range(150):
         optimizer.zero_grad()
         loss = task.step(batch, Stage.TRAIN)
         loss.backward()
         optimizer.step()
+        schedule.step()
     task.eval()
     with torch.no_grad():
         last = float(task.step(batch, Stage.VAL))
