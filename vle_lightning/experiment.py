@@ -187,7 +187,7 @@ class ExperimentCLI(LightningCLI):
             print(f"model.init: {self.model.load_report}")
         if self.subcommand is not None:
             self._check()
-        if self.subcommand == "fit" and not settings.ckpt_path:
+        if self.subcommand == "fit" and not settings.ckpt_path and self.datamodule.reads_images:
             self.model.model.resize_images(self.datamodule.image_size)
         given = self._get(self.config_init, "trainer").callbacks
         watchers = run.callbacks(self.model, self.datamodule)

@@ -22,18 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from vle_lightning.hub.architecture import read_architecture, to_plain
-from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Way
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Modality, Way
+from vle_lightning.models.mome import MoME
 from vle_lightning.streams import Fused, Stream
 from vle_lightning.tasks.base import VisionLanguageTask
 
 PARTS = ("text", "image", "fusion", "heads")
-PART_OF: Mapping[Way, str] = {
-    "text": "text",
-    "image": "image",
-    "fusion": "fusion",
-    "pairs": "fusion",
-    "restore": "fusion",
-}
 MULTIPLY_ADD = 2  # operations
 
 
@@ -131,12 +125,23 @@ def flops_by_part(
     """
     flops = dict.fromkeys(PARTS, 0.0)
     for call, count in Counter(recording.encoder).items():
-        flops[PART_OF[call.way]] += count * encoder_flops(config, blind, call)
+        flops[part_of_call(config, call.way)] += count * encoder_flops(config, blind, call)
     for head in recording.heads:
         inputs, outputs = heads[head.name]
         passes = 3 if head.reaches_back else 2  # forward, gradient of the weight, gradient of the input
         flops["heads"] += passes * MULTIPLY_ADD * head.rows * inputs * outputs
     return flops
+
+
+def part_of_call(config: BackboneConfig, way: Way) -> str:
+    """Return the part that a call of a backbone is counted with; the backbone says so."""
+    return _part_of_call(json.dumps(to_plain(config)), way)
+
+
+@lru_cache(maxsize=256)
+def _part_of_call(architecture: str, way: Way) -> str:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return read_architecture(json.loads(architecture)).build().part_of_call(way)
 
 
 def encoder_flops(config: BackboneConfig, blind: Blind, call: EncoderCall) -> int:
@@ -213,6 +218,8 @@ def run_part(model: Backbone, call: EncoderCall) -> Tensor:
     if call.way == "image":
         rows, height, width = call.sizes
         return model.encode_image(torch.zeros(rows, 3, height, width)).states
+    if call.way in ("text_single", "image_single", "text_alone", "image_alone"):
+        return _run_unimodal(model, call)
     rows, tokens, states, *restored = call.sizes
     text, image = (
         Stream(torch.zeros(rows, n, model.width, requires_grad=True), torch.ones(rows, n, dtype=torch.bool))
@@ -225,3 +232,16 @@ def run_part(model: Backbone, call: EncoderCall) -> Tensor:
         return model.restore(Fused(*(stream.states for stream in (text, image, image))), text, image, ids)
     fused = model.fuse(text, image)
     return torch.cat([part.flatten() for part in fused])
+
+
+def _run_unimodal(model: Backbone, call: EncoderCall) -> Tensor:
+    """Run a modality by itself; with its own experts alone (single), or with those of pairs beside them (alone)."""
+    rows, length = call.sizes
+    states = torch.zeros(rows, length, model.width, requires_grad=True)
+    stream = Stream(states, torch.ones(rows, length, dtype=torch.bool))
+    modality: Modality = "text" if call.way.startswith("text") else "image"
+    if call.way.endswith("single"):
+        return model.encode_unimodal(stream, modality)
+    assert isinstance(model, MoME)
+    alone = model.encode_alone(stream, modality)
+    return torch.cat([alone.states, alone.pair_states])

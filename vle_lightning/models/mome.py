@@ -19,7 +19,16 @@ from torch.nn import functional as F
 from vle_lightning.encoders.base import PatchMask, PixelFacts, blackened
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.errors import UserError
-from vle_lightning.models.backbone import IMAGE_TYPE, TEXT_TYPE, Backbone, BackboneConfig, Blind, Features, Way
+from vle_lightning.models.backbone import (
+    IMAGE_TYPE,
+    TEXT_TYPE,
+    Backbone,
+    BackboneConfig,
+    Blind,
+    Features,
+    Modality,
+    Way,
+)
 from vle_lightning.models.heads import Pooler, initialise
 from vle_lightning.models.relative_bias import (
     image_index,
@@ -34,7 +43,6 @@ TEXT: Literal["text"] = "text"  # names of the experts
 IMAGE: Literal["image"] = "image"
 PAIR = "pair"
 HALF = PixelFacts((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # BEiT's normalisation
-Modality = Literal["text", "image"]
 Positions = Literal["relative", "absolute"]
 
 
@@ -247,6 +255,7 @@ class Alone(NamedTuple):
 class MoME(Backbone):
     """Streams before fusion are embeddings: fusion starts from them, not from what a modality alone is encoded to."""
 
+    embeds: ClassVar[bool] = True
     rates: ClassVar[Mapping[str, str]] = {"": "tower"}  # VLMo trains all of it at one rate
 
     config: MoMEConfig
@@ -357,6 +366,18 @@ class MoME(Backbone):
             states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
         return states
 
+    def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
+        """Encode a modality by itself with its own expert alone: states (B, N, D), normed."""
+        states: Tensor = self.norm(self.encode_single(stream, modality))
+        return states
+
+    def reads(self, name: str, modality: Modality) -> bool:
+        """Say whether a modality by itself reads a parameter: not those of the other one's or of pairs' experts."""
+        expert = name.split(".experts.")[-1].split(".")[0] if ".experts." in name else None
+        if expert is not None:
+            return expert == (TEXT if self.config.shared_experts else modality)
+        return name.startswith(("blocks.", "token_types.", "norm.", "position_bias", f"{modality}."))
+
     def features(
         self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None
     ) -> Features:
@@ -365,7 +386,7 @@ class MoME(Backbone):
         images = None if pixel_values is None else self.encode_image(pixel_values)
         images = images if images is None or rows is None else images.select(rows)
         alone = [
-            stream and Stream(self.norm(self.encode_single(stream, modality)), stream.mask)
+            stream and Stream(self.encode_unimodal(stream, modality), stream.mask)
             for stream, modality in ((texts, TEXT), (images, IMAGE))
         ]
         fused = None if texts is None or images is None else self.fuse(texts, images)

@@ -13,9 +13,9 @@ from vle_lightning.batch import IGNORED
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.hub.pretrained import from_pretrained, load_pretrained
 from vle_lightning.hub.vlmo import HEADS, VLMO_KEYS
-from vle_lightning.models.backbone import Backbone
+from vle_lightning.models.backbone import Backbone, Modality
 from vle_lightning.models.contrastive import ContrastiveHead
-from vle_lightning.models.mome import Modality, MoME
+from vle_lightning.models.mome import MoME
 from vle_lightning.models.relative_bias import image_index, joint_index, resize_bias_table, text_index
 from vle_lightning.objectives.mlm import MaskedLanguageModelling
 from vle_lightning.parity.checks import EXACT, OUTPUT, POSITIONS, Bound, Check, compare
