@@ -258,7 +258,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         transform = ImageTransform(self.image_size, *self.training_view)
         dataset = self.training_data(folders, transform)
         is_over = partial(epoch_is_over, self.trainer)
-        self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over)
+        looks_ahead = bool(self.trainer and getattr(self.trainer.lightning_module, "looks_ahead", False))
+        self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over, looks_ahead)
         self._train_loader.load_state_dict(self._start)
         return self._train_loader
 
@@ -439,12 +440,12 @@ def check_splits(trained: Sequence[str], evaluated: Mapping[str, str | None]) ->
         evaluated: split by option; None where none is named.
 
     Raises:
-        ValueError: none is trained on, or one is evaluated that is, or that is a part of one that is.
+        ValueError: none is trained on, or one is evaluated that is, or that is a part of one that is, or holds one.
     """
     if not trained:
         raise ValueError("data.train_split is empty; name a split, such as train")
     for option, split in evaluated.items():
-        if split is not None and (seen := [name for name in trained if holds(name, split)]):
+        if split is not None and (seen := [n for n in trained if holds(n, split) or holds(split, n)]):
             raise ValueError(
                 f"data.{option} {split} is trained on (data.train_split: {seen[0]}): scores on what was seen say "
                 "nothing; train on the other part, such as val_train beside val_rest"

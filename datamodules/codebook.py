@@ -261,4 +261,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(enter(MAKE, main))
+    sys.exit(enter("python -m datamodules.codebook", main))

@@ -40,6 +40,7 @@ class BatchHead:
     number: int
     skipped: tuple[Skip, ...]
     pixel_values: Tensor  # (B, 3, H, W) float; (B, 2, 3, H, W) where samples are about two images
+    planned: int = 0  # rows of the micro-batch if all its samples can be used; 0: as many as it has
 
 
 class BatchBuilder(ABC, Generic[SampleT, BatchT_co]):
@@ -105,7 +106,8 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
             raw, image, sample = self._filler(which, skipped, rng)
             names, pixels, samples, valid = [raw.sample_id], [image], [sample], [False]
         images = self.stack(pixels)
-        head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images)
+        planned = len(which.samples)
+        head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images, planned)
         return self.finish(head, samples, rng)
 
     def stack(self, pixels: Sequence[Tensor]) -> Tensor:

@@ -74,6 +74,7 @@ class TextBuilder(BatchBuilder[str, TextBatch]):
             step=head.step,
             number=head.number,
             skipped=head.skipped,
+            planned=head.planned,
             masked_input_ids=torch.from_numpy(masked),
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,

@@ -63,6 +63,7 @@ def pretrain_batch(rows: int = 4, tokens: int = 9, regions: int = 3, seed: int =
         input_ids=ids,
         attention_mask=mask,
         texts=tuple(f"text {row}" for row in range(rows)),
+        keys=torch.arange(rows)[:, None].expand(-1, 3),
         masked_input_ids=ids.masked_fill(chosen, 4),
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from vle_lightning.cli import main
+from vle_lightning.encoders.base import PixelFacts
 from vle_lightning.experiment import ExperimentCLI
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -55,6 +56,8 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
         "data.val_split": val_split,
         "data.test_split": test_split or "null",
         "data.image_size": 48,
+        "data.pixel_mean": list(PixelFacts().mean),  # the tiny preset's
+        "data.pixel_std": list(PixelFacts().std),
         "data.max_text_length": 32,
         "data.batch_size": 4,
         "data.global_batch_size": 8,
@@ -66,6 +69,8 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
     }
     if task == "pretrain":
         options |= {"data.patch_size": 8, "data.classes": world / "classes.json"}
+    if task == "vcr":
+        options["data.max_objects"] = 10  # the tiny preset has rows for so many
     if task == "vqa":
         answers = world / "shards" / "answers.json"
         options |= {"data.answers": answers, "model.answers": len(json.loads(answers.read_text()))}

@@ -55,6 +55,8 @@ class Batch:
     step: int  # the optimiser step, counted from 0 over the whole run
     number: int  # the micro-batch's number within its step: rank + i * world size
     skipped: tuple[Skip, ...] = ()
+    planned: int = 0  # rows that it has if all of its samples can be used; 0: as many as it has
+    ahead: tuple[Self, ...] = ()  # in a rank's first micro-batch of a step: its others, for tasks that look ahead
 
     def __len__(self) -> int:
         """Return the number of rows, fillers included."""
@@ -74,6 +76,7 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
+        changes["ahead"] = tuple(batch._map(function) for batch in self.ahead)
         return dataclasses.replace(self, **changes)
 
 
@@ -95,6 +98,7 @@ class PretrainBatch(ImageTextBatch):
     box covers at least one patch.
     """
 
+    keys: Tensor  # (B, 3) int64: what stands for the sample, its image and its text, equal where these are
     masked_input_ids: Tensor  # (B, T) int64: the text view with masked tokens
     mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
     mlm_content: Tensor  # (B, T) bool: the target is a word of the content list

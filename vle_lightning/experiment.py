@@ -183,12 +183,17 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: object) -> L.Trainer:
         """Build the trainer, with accumulation and validation counted in optimiser steps."""
         settings, run = self.settings, self.run
+        given_size, size = self.model.model.config.image_size, self.datamodule.image_size
+        resizes = (
+            self.subcommand == "fit" and not settings.ckpt_path and self.datamodule.reads_images and given_size != size
+        )
         if self.model.load_report and is_first_process():
-            print(f"model.init: {self.model.load_report}")
+            then = f"; then resized the image encoder's positions from {given_size} to {size} pixels" if resizes else ""
+            print(f"model.init: {self.model.load_report}{then}")
         if self.subcommand is not None:
             self._check()
-        if self.subcommand == "fit" and not settings.ckpt_path and self.datamodule.reads_images:
-            self.model.model.resize_images(self.datamodule.image_size)
+        if resizes:
+            self.model.model.resize_images(size)
         given = self._get(self.config_init, "trainer").callbacks
         watchers = run.callbacks(self.model, self.datamodule)
         if settings.trainer.logger in (None, True):

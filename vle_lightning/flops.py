@@ -23,11 +23,12 @@ from torch.utils.hooks import RemovableHandle
 
 from vle_lightning.hub.architecture import read_architecture, to_plain
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Modality, Way
-from vle_lightning.models.mome import MoME
 from vle_lightning.streams import Fused, Stream
 from vle_lightning.tasks.base import VisionLanguageTask
 
 PARTS = ("text", "image", "fusion", "heads")
+ALONE: Mapping[Way, Modality] = {"text_alone": "text", "image_alone": "image"}
+SINGLE: Mapping[Way, Modality] = {"text_single": "text", "image_single": "image"}
 MULTIPLY_ADD = 2  # operations
 
 
@@ -125,23 +126,12 @@ def flops_by_part(
     """
     flops = dict.fromkeys(PARTS, 0.0)
     for call, count in Counter(recording.encoder).items():
-        flops[part_of_call(config, call.way)] += count * encoder_flops(config, blind, call)
+        flops[config.part_of_call(call.way)] += count * encoder_flops(config, blind, call)
     for head in recording.heads:
         inputs, outputs = heads[head.name]
         passes = 3 if head.reaches_back else 2  # forward, gradient of the weight, gradient of the input
         flops["heads"] += passes * MULTIPLY_ADD * head.rows * inputs * outputs
     return flops
-
-
-def part_of_call(config: BackboneConfig, way: Way) -> str:
-    """Return the part that a call of a backbone is counted with; the backbone says so."""
-    return _part_of_call(json.dumps(to_plain(config)), way)
-
-
-@lru_cache(maxsize=256)
-def _part_of_call(architecture: str, way: Way) -> str:
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return read_architecture(json.loads(architecture)).build().part_of_call(way)
 
 
 def encoder_flops(config: BackboneConfig, blind: Blind, call: EncoderCall) -> int:
@@ -218,30 +208,20 @@ def run_part(model: Backbone, call: EncoderCall) -> Tensor:
     if call.way == "image":
         rows, height, width = call.sizes
         return model.encode_image(torch.zeros(rows, 3, height, width)).states
-    if call.way in ("text_single", "image_single", "text_alone", "image_alone"):
-        return _run_unimodal(model, call)
-    rows, tokens, states, *restored = call.sizes
-    text, image = (
+    rows, *lengths = call.sizes
+    streams = [
         Stream(torch.zeros(rows, n, model.width, requires_grad=True), torch.ones(rows, n, dtype=torch.bool))
-        for n in (tokens, states)
-    )
+        for n in lengths[:2]
+    ]
+    if call.way in ALONE:
+        return torch.cat([part.states for part in model.encode_alone(streams[0], ALONE[call.way])])
+    if call.way in SINGLE:
+        return model.encode_unimodal(streams[0], SINGLE[call.way])
+    text, image = streams
     if call.way == "pairs":
         return model.pool_pairs(text, image)
     if call.way == "restore":
-        ids = torch.zeros(rows, *restored, dtype=torch.long)
+        ids = torch.zeros(rows, lengths[2], dtype=torch.long)
         return model.restore(Fused(*(stream.states for stream in (text, image, image))), text, image, ids)
     fused = model.fuse(text, image)
     return torch.cat([part.flatten() for part in fused])
-
-
-def _run_unimodal(model: Backbone, call: EncoderCall) -> Tensor:
-    """Run a modality by itself; with its own experts alone (single), or with those of pairs beside them (alone)."""
-    rows, length = call.sizes
-    states = torch.zeros(rows, length, model.width, requires_grad=True)
-    stream = Stream(states, torch.ones(rows, length, dtype=torch.bool))
-    modality: Modality = "text" if call.way.startswith("text") else "image"
-    if call.way.endswith("single"):
-        return model.encode_unimodal(stream, modality)
-    assert isinstance(model, MoME)
-    alone = model.encode_alone(stream, modality)
-    return torch.cat([alone.states, alone.pair_states])

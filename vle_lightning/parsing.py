@@ -128,7 +128,7 @@ def spell_out(experiment: Experiment, default: object) -> list[str]:
 def _architecture(value: object, where: str) -> object:
     if not isinstance(value, str | dict):
         raise UserError(f"{where}: {ARCHITECTURE} is {value!r}; give the name of a preset, or options (key: value)")
-    return value
+    return _with_floats(value)
 
 
 def _laid_into(content: object, path: Sequence[str], value: object, where: str) -> object:
@@ -140,12 +140,20 @@ def _laid_into(content: object, path: Sequence[str], value: object, where: str) 
 
 
 def _from_text(text: str) -> object:
-    """Read a value of the command line as YAML; PyYAML takes 1e-5 for a text."""
+    """Read a value of the command line as YAML."""
     try:
-        value = yaml.load(text, Loader=LOADER)
-        return float(value) if isinstance(value, str) and FLOAT.fullmatch(value) else value
+        return _with_floats(yaml.load(text, Loader=LOADER))
     except yaml.YAMLError:
         return text
+
+
+def _with_floats(value: object) -> object:
+    """Turn texts such as 1e-5 into the numbers that they are: PyYAML wants a point in them."""
+    if isinstance(value, dict):
+        return {key: _with_floats(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(one) for one in value]
+    return float(value) if isinstance(value, str) and FLOAT.fullmatch(value) else value
 
 
 def refuse_misplaced(experiment: Experiment, groups: Iterable[str], linked: Mapping[str, str]) -> None:

@@ -34,6 +34,7 @@ def test_rows_at_other_sizes_give_what_they_fix_anew(tmp_path: Path) -> None:
     assert larger["data"]["image_size"] == 96
 
 
+@pytest.mark.slow
 def test_all_rows_are_counted_and_what_cannot_be_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = "      x: {at_scale: {data: {image_size: 50}}}"
     study = make_study(tmp_path, more)

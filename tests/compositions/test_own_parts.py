@@ -267,9 +267,8 @@ def place(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         del sys.modules[name]
 
 
-@pytest.mark.parametrize(
-    "part", [pytest.param(name, marks=() if name == "backbone" else pytest.mark.slow) for name in FILES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", FILES)
 def test_a_part_of_ones_own_trains_resumes_exports_and_is_planned(
     part: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import pretrain, vcr, vqa
+from datamodules.base import check_splits
 from datamodules.loader import MicroBatchLoader
 from datamodules.pretrain import PretrainDataModule
 from tests.datamodules.shard_factory import make_record, write_shards
@@ -265,6 +266,16 @@ def test_several_splits_are_trained_on_together(tmp_path: Path, tokenizer_folder
     evaluated = {name for names in ids(module.val_dataloader()) for name in names}
     assert evaluated
     assert not evaluated & set(seen)
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated"),
+    [(["train", "val_train"], "val"), (["val_rest"], "val"), (["train", "val"], "val_rest")],
+)
+def test_a_whole_and_its_part_are_the_same_data(trained: list[str], evaluated: str) -> None:
+    with pytest.raises(ValueError, match=f"data.val_split {evaluated} is trained on"):
+        check_splits(trained, {"val_split": evaluated})
+    check_splits(["train", "val_train"], {"val_split": "val_rest", "test_split": "test-dev"})
 
 
 @pytest.mark.parametrize("train", ["val", ["train", "val"], "val_rest"])

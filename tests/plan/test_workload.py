@@ -101,3 +101,11 @@ def test_the_twin_is_of_any_depth() -> None:
     deeper = replace(toy, text=replace(of_kind(DebertaConfig, toy.text), layers=4))
     sample = Sample(12, 48)
     assert pretraining_workload(deeper, 2, sample).recording == pretraining_workload(toy, 2, sample).recording
+
+
+def test_a_decoder_of_mlms_own_is_counted() -> None:
+    tied, own = (
+        pretraining_workload("tiny", 2, Sample(8, 48), {"mlm": 1.0}, tied=tied).parameters() for tied in (True, False)
+    )
+    linear = 32 * 32 + 32  # VLE's head has one layer more, and no table of its own
+    assert own["heads"][0] - tied["heads"][0] == 256 * 32 - linear

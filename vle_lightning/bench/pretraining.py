@@ -43,6 +43,7 @@ def make_batch(image_size: int, vocabulary: int) -> PretrainBatch:
         input_ids=ids,
         attention_mask=mask,
         texts=("",) * BATCH,
+        keys=torch.arange(BATCH)[:, None].expand(-1, 3),
         masked_input_ids=ids.masked_fill(chosen, 4),
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,

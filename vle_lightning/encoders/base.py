@@ -91,6 +91,7 @@ class PatchMask(NamedTuple):
 class ImageEncoder(nn.Module):
     """Pixels in, states of patches out, row by row, after the class token where there is one."""
 
+    config: ImageEncoderConfig  # of the size of pictures that it has now
     width: int
     layout: ImageLayout
     hidden_width: int  # of the vector that stands for a hidden patch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +36,13 @@ class ClipViTConfig(ImageEncoderConfig):
 class ClipViT(ImageEncoder):
     """CLIP ViT whose post-layernorm applies to every token, as in VLE and METER."""
 
+    config: ClipViTConfig
+
     def __init__(self, config: ClipViTConfig) -> None:
         super().__init__()
         if config.image_size % config.patch_size:
             raise ValueError(f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}")
+        self.config = config
         self.width = self.hidden_width = config.width
         self.layout = ImageLayout(1, config.patch_size)
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
@@ -76,6 +79,7 @@ class ClipViT(ImageEncoder):
             table = resize_position_table(self.position_embedding.weight, (side, side))
         trains = self.position_embedding.weight.requires_grad
         self.position_embedding = nn.Embedding.from_pretrained(table.detach().clone(), freeze=not trains)
+        self.config = replace(self.config, image_size=image_size)
 
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), CLIP-normalised; states (B, 1 + P, D), CLS first, patches row by row."""

@@ -33,3 +33,21 @@ def resize_position_table(table: Tensor, grid: tuple[int, int]) -> Tensor:
     resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
     rows = resized.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1).to(table.dtype)
     return torch.cat([table[:1], rows])
+
+
+def resize_bias_table(table: Tensor, side: int) -> Tensor:
+    """Resize a table of relative positions, a row for each offset in a square, bicubically (METER's Swin).
+
+    Args:
+        table: (S * S, H) float.
+        side: offsets a side that are asked for.
+
+    Returns:
+        (side * side, H) in the table's dtype.
+    """
+    source = math.isqrt(len(table))
+    if source == side:
+        return table
+    grid = table.T.reshape(1, -1, source, source).float()
+    resized = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return resized.flatten(2)[0].T.to(table.dtype)

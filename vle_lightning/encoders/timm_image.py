@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vle_lightning.encoders.base import ImageEncoder, ImageEncoderConfig, PatchMask, PixelFacts, blackened
+from vle_lightning.encoders.positions import resize_bias_table
 from vle_lightning.errors import UserError
 from vle_lightning.streams import ImageLayout, Stream
 
@@ -58,6 +60,8 @@ class TimmImageEncoder(ImageEncoder):
     Of a transformer in stages, such as Swin, these are the tokens of the last stage; a patch is what one of them sees.
     """
 
+    config: TimmImageConfig
+
     def __init__(self, config: TimmImageConfig) -> None:
         super().__init__()
         self.config = config
@@ -104,13 +108,19 @@ class TimmImageEncoder(ImageEncoder):
     def resize(self, image_size: int) -> None:
         """Make the encoder one of square pictures of so many pixels.
 
-        Position tables are interpolated, and tables of relative positions where Swin's windows grow.
+        Position tables are interpolated. Swin's window grows with the picture, its bias tables with the window,
+        bicubically, as METER resizes them.
 
         Raises:
             UserError: the model cannot take pictures of this size.
         """
         if image_size % self.layout.patch_size:
             raise UserError(f"pictures of {image_size} pixels are no multiple of the patches, {self.layout.patch_size}")
+        tables = {
+            name: parameter.detach().clone()
+            for name, parameter in self.model.named_parameters()
+            if name.endswith("relative_position_bias_table") and self._stages
+        }
         trains = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
         try:
             self.model.set_input_size(img_size=image_size, **self._windows(image_size))
@@ -119,6 +129,10 @@ class TimmImageEncoder(ImageEncoder):
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(trains[name])
         self.config = replace(self.config, image_size=image_size)
+        with torch.no_grad():
+            for name, table in tables.items():  # timm would place offsets geometrically
+                place = self.model.get_parameter(name)
+                place.copy_(resize_bias_table(table, math.isqrt(len(place))))
 
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), normalised; states (B, prefix + P, D)."""

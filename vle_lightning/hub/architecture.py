@@ -30,7 +30,8 @@ SHARED = (  # sizes that a part of another kind takes over from the one that it 
     "patch_size",
     "token_types",
 )
-FREE = ("dropout", "attention_dropout", "drop_path", "image_size")  # no weight depends on them
+# no weight depends on these, or (on Swin's window) none that is not resized with the pictures
+FREE = ("dropout", "attention_dropout", "drop_path", "image_size", "window_size")
 
 
 def read_architecture(given: Architecture | Mapping[str, Any], where: str = OPTION) -> BackboneConfig:

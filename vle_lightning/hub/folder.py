@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,24 +29,25 @@ SMALL_FILES = ("*.json", "*.model", "*.txt")  # configuration and tokenizer
 BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
-class Inert(dict[Any, Any]):
+class Inert:
     """Stands for a class of old libraries that a published checkpoint names beside its weights; it does nothing."""
 
     def __init__(self, *values: object, **options: object) -> None:
         """Keep nothing of the arguments."""
         del values, options
-        super().__init__()
 
 
-INERT = (  # what Lightning 1.3 and sacred leave in METER's checkpoints; opening one imports and runs none of them
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    "sacred.config.custom_containers.ReadOnlyDict",
-    "sacred.config.custom_containers.ReadOnlyList",
-    "sacred.config.custom_containers.DogmaticDict",
-)
+# what Lightning 1.3 and sacred leave in METER's checkpoints, and what stands for it: opening one imports and runs none
+# of them. Of containers torch fills only its own kinds, no subclass
+STAND_INS: dict[str, type[Any]] = {
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": Inert,
+    "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor": Inert,
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping": Inert,
+    "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,
+    "sacred.config.custom_containers.ReadOnlyDict": OrderedDict,
+    "sacred.config.custom_containers.ReadOnlyList": list,
+    "sacred.config.custom_containers.DogmaticDict": OrderedDict,
+}
 
 
 class ModelFolder(NamedTuple):
@@ -206,11 +208,11 @@ def read_plain(file: Path, option: str) -> dict[str, Any]:
     check_integrity(file, option)
     try:
         # mapped: what is never asked for, the moments say, is not held in memory
-        with torch.serialization.safe_globals([(Inert, name) for name in INERT]):
+        with torch.serialization.safe_globals([(kind, name) for name, kind in STAND_INS.items()]):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except BROKEN as error:
         # the text of torch advises to load the file all the same: only the name of what would run is handed on
-        called = re.search(r"(?:GLOBAL|Unsupported global:) `?([\w.]+)", str(error))
+        called = re.search(r"(?:Unsupported global: GLOBAL|Unsupported global:|GLOBAL) `?([\w.]+)", str(error))
         if called:
             reason = f"it is refused: opening it could run code ({called[1]}), and nothing of it was run"
         elif "Weights only load failed" in str(error):

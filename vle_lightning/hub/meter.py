@@ -1,4 +1,4 @@
-"""The layout of METER's published checkpoints (arXiv 2111.02387, zdou0830/METER): read and written by one table.
+"""The layout of METER's published checkpoints (arXiv 2111.02387, zdou0830/METER): one table both ways, and the way in.
 
 They are Lightning checkpoints of ``METERTransformerSS``: the weights under ``state_dict``, its options under
 ``hyper_parameters``. Sizes are read off the tensors, because the options of a fine-tuned file may be another run's.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vle_lightning.encoders.base import ImageEncoderConfig, TextEncoderConfig
 from vle_lightning.encoders.clip_vit import ClipViTConfig
@@ -21,15 +20,14 @@ from vle_lightning.encoders.hf_text import HFTextConfig
 from vle_lightning.encoders.timm_image import TimmImageConfig
 from vle_lightning.errors import UserError
 from vle_lightning.fusion.co_attention import CoAttentionConfig
-from vle_lightning.hub.filling import own_tensors
-from vle_lightning.hub.keymap import KeyMap, invert, rename, translate
-from vle_lightning.hub.towers import join_projections, split_projections
-from vle_lightning.models.backbone import Backbone, BackboneConfig
+from vle_lightning.hub.keymap import KeyMap, invert, translate
+from vle_lightning.hub.towers import split_projections
 from vle_lightning.models.dual_stream import DualStreamConfig
 
 FILE = "meter.ckpt"  # what an export is called
 HEAD_WIDTH = 64  # of an attention head, in all published encoders
-SWIN_STRIDE = 32  # input pixels a side of a token of the last stage
+FUSION_EPS = 1e-12  # of layer norms
+TEXT_TYPES = ("roberta", "bert")
 CROSS = r"cross_modal_(text|image)_layers\.(\d+)\."
 BLOCK = r"vit_model\.visual\.transformer\.resblocks\.(\d+)\."
 METER_KEYS: KeyMap = {
@@ -69,7 +67,7 @@ METER_KEYS: KeyMap = {
     CROSS + r"output\.dense\.(.*)": r"fusion.\1.\2.feed_forward.output.\3",
     CROSS + r"output\.LayerNorm\.(.*)": r"fusion.\1.\2.feed_forward.norm.\3",
 }
-LOSSES = ("itm", "mlm", "mpp", "vqa", "vcr", "vcr_qar", "nlvr2", "irtr", "contras", "snli")
+BACK = invert(METER_KEYS)
 CLASSIFIER: KeyMap = {r"([013]\..*)": r"\1"}
 
 
@@ -140,13 +138,13 @@ def read_meter(weights: Mapping[str, Tensor], options: Mapping[str, Any], where:
         mine = {key.removeprefix(f"{theirs}."): value for key, value in weights.items() if key.startswith(f"{theirs}.")}
         if mine:
             found = translate(mine, head.keys)
-            heads[head.name] = _in_order(found.weights, head)
+            heads[head.name] = in_order(found.weights, head)
             unknown += [f"{theirs}.{key}" for key in found.unknown]
     architecture = meter_architecture(encoder.weights, options, where)
     return METERWeights(architecture, encoder.weights, heads, encoder.dropped, tuple(unknown))
 
 
-def _in_order(weights: dict[str, Tensor], head: Head) -> dict[str, Tensor]:
+def in_order(weights: dict[str, Tensor], head: Head) -> dict[str, Tensor]:
     """Turn the rows of the classes around, where they stand in the opposite order."""
     if not head.reversed:
         return weights
@@ -166,7 +164,7 @@ def meter_architecture(weights: Mapping[str, Tensor], options: Mapping[str, Any]
         intermediate=sizes.of("fusion.text.0.feed_forward.inner.weight")[0],
         dropout=drop,
         token_types=sizes.of("token_types.weight")[0],
-        layer_norm_eps=1e-12,
+        layer_norm_eps=FUSION_EPS,
     )
     is_swin = any(key.startswith("image.model.") for key in weights)
     image = _swin(sizes) if is_swin else _clip(sizes)
@@ -179,10 +177,12 @@ class _Sizes:
     def __init__(self, weights: Mapping[str, Tensor], where: str) -> None:
         self.weights, self.where = weights, where
 
-    def of(self, name: str) -> tuple[int, ...]:
-        if name not in self.weights:
-            raise UserError(f"{self.where} is no METER checkpoint that can be read: it has no tensor for {name}")
-        return tuple(self.weights[name].shape)
+    def of(self, name: str, dimensions: int = 2) -> tuple[int, ...]:
+        shape = tuple(self.weights[name].shape) if name in self.weights else None
+        if shape is None or len(shape) != dimensions:
+            told = "is missing" if shape is None else f"is {shape}, of {dimensions} dimensions there"
+            raise UserError(f"{self.where} is no METER checkpoint that can be read: {meter_name(name)} {told}")
+        return shape
 
     def count(self, pattern: str) -> int:
         found = (re.fullmatch(pattern, key) for key in self.weights)
@@ -192,8 +192,9 @@ class _Sizes:
 def _text(sizes: _Sizes, options: Mapping[str, Any]) -> TextEncoderConfig:
     vocabulary, width = sizes.of("text.model.embeddings.word_embeddings.weight")
     types = sizes.of("text.model.embeddings.token_type_embeddings.weight")[0]
-    kind = "roberta" if types == 1 else "bert"  # RoBERTa has no segments
-    given = options.get("text") or {}
+    given = options["text"] if isinstance(options.get("text"), Mapping) else {}
+    told = given.get("model_type")
+    kind = str(told) if told in TEXT_TYPES else "roberta" if types == 1 else "bert"  # RoBERTa has no segments
     return HFTextConfig(
         vocab_size=vocabulary,
         width=width,
@@ -210,7 +211,7 @@ def _text(sizes: _Sizes, options: Mapping[str, Any]) -> TextEncoderConfig:
 
 
 def _clip(sizes: _Sizes) -> ImageEncoderConfig:
-    width, _, patch, _ = sizes.of("image.patch_embedding.weight")
+    width, _, patch, _ = sizes.of("image.patch_embedding.weight", 4)
     side = math.isqrt(sizes.of("image.position_embedding.weight")[0] - 1)
     return ClipViTConfig(
         image_size=side * patch,
@@ -224,7 +225,7 @@ def _clip(sizes: _Sizes) -> ImageEncoderConfig:
 
 def _swin(sizes: _Sizes) -> ImageEncoderConfig:
     """Read a Swin: METER's window is the grid of the last stage, so that bias tables tell the pictures' size."""
-    embed, _, patch, _ = sizes.of("image.model.patch_embed.proj.weight")
+    embed, _, patch, _ = sizes.of("image.model.patch_embed.proj.weight", 4)
     stages = sizes.count(r"image\.model\.layers\.(\d+)\..*")
     depths = [sizes.count(rf"image\.model\.layers\.{stage}\.blocks\.(\d+)\..*") for stage in range(stages)]
     tables = [
@@ -241,7 +242,6 @@ def _swin(sizes: _Sizes) -> ImageEncoderConfig:
             "embed_dim": embed,
             "depths": depths,
             "num_heads": [table[1] for table in tables],
-            "window_size": window,
         },
     )
 
@@ -251,97 +251,15 @@ def _number(value: object, default: float) -> float:
     return float(value) if is_number else default  # type: ignore[arg-type]
 
 
-def as_meter(config: BackboneConfig) -> DualStreamConfig:
-    """Return the configuration, if METER's layout has a place for each of its parts.
-
-    Raises:
-        UserError: a part is of another kind than METER's.
-    """
-    kinds: dict[str, Any] = {
-        "text": HFTextConfig,
-        "image": (ClipViTConfig, TimmImageConfig),
-        "fusion": CoAttentionConfig,
-    }
-    if not isinstance(config, DualStreamConfig) or config.decoder is not None:
-        raise UserError("METER's layout holds a dual stream without a decoder; export it in ours")
-    for name, kind in kinds.items():
-        part = getattr(config, name)
-        if not isinstance(part, kind) or (name == "image" and _is_no_swin(part)):
-            raise UserError(
-                f"METER's layout has no place for model.architecture.{name} ({part.kind}); export it in ours"
-            )
-    return config
-
-
-def _is_no_swin(part: object) -> bool:
-    return isinstance(part, TimmImageConfig) and not part.name.startswith("swin_")
-
-
 def meter_name(name: str) -> str:
+    """Return what METER's file calls the tensor that ours was read from; what METER has no name for keeps its own."""
+    return re.sub(r"\.attn\.[qkv]_proj\.", ".attn.in_proj_", published_name(name) or name)
+
+
+def published_name(name: str) -> str | None:
     """Return METER's name of a tensor, given ours: of the encoder, or ``HEAD.`` and the name inside of it."""
     head, _, rest = name.partition(".")
-    table, key, prefix = (
-        (METER_HEADS[OURS[head]].keys, rest, f"{OURS[head]}.") if head in OURS else (METER_KEYS, name, "")
-    )
-    back = rename({key: torch.empty(0)}, {**invert(table), ".*": r"\g<0>"}, "")
-    return prefix + next(iter(back))
-
-
-def write_meter(folder: Path, encoder: Backbone, heads: Mapping[str, nn.Module]) -> None:
-    """Write ``meter.ckpt``, which METER's ``load_path`` reads.
-
-    What METER stores and nothing reads (the text pooler, CLIP's text tower) is left out: its loader goes on without.
-
-    Args:
-        folder: is there.
-        encoder: of METER's parts.
-        heads: by our names; those without a place in METER are refused.
-
-    Raises:
-        UserError: a part or a head has no place in METER's layout.
-    """
-    config = as_meter(encoder.config)
-    if strange := sorted(heads.keys() - OURS.keys()):
-        raise UserError(f"METER's layout has no place for the head {', '.join(strange)}; export it in ours")
-    content = {"state_dict": meter_tensors(encoder, heads), "hyper_parameters": {"config": _options(config, heads)}}
-    torch.save({**content, "epoch": 0, "global_step": 0, "pytorch-lightning_version": "1.3.2"}, folder / FILE)
-
-
-def meter_tensors(encoder: Backbone, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return the tensors of an encoder and its heads by METER's names."""
-    named: dict[str, Tensor] = {}
-    for name, value in own_tensors({"": encoder}).tensors.items():
-        if not name.endswith(("relative_position_index", "attn_mask")):
-            named[meter_name(name)] = value.detach().contiguous()
-    for name, head in heads.items():
-        weights = _in_order(dict(head.state_dict()), METER_HEADS[OURS[name]])
-        named |= {meter_name(f"{name}.{key}"): value.detach().contiguous() for key, value in weights.items()}
-    positions = named["text_transformer.embeddings.position_embeddings.weight"].shape[0]
-    named["text_transformer.embeddings.position_ids"] = torch.arange(positions)[None]
-    return join_projections(named)
-
-
-def _options(config: DualStreamConfig, heads: Mapping[str, nn.Module]) -> dict[str, Any]:
-    text, image, fusion = config.text, config.image, config.fusion
-    assert isinstance(text, HFTextConfig)
-    swin = isinstance(image, TimmImageConfig)
-    names = {"itm_score": "itm", "mlm_score": "mlm", "vqa_classifier": "vqa", "nlvr2": "nlvr2", "snli_ve": "snli"}
-    losses = [names.get(name, "irtr") for name in heads]
-    width = image.options["embed_dim"] * 8 if isinstance(image, TimmImageConfig) else getattr(image, "width", 768)
-    return {
-        "vit": f"swin_base_patch4_window{image.image_size // SWIN_STRIDE}_{image.image_size}" if swin else "ViT-B/16",
-        "tokenizer": "roberta-base" if text.type == "roberta" else "bert-base-uncased",
-        "image_size": image.image_size,
-        "patch_size": getattr(image, "patch_size", SWIN_STRIDE),
-        "resolution_before": image.image_size,
-        "input_image_embed_size": width,
-        "input_text_embed_size": text.width,
-        "vocab_size": text.vocab_size,
-        "hidden_size": fusion.width,
-        "num_heads": fusion.heads,
-        "num_layers": fusion.layers,
-        "num_top_layer": fusion.layers,
-        "mlp_ratio": fusion.intermediate // fusion.width,
-        "drop_rate": fusion.dropout,
-        "loss_names": {name: int(name in losses) for name in LOSSES},
-    }
+    if head not in OURS:
+        return next(iter(translate({name: torch.empty(0)}, BACK).weights), None)
+    found = translate({rest: torch.empty(0)}, invert(METER_HEADS[OURS[head]].keys)).weights
+    return next((f"{OURS[head]}.{key}" for key in found), None)

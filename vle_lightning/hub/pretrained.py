@@ -7,10 +7,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from vle_lightning.errors import UserError
-from vle_lightning.hub.architecture import differences
+from vle_lightning.hub.architecture import differences, read_architecture, to_plain
 from vle_lightning.hub.filling import LoadReport, fill
 from vle_lightning.hub.folder import (
     CONFIG,
@@ -23,7 +24,7 @@ from vle_lightning.hub.folder import (
     read_plain,
     read_weights,
 )
-from vle_lightning.hub.meter import is_meter, is_meter_config, meter_name, read_meter
+from vle_lightning.hub.meter import FILE, is_meter, is_meter_config, meter_name, read_meter
 from vle_lightning.hub.own import ENCODER, FORMAT, Description, from_plain, guess_heads, sort_weights
 from vle_lightning.hub.sharded import is_sharded
 from vle_lightning.hub.vle import (
@@ -38,6 +39,7 @@ from vle_lightning.hub.vlmo import is_vlmo, is_vlmo_config, read_vlmo, unwrap, v
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind
 
 BEST = "best.ckpt"
+TYPES, TYPES_OPTION = "token_types.weight", "architecture.fusion.token_types"
 LARGER, SMALL = 10, 10_000_000  # a description may be so many times as large as its weights, or as a small model
 
 
@@ -110,8 +112,8 @@ def read_pretrained(source: str | Path, option: str = "source") -> Pretrained:
         UserError: there is no such source, or it cannot be read, or it is of a kind that is not known.
     """
     path = Path(source)
-    if path.is_dir() and not (path / CONFIG).exists() and (path / BEST).exists():
-        path = path / BEST
+    if path.is_dir() and not (path / CONFIG).exists():
+        path = next((path / name for name in (BEST, FILE) if (path / name).exists()), path)
     if path.is_file() or path.suffix in WEIGHT_SUFFIXES or is_sharded(path):
         return _read_checkpoint(path, str(source), option)
     if path.is_dir() and not (path / CONFIG).exists() and not any((path / f).exists() for f in (SAFETENSORS, PICKLE)):
@@ -151,7 +153,8 @@ def _published(folder: ModelFolder, option: str) -> Pretrained:
 def _meter(weights: Mapping[str, Tensor], options: object, source: str, where: str) -> Pretrained:
     """Read a METER checkpoint, or a folder that holds one beside its encoders' sizes."""
     found = read_meter(weights, options if isinstance(options, Mapping) else {}, where)
-    description = Description(architecture=found.architecture)
+    architecture = read_architecture(to_plain(found.architecture), f"{where}: what it says of itself")
+    description = Description(architecture=architecture)
     return Pretrained(source, description, found.encoder, found.heads, found.dropped, found.unknown, "meter")
 
 
@@ -221,12 +224,28 @@ def fill_pretrained(
     faults = [f"{key} is unknown here" for key in pretrained.unknown]
     if pretrained.description.architecture is not None:
         faults += differences(pretrained.description.architecture, encoder.config)
+    grown = _with_more_types(weights, encoder, faults)
     parts = {"": encoder, **{f"{name}.": head for name, head in found.items()}}
     report = LoadReport(pretrained.source, 0, 0, dropped=dropped, new=new)
     own, theirs = encoder.config.image_size, pretrained.description.architecture
     if theirs is None or theirs.image_size == own or faults:
-        return fill(parts, weights, report, option, faults, pretrained.named)
+        report = fill(parts, weights, report, option, faults, pretrained.named)
+        return report._replace(resized=(*report.resized, *grown))
     encoder.resize_images(theirs.image_size)  # its positions are learned at the source's size, and interpolated then
     report = fill({**parts, "": encoder}, weights, report, option, faults, pretrained.named)
     encoder.resize_images(own)
-    return report._replace(resized=(f"the image encoder's positions from {theirs.image_size} to {own} pixels",))
+    sizes = f"the image encoder's positions from {theirs.image_size} to {own} pixels"
+    return report._replace(resized=(sizes, *grown))
+
+
+def _with_more_types(weights: dict[str, Tensor], encoder: Backbone, faults: list[str]) -> tuple[str, ...]:
+    """Let a model have more token types than its source, as NLVR2's second image needs: the further ones stay."""
+    own, given = encoder.state_dict().get(TYPES), weights.get(TYPES)
+    if own is None or given is None or own.shape[1:] != given.shape[1:] or len(given) >= len(own):
+        return ()
+    known = [fault for fault in faults if fault.startswith(f"{TYPES_OPTION} is {len(given)}, ")]
+    if not known:  # the table is not what its source says of itself
+        return ()
+    faults.remove(known[0])
+    weights[TYPES] = torch.cat([given, own[len(given) :].to(given.dtype)])
+    return (f"the token types from {len(given)} to {len(own)}",)

@@ -247,6 +247,6 @@ class _Index(pickle.Unpickler):
 
 def _first_line(error: BaseException) -> str:
     """Say what is wrong; torch's advice to load a file all the same is not handed on."""
-    if called := re.search(r"(?:GLOBAL|Unsupported global:) `?([\w.]+)", str(error)):
+    if called := re.search(r"(?:Unsupported global: GLOBAL|Unsupported global:|GLOBAL) `?([\w.]+)", str(error)):
         return f"opening it could run code ({called[1]})"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import open_clip
 import torch
+from timm.models import model_entrypoint
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPVisionModel
 
@@ -19,7 +21,7 @@ from vle_lightning.encoders.timm_image import TimmImageEncoder
 from vle_lightning.encoders.word_embeddings import WordEmbeddings
 from vle_lightning.errors import UserError
 from vle_lightning.hub.filling import LoadReport, fill
-from vle_lightning.hub.folder import BROKEN
+from vle_lightning.hub.folder import BROKEN, read_plain, read_weights
 from vle_lightning.hub.keymap import KeyMap, translate
 from vle_lightning.hub.vle_options import IMAGE, TEXT
 from vle_lightning.models.backbone import Backbone
@@ -59,14 +61,13 @@ BERT_EMBEDDINGS = {
     "LayerNorm.weight": "norm.weight",
     "LayerNorm.bias": "norm.bias",
 }
-HF_FREE = {
-    "architectures",
-    "transformers_version",
-    "dtype",
-    "bos_token_id",
-    "eos_token_id",
-    "cls_token_id",
-    "sep_token_id",
+HF_FREE = {  # what a text encoder's states do not depend on
+    *("architectures", "transformers_version", "dtype", "torch_dtype", "_name_or_path", "initializer_range"),
+    *("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "tie_word_embeddings"),
+    *("id2label", "label2id", "problem_type", "use_cache", "gradient_checkpointing", "classifier_dropout"),
+    *("classifier_pooling", "classifier_bias", "classifier_activation", "initializer_cutoff_factor", "decoder_bias"),
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout", "sparse_prediction"),
+    *("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad", "sparse_pred_ignore_index"),
 }
 DROPOUTS = (
     "hidden_dropout_prob",
@@ -183,7 +184,7 @@ def split_projections(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Split each fused ``in_proj_weight`` (3D, D) and ``in_proj_bias`` (3D,) into query, key and value."""
     split = {}
     for key, value in weights.items():
-        if ".in_proj_" not in key:
+        if ".in_proj_" not in key or value.dim() == 0 or len(value) % 3:
             split[key] = value
             continue
         stem, kind = key.rsplit(".in_proj_", 1)
@@ -235,8 +236,9 @@ def fill_hf_text(encoder: HFTextEncoder, source: str) -> LoadReport:
     ours, theirs = encoder.model.config, model.config
     if theirs.model_type != ours.model_type:
         raise UserError(f"model.text_init: {source} is a {theirs.model_type}, the text encoder a {ours.model_type}")
-    plain = {name: value for name, value in ours.to_diff_dict().items() if name not in HF_FREE}
-    faults = [*_compare({name: getattr(theirs, name, None) for name in plain}, plain)]
+    names = {*ours.to_diff_dict(), *theirs.to_diff_dict()} - HF_FREE
+    sides = ({name: getattr(config, name, None) for name in names} for config in (theirs, ours))
+    faults = _compare(*sides)
     faults += [fault for fault in missing if not fault.startswith("pooler.")]
     weights = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith("pooler.")}
     dropped = tuple(key for key in model.state_dict() if key.startswith("pooler."))
@@ -249,32 +251,54 @@ def fill_word_embeddings(encoder: WordEmbeddings, source: str) -> LoadReport:
     Raises:
         UserError: the model cannot be had, has no such embeddings or does not fit the configured sizes.
     """
-    model, _ = _load(AutoModel, source)
+    model, missing = _load(AutoModel, source)
     found = {key.removeprefix("embeddings."): value for key, value in model.state_dict().items()}
     if not {*BERT_EMBEDDINGS, "token_type_embeddings.weight"} <= found.keys():
         raise UserError(f"model.text_init: {source} ({model.config.model_type}) has not the embeddings of a BERT")
+    places = model.get_submodule("embeddings.position_embeddings")
+    faults = _compare({"layer_norm_eps": model.config.layer_norm_eps}, {"layer_norm_eps": encoder.norm_eps})
+    faults += [fault for fault in missing if fault.startswith("embeddings.")]
+    if getattr(places, "padding_idx", None) is not None:  # of RoBERTa's kind
+        faults.append(f"a {model.config.model_type} counts positions from behind its padding id, the model from 0")
     weights = {ours: found[theirs] for theirs, ours in BERT_EMBEDDINGS.items()}
     weights["positions.weight"] = weights["positions.weight"] + found["token_type_embeddings.weight"][0]
     report = LoadReport(source, 0, 0, dropped=(f"{model.config.num_hidden_layers} layers",))
-    return fill({"": encoder}, weights, report, "model.text_init")
+    return fill({"": encoder}, weights, report, "model.text_init", faults)
 
 
 def fill_timm(encoder: TimmImageEncoder, source: str) -> LoadReport:
     """Fill an image encoder of timm: ``timm:NAME`` takes timm's own weights, all else is a file of that architecture.
 
-    timm resizes position and bias tables itself, and gives older layouts its own names.
+    timm's own filter resizes position and bias tables, and gives older layouts its own names. Its loader is not used on
+    a file: where a model has no classifier it draws at random what the file lacks.
 
     Raises:
-        UserError: there are no such weights, or they do not fit.
+        UserError: there are no such weights, the file would run code, or they do not fit.
     """
-    named = source.startswith(TIMM)
-    if not named and not Path(source).is_file():
-        raise UserError(f"model.image_init: there is no file {source}; name one, or {TIMM}NAME for weights of timm's")
-    name = source.removeprefix(TIMM) if named else encoder.config.name
-    overlay: dict[str, Any] = {} if named else {"pretrained_cfg_overlay": {"file": source}}
-    model = _get(source, lambda: encoder.twin(name, pretrained=True, **overlay))
-    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
-    return fill({"": encoder}, weights, LoadReport(source, 0, 0), "model.image_init")
+    if source.startswith(TIMM):
+        name = source.removeprefix(TIMM)
+        state: Mapping[str, Tensor] = _get(source, lambda: encoder.twin(name, pretrained=True)).state_dict()
+    else:
+        content = _read_timm(Path(source))
+        module = import_module(model_entrypoint(encoder.config.name).__module__)
+        state = _get(source, lambda: module.checkpoint_filter_fn(content, encoder.model))
+    classifiers = encoder.model.pretrained_cfg["classifier"]
+    heads = tuple(f"{name}." for name in ([classifiers] if isinstance(classifiers, str) else classifiers))
+    weights = {f"model.{key}": value for key, value in state.items() if not key.startswith(heads)}
+    dropped = tuple(key for key in state if key.startswith(heads))
+    return fill({"": encoder}, weights, LoadReport(source, 0, 0, dropped=dropped), "model.image_init")
+
+
+def _read_timm(file: Path) -> dict[str, Any]:
+    """Read a file of weights; the original ones of Swin and DeiT hold them under ``model``."""
+    if not file.is_file():
+        raise UserError(f"model.image_init: there is no file {file}; name one, or {TIMM}NAME for weights of timm's")
+    if file.suffix == ".safetensors":
+        return dict(read_weights(file, "model.image_init"))
+    content = read_plain(file, "model.image_init")
+    for key in ("model", "state_dict"):
+        content = content[key] if isinstance(content.get(key), dict) else content
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 FILLERS: dict[type[nn.Module], Callable[[Any, str], LoadReport]] = {

@@ -59,6 +59,10 @@ class BackboneConfig(PartConfig):
         """Return the configuration of the same network for other pictures."""
         raise TypeError(f"{type(self).__name__} does not define resized")
 
+    def part_of_call(self, way: Way) -> str:
+        """Return the part that a call is counted with: text, image or fusion."""
+        return way if way in ("text", "image") else "fusion"
+
     def least_weights(self) -> int:
         """Return a lower bound of the number of parameters, by arithmetic: building it could take all memory."""
         return 0
@@ -81,9 +85,14 @@ class Backbone(nn.Module):
         text_width: of the word embeddings.
         norm_eps: of the text encoder's layer norms.
         init_std: standard deviation that new weights are drawn with.
+        ways_alone: names of the ways in which `encode_alone` encodes a modality by itself.
+        alone_trains: has weights that no fusion reads, only `encode_alone`.
+        contrast_width: of the vectors that contrast compares.
     """
 
-    embeds: ClassVar[bool] = False  # streams before fusion are embeddings, of which `encode_unimodal` makes states
+    ways_alone: ClassVar[tuple[str, ...]] = ("single",)
+    alone_trains: ClassVar[bool] = False
+    contrast_width: int = 256  # ALBEF's (arXiv 2107.07651)
     rates: ClassVar[Mapping[str, str]]  # beginning of a parameter's name -> learning-rate group; all else is "fusion"
 
     width: int
@@ -111,10 +120,6 @@ class Backbone(nn.Module):
     @abstractmethod
     def part_of(self, name: str) -> str:
         """Return the part that a parameter, by its name in the backbone, is counted with: a key of `layers`."""
-
-    def part_of_call(self, way: Way) -> str:
-        """Return the part that a call is counted with: text, image or fusion."""
-        return way if way in ("text", "image") else "fusion"
 
     @property
     @abstractmethod
@@ -161,6 +166,19 @@ class Backbone(nn.Module):
     def reads(self, name: str, modality: Modality) -> bool:
         """Say whether `encode_unimodal` of a modality reads a parameter, by its name in the backbone."""
         return name.startswith((f"{modality}.", f"{modality}_projection."))
+
+    def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
+        """Encode B texts or images by themselves, for contrast: a stream for each of `ways_alone`.
+
+        Args:
+            stream: of `encode_text` or `encode_image`.
+            modality: which one.
+
+        Returns:
+            Streams whose first state stands for the whole; of dual streams the one that was given.
+        """
+        del modality
+        return (stream,)
 
     def fuse(
         self, text: Stream, image: Stream, text_types: Tensor | None = None, image_types: Tensor | None = None
@@ -270,6 +288,15 @@ class Backbone(nn.Module):
     def _masked(self, rows: int) -> Stream:
         weight = self.token_types.weight
         return Stream(weight.new_zeros(rows, 1, self.width), weight.new_ones(rows, 1, dtype=torch.bool))
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Tell nobody of the calls while the context lasts: they make again what is made later."""
+        watchers, self._watchers = self._watchers, []
+        try:
+            yield
+        finally:
+            self._watchers = watchers
 
     def _tell(self, way: Way, sizes: tuple[int, ...]) -> None:
         for watcher in self._watchers:

@@ -16,7 +16,7 @@ from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.fusion.base import Ends, FusionConfig
 from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.fusion.decoder import DecoderConfig
-from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features, Modality
 from vle_lightning.models.heads import Pooler, initialise
 from vle_lightning.streams import Fused, Stream
 
@@ -123,7 +123,13 @@ class DualStream(Backbone):
         """Make learned positions those of square pictures of so many pixels."""
         if image_size != self.config.image_size:
             self.image.resize(image_size)
-            self.config = self.config.resized(image_size)
+            self.config = replace(self.config, image=self.image.config)
+
+    def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
+        """Return the projected stream; of images that are pooled by their mean, this mean."""
+        if modality == "text" or not self.image.mean_pooled or self.blind == "image":
+            return (stream,)
+        return (Stream(_mean(stream.states, stream.mask)[:, None], stream.mask[:, :1]),)
 
     def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
         """Return the states that predict the tokens of a text: the decoder's, where there is one."""
@@ -200,9 +206,13 @@ class DualStream(Backbone):
     def _pooled(self, text_states: Tensor, image_states: Tensor, image_mask: Tensor) -> Tensor:
         first = image_states[:, 0]
         if self.image.mean_pooled:
-            weights = image_mask.to(image_states.dtype)[..., None]
-            first = (image_states * weights).sum(1) / weights.sum(1)
+            first = _mean(image_states, image_mask)
         return torch.cat([self.text_pooler(text_states[:, 0]), self.image_pooler(first)], dim=-1)
 
     def _context(self, text_states: Tensor, text: Stream, image_states: Tensor, image: Stream) -> Stream:
         return Stream(text_states, text.mask).append(Stream(image_states, image.mask))
+
+
+def _mean(states: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(states.dtype)[..., None]
+    return (states * weights).sum(1) / weights.sum(1)

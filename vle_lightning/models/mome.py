@@ -31,11 +31,9 @@ from vle_lightning.models.backbone import (
 )
 from vle_lightning.models.heads import Pooler, initialise
 from vle_lightning.models.relative_bias import (
-    image_index,
     joint_index,
     resize_bias_table,
     table_rows,
-    text_index,
 )
 from vle_lightning.streams import Fused, ImageLayout, Stream
 
@@ -85,6 +83,11 @@ class MoMEConfig(BackboneConfig):
     def resized(self, image_size: int) -> Self:
         """Return the configuration of the same network for other pictures."""
         return replace(self, image_size=image_size)
+
+    def part_of_call(self, way: Way) -> str:
+        """Count every call with the one transformer."""
+        del way
+        return "fusion"
 
     def least_weights(self) -> int:
         """Return a lower bound of the number of parameters."""
@@ -244,21 +247,15 @@ class PatchEmbeddings(nn.Module):
         return states
 
 
-class Alone(NamedTuple):
-    """What a modality alone is encoded to, by its own expert and through the vision-language experts."""
-
-    states: Tensor  # (B, N, D) after all blocks with the modality's expert, normed
-    pair_states: Tensor  # (B, N, D) the same blocks below, then the vision-language experts, normed
-    mask: Tensor  # (B, N) bool
-
-
 class MoME(Backbone):
     """Streams before fusion are embeddings: fusion starts from them, not from what a modality alone is encoded to."""
 
-    embeds: ClassVar[bool] = True
+    ways_alone: ClassVar[tuple[str, ...]] = ("single", "pair")
+    alone_trains: ClassVar[bool] = True
     rates: ClassVar[Mapping[str, str]] = {"": "tower"}  # VLMo trains all of it at one rate
 
     config: MoMEConfig
+    places: Tensor  # (M + N, M + N) int64: which row of the table each query and key reads
 
     def __init__(self, config: MoMEConfig, blind: Blind = "none") -> None:
         super().__init__(config, blind)
@@ -270,7 +267,7 @@ class MoME(Backbone):
             raise UserError(
                 f"model.architecture: fusion_layers is {config.fusion_layers}; give 0 to {config.layers}, the layers"
             )
-        self.width = self.pooled_width = self.hidden_width = self.text_width = config.width
+        self.width = self.pooled_width = self.hidden_width = self.text_width = self.contrast_width = config.width
         self.vocabulary, self.max_tokens, self.padding = config.vocab_size, config.text_positions, 0
         self.layout, self.pixels = ImageLayout(1, config.patch_size), HALF
         self.init_std, self.norm_eps = config.init_std, 1e-12
@@ -282,11 +279,17 @@ class MoME(Backbone):
         relative = config.positions == "relative"
         rows = table_rows(config.image_size // config.patch_size, config.text_positions)
         self.position_bias = nn.Parameter(torch.zeros(rows, config.layers * config.heads)) if relative else None
+        self.register_buffer("places", self._places(), persistent=False)
         initialise(self, config.init_std)
         nn.init.normal_(self.image.class_embedding, std=config.init_std)
         masked = {"none": (), "image": (self.image,), "text": (self.text,)}[blind]
         for part in masked:
             part.requires_grad_(False)
+
+    def _places(self) -> Tensor:
+        """Return the index of the longest text and an image, of which shorter ones are a part."""
+        known = self.config.text_positions
+        return joint_index(self.window, known, known)
 
     @property
     def window(self) -> int:
@@ -305,11 +308,6 @@ class MoME(Backbone):
     def part_of(self, name: str) -> str:
         """Count everything with the one transformer."""
         del name
-        return "fusion"
-
-    def part_of_call(self, way: Way) -> str:
-        """Count every call with the one transformer."""
-        del way
         return "fusion"
 
     def resize_images(self, image_size: int) -> None:
@@ -333,15 +331,12 @@ class MoME(Backbone):
                 table = resize_position_table(old, (side, side)).detach().clone()
                 self.image.position_embedding = nn.Embedding.from_pretrained(table, freeze=not old.requires_grad)
         self.config = self.config.resized(image_size)
+        self.places = self._places().to(self.places.device)
 
-    def encode_alone(self, stream: Stream, modality: Modality) -> Alone:
-        """Encode a modality by itself, B rows, for contrast (VLMo, section 3.2).
+    def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
+        """Encode B texts or images by their own expert, and through the vision-language experts (VLMo, section 3.2).
 
         The two ways share all blocks below the fusion layers; above, both are one batched call.
-
-        Args:
-            stream: of `encode_text` or `encode_image`.
-            modality: which one.
         """
         self._tell("text_alone" if modality == TEXT else "image_alone", stream.mask.shape)
         states, masks = self._begin(stream, modality)
@@ -351,11 +346,12 @@ class MoME(Backbone):
             states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
         both = torch.cat([states, states])
         twice = torch.cat([masks, masks])
-        ((_, single),), ((_, pair),) = Route.whole(states, modality).parts, Route.whole(states, PAIR).parts
+        length = states.shape[1]
+        route = Route(((rows, ((length, modality),)), (rows, ((length, PAIR),))))
         for number, block in enumerate(self.blocks[split:], start=split):
-            both = block(both, _scores(biases, number, twice), Route(((rows, single), (rows, pair))))
-        states, pair_states = self.norm(both).split(rows)
-        return Alone(states, pair_states, stream.mask)
+            both = block(both, _scores(biases, number, twice), route)
+        single, pair = self.norm(both).split(rows)
+        return Stream(single, stream.mask), Stream(pair, stream.mask)
 
     def encode_single(self, stream: Stream, modality: Modality) -> Tensor:
         """Encode a modality by itself with its own expert alone: states (B, N, D), before the last norm."""
@@ -440,30 +436,29 @@ class MoME(Backbone):
         return stream.states + self.token_types.weight[row], stream.mask
 
     def _index(self, modality: Modality, length: int) -> Tensor:
-        if modality == TEXT:
-            return text_index(self.window, length, self.config.text_positions)
-        return self._grid(image_index(self.window), length)
+        known = self.config.text_positions
+        return self._reach(self.places[:known, :known] if modality == TEXT else self.places[known:, known:], length)
 
     def _pair_index(self, tokens: int, states: int) -> Tensor:
         """Return the index of a pair; region tokens behind the patches have no place: their row is the table's end."""
-        known = joint_index(self.window, tokens, self.config.text_positions)
-        return self._grid(known, tokens + states)
+        known = self.config.text_positions
+        (text, across), (back, image) = (part.tensor_split([known], 1) for part in self.places.tensor_split([known]))
+        upper = torch.cat([text[:tokens, :tokens], across[:tokens]], 1)
+        lower = torch.cat([back[:, :tokens], image], 1)
+        return self._reach(torch.cat([upper, lower]), tokens + states)
 
-    def _grid(self, known: Tensor, length: int) -> Tensor:
-        """Extend an index to states without a place; a blind model's one state has none either."""
-        if length == len(known) or self.position_bias is None:
-            return known
-        index = torch.full((length, length), -1)
-        shared = min(length, len(known))
-        index[:shared, :shared] = known[:shared, :shared]
-        return index
+    @staticmethod
+    def _reach(index: Tensor, length: int) -> Tensor:
+        """Cut an index to so many states, or extend it to states without a place."""
+        missing = max(length - len(index), 0)
+        return nn.functional.pad(index[:length, :length], (0, missing, 0, missing), value=-1)
 
     def biases(self, index: Tensor) -> Tensor | None:
-        """Gather the biases of all layers once: (L, H, N, N); zero where a state has no place."""
+        """Gather the biases of all layers once: (L, H, N, N); zero where a state has no place, which is row -1."""
         if self.position_bias is None:
             return None
         table = torch.cat([self.position_bias, self.position_bias.new_zeros(1, self.position_bias.shape[1])])
-        gathered = table[index.to(table.device)]  # (N, N, L * H)
+        gathered = table[index]  # (N, N, L * H)
         biases: Tensor = gathered.permute(2, 0, 1).unflatten(0, (self.config.layers, self.config.heads))
         return biases
 

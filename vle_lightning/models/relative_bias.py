@@ -13,8 +13,6 @@ A table has a row for each relation of a query to a key, and a column for each h
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,6 @@ def image_rows(window: int) -> int:
     return (2 * window - 1) ** 2 + CLASS_ROWS
 
 
-@lru_cache(maxsize=32)
 def image_index(window: int) -> Tensor:
     """Return the row of each query and key among class token and patches, row by row: (1 + P, 1 + P) int64."""
     rows = image_rows(window)
@@ -43,7 +40,6 @@ def image_index(window: int) -> Tensor:
     return index
 
 
-@lru_cache(maxsize=256)
 def text_index(window: int, tokens: int, text_positions: int) -> Tensor:
     """Return the row of each query and key among T tokens, the first one CLS: (T, T) int64."""
     first, last = image_rows(window) + 2, table_rows(window, text_positions)
@@ -53,7 +49,6 @@ def text_index(window: int, tokens: int, text_positions: int) -> Tensor:
     return index
 
 
-@lru_cache(maxsize=256)
 def joint_index(window: int, tokens: int, text_positions: int) -> Tensor:
     """Return the row of each query and key among T tokens and then class token and patches: (T + N, T + N) int64."""
     image, text = image_index(window), text_index(window, tokens, text_positions)

@@ -91,12 +91,12 @@ def run_alone(modality: Modality, case: Case) -> Iterator[Check]:
     encoder = load(case, itc=heads)
 
     def answer() -> Answer:
-        alone = encoder.encode_alone(stream_of(encoder, modality, case), modality)
+        single, pair = encoder.encode_alone(stream_of(encoder, modality, case), modality)
         raw = encoder.encode_single(stream_of(encoder, modality, case), modality)[:, 0]
         ours = {
-            f"{modality}_feats": alone.states,
-            "cls_feats": vector(heads.single, modality, alone.states, alone.mask),
-            "cls_vlffn_feats": vector(heads.pair, modality, alone.pair_states, alone.mask),
+            f"{modality}_feats": single.states,
+            "cls_feats": vector(heads.single, modality, single),
+            "cls_vlffn_feats": vector(heads.pair, modality, pair),
             "raw_cls_feats": raw,
         }
         return Answer(ours)
@@ -116,7 +116,7 @@ def run_single(modality: Modality, case: Case) -> Iterator[Check]:
         raw = encoder.encode_single(stream, modality)
         states = encoder.norm(raw)
         outputs = {f"{modality}_feats": states, "raw_cls_feats": raw[:, 0]}
-        return Answer(outputs | {"cls_feats": vector(heads.single, modality, states, stream.mask)})
+        return Answer(outputs | {"cls_feats": vector(heads.single, modality, Stream(states, stream.mask))})
 
     yield from judge(case, network(encoder), Pass(torch.ones(1, 1, dtype=torch.bool)), answer)
 
@@ -126,10 +126,10 @@ def stream_of(encoder: MoME, modality: Modality, case: Case) -> Stream:
     return encoder.encode_text(*texts(case)) if modality == "text" else encoder.encode_image(pixels(case))
 
 
-def vector(head: ContrastiveHead, modality: Modality, states: Tensor, mask: Tensor) -> Tensor:
+def vector(head: ContrastiveHead, modality: Modality, stream: Stream) -> Tensor:
     """Return the unit vectors (B, D) of a contrast."""
     embed = head.embed_texts if modality == "text" else head.embed_images
-    return embed(Stream(states, mask))
+    return embed(stream)
 
 
 def contrast(head: ContrastiveHead, images: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,10 +145,11 @@ def run_itc(case: Case) -> Iterator[Check]:
     encoder = load(case, itc=heads)
 
     def answer() -> Answer:
-        alone = {m: encoder.encode_alone(stream_of(encoder, m, case), m) for m in ("image", "text")}
+        sides: tuple[Modality, ...] = ("image", "text")
+        alone = [encoder.encode_alone(stream_of(encoder, side, case), side) for side in sides]
         found = [
-            contrast(head, *(vector(head, m, getattr(alone[m], states), alone[m].mask) for m in ("image", "text")))
-            for head, states in ((heads.single, "states"), (heads.pair, "pair_states"))
+            contrast(head, *(vector(head, side, stream) for side, stream in zip(sides, streams, strict=True)))
+            for head, *streams in zip((heads.single, heads.pair), *alone, strict=True)
         ]
         scores, loss = found[0][0], (found[0][1] + found[1][1]) / 2
         outputs = {
@@ -172,7 +173,7 @@ def run_irtr(case: Case) -> Iterator[Check]:
         for modality in ("image", "text"):
             stream = stream_of(encoder, modality, case)
             states = encoder.norm(encoder.encode_single(stream, modality))
-            vectors.append(vector(heads.single, modality, states, stream.mask))
+            vectors.append(vector(heads.single, modality, Stream(states, stream.mask)))
         scores, loss = contrast(heads.single, *vectors)
         outputs = {"irtr_i2t_logits": scores, "irtr_t2i_logits": scores.T}
         return Answer(outputs | {"irtr_logit_scale": heads.single.log_scale.exp()}, lambda: loss, (), "irtr_loss")

@@ -14,7 +14,7 @@ from vle_lightning.plan.gpus import GPUS, find_gpu, peak
 from vle_lightning.plan.memory import STAGES
 from vle_lightning.plan.report import Accumulate, Plan, as_json, as_text
 from vle_lightning.plan.stream import measured_bytes
-from vle_lightning.plan.workload import BOXES, Sample, pretraining_workload
+from vle_lightning.plan.workload import BOXES, SHAPING, Sample, pretraining_workload
 
 Settings = Mapping[str, Any]
 Reader = Callable[[Sequence[str]], Settings]  # from a command line of fit to all its options, defaults included
@@ -122,10 +122,7 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
         batch_size,
         sample,
         model["objectives"],
-        model["classes"],
-        model["blind"],
-        model["passes"],
-        model["codes"],
+        **{name: model[name] for name in SHAPING},
     )
     return Plan(
         workload=workload,

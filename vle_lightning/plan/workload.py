@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,13 +12,14 @@ from vle_lightning.batch import IGNORED, PretrainBatch
 from vle_lightning.errors import UserError
 from vle_lightning.flops import PARTS, FlopRecorder, Recording, flops_by_part, linear_sizes
 from vle_lightning.hub.architecture import Architecture, read_architecture
-from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind
+from vle_lightning.models.backbone import Backbone, BackboneConfig
 from vle_lightning.plan.outline import OutlineConfig
 from vle_lightning.streams import ImageLayout
 from vle_lightning.tasks.base import Stage
-from vle_lightning.tasks.pretrain import Passes, PretrainTask
+from vle_lightning.tasks.pretrain import PretrainTask
 
 BOXES = 10  # of an image, where nobody says otherwise; only MPC's head sees them
+SHAPING = ("classes", "codes", "blind", "passes", "tied")  # options of the task that its cost depends on
 MASKED = 0.15  # of the tokens: the data module's default
 
 
@@ -69,10 +70,7 @@ def pretraining_workload(
     rows: int,
     sample: Sample,
     objectives: Mapping[str, float] | None = None,
-    classes: int = 1600,
-    blind: Blind = "none",
-    passes: Passes = "apart",
-    codes: int = 64,
+    **options: Any,  # noqa: ANN401 (of the task)
 ) -> Workload:
     """Find out what a micro-batch of pre-training calls.
 
@@ -85,10 +83,7 @@ def pretraining_workload(
         sample: what a pair is like; the share of masked tokens is met up to rounding over the micro-batch, that of
             hidden patches in each image.
         objectives: weight by name; VLE's four by default.
-        classes: of MPC.
-        blind: what is withheld.
-        passes: of MLM and MPC.
-        codes: of MIM.
+        options: further ones of the task that shape it (`SHAPING`).
 
     Raises:
         UserError: the pictures are no multiple of the patches, or an objective is unknown.
@@ -96,14 +91,15 @@ def pretraining_workload(
     config = read_architecture(architecture)
     weights = None if objectives is None else dict(objectives)
     with torch.device("meta"):
-        task = PretrainTask(config, weights, classes, codes, blind=blind, passes=passes)
+        task = PretrainTask(config, weights, **options)
     if sample.image_size % task.model.layout.patch_size:
         raise UserError(
             f"data.image_size {sample.image_size} is no multiple of model.architecture's patches, "
             f"{task.model.layout.patch_size}"
         )
     with torch.random.fork_rng(devices=[]):
-        twin = PretrainTask(OutlineConfig.of(task.model), weights, classes=1, codes=1, blind=blind, passes=passes)
+        thin = {**options, "classes": 1, "codes": 1}
+        twin = PretrainTask(OutlineConfig.of(task.model), weights, **thin)
         recorder = FlopRecorder(twin)
         recorder.start()
         twin.step(plain_batch(rows, sample, task.model.layout), Stage.VAL)
@@ -115,11 +111,10 @@ def pretraining_flops(
     rows: int,
     sample: Sample,
     objectives: Mapping[str, float] | None = None,
-    classes: int = 1600,
-    blind: Blind = "none",
+    **options: Any,  # noqa: ANN401 (of the task)
 ) -> dict[str, float]:
     """Return the training FLOPs of one sample in a micro-batch of ``rows``, by part (see `pretraining_workload`)."""
-    return pretraining_workload(architecture, rows, sample, objectives, classes, blind).flops()
+    return pretraining_workload(architecture, rows, sample, objectives, **options).flops()
 
 
 def plain_batch(rows: int, sample: Sample, layout: ImageLayout | None = None) -> PretrainBatch:
@@ -146,6 +141,7 @@ def plain_batch(rows: int, sample: Sample, layout: ImageLayout | None = None) ->
         input_ids=ids,
         attention_mask=torch.ones(shape, dtype=torch.bool),
         texts=("",) * rows,
+        keys=torch.arange(rows)[:, None].expand(-1, 3),
         masked_input_ids=ids,
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,

@@ -76,9 +76,14 @@ class VisionLanguageTask(PortableTask):
         self._finite_loss: Tensor | None = None  # () the latest such one that is finite
 
     @property
+    def looks_ahead(self) -> bool:
+        """Say whether the first micro-batch of a step has to bring the others of its rank along."""
+        return False
+
+    @property
     def trains_all(self) -> bool:
-        """Does the loss depend on every weight that trains?"""
-        return True
+        """Does the loss depend on every weight that trains? Some backbones have weights that no fusion reads."""
+        return not self.model.alone_trains
 
     def disagreements(self, facts: DataFacts) -> list[str]:
         """Say where the model and its data do not fit each other; a subclass adds what concerns its head."""

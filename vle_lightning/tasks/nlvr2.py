@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vle_lightning.batch import StatementBatch
+from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.models.backbone import IMAGE_TYPE
 from vle_lightning.tasks.statements import StatementTask
@@ -21,9 +22,18 @@ class NLVR2Task(StatementTask):
     IMAGES: ClassVar[int] = 2
 
     def begin(self, source: Pretrained | None) -> None:
-        """Start the token type of the second image from that of the first, as METER does; keep a trained one."""
-        if source is None or source.description.task != self.task_name():
-            types = self.model.token_types.weight.data
+        """Start the token type of the second image from that of the first, as METER does; keep a trained one.
+
+        Raises:
+            UserError: the model has no third token type.
+        """
+        types = self.model.token_types.weight.data
+        if len(types) <= RIGHT_TYPE:
+            raise UserError(
+                f"model.architecture.fusion.token_types is {len(types)}; NLVR2 needs {RIGHT_TYPE + 1}, of the text and "
+                "two images"
+            )
+        if source is None or self.task_name() not in source.heads:
             types[RIGHT_TYPE] = types[IMAGE_TYPE]
 
     def pool(self, batch: StatementBatch) -> Tensor:

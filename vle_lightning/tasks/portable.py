@@ -15,7 +15,7 @@ from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import read_architecture, refuse_unknown
 from vle_lightning.hub.checks import check_values
 from vle_lightning.hub.filling import own_tensors
-from vle_lightning.hub.meter import write_meter
+from vle_lightning.hub.meter_export import write_meter
 from vle_lightning.hub.own import Description, to_plain, write_own
 from vle_lightning.hub.pretrained import Pretrained, architecture_of, fill_pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder

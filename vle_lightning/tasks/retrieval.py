@@ -173,7 +173,7 @@ class RetrievalTask(VisionLanguageTask):
         self.score(stage, "first_places", first.sum(), batch.valid.sum())
         if similarities is None:
             return loss
-        contrast = contrastive_loss(similarities, groups, batch.valid)
+        contrast = contrastive_loss(similarities, groups[:, None] == groups, batch.valid)
         self.score(stage, "contrastive_loss", contrast.detach() * batch.valid.sum(), batch.valid.sum())
         return loss + self.weight * contrast
 

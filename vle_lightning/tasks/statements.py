@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from vle_lightning.tasks.base import Rows, Stage, VisionLanguageTask, per_split
 from vle_lightning.tasks.drawings import draw_statements
 from vle_lightning.tasks.looks import look
 from vle_lightning.tasks.pictures import Names, Picture
+from vle_lightning.tasks.portable import Layout
 from vle_lightning.tasks.sheets import draw_confusion
 
 
@@ -72,6 +74,19 @@ class StatementTask(VisionLanguageTask):
     def heads(self) -> dict[str, nn.Module]:
         """Return the classifier by the task's name."""
         return {self.task_name(): self.head}
+
+    def save_pretrained(self, folder: str | Path, layout: Layout = "own") -> None:
+        """Write the task; see `PortableTask.save_pretrained`.
+
+        Raises:
+            UserError: METER's layout is asked for, which knows the classes by their order, and they are others here.
+        """
+        if layout == "meter" and self.classes != self.CLASSES:
+            raise UserError(
+                f"METER's layout has no place for the classes {', '.join(self.classes)}: there they are "
+                f"{', '.join(reversed(self.CLASSES))}; export it in ours"
+            )
+        super().save_pretrained(folder, layout)
 
     def disagreements(self, facts: DataFacts) -> list[str]:
         """Add the classes."""

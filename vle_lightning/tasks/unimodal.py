@@ -46,6 +46,11 @@ class UnimodalTask(VisionLanguageTask):
         super().__init__(architecture, "none", optim, seed)
         freeze_parts(self.model, self.modality, freeze)
 
+    @property
+    def trains_all(self) -> bool:
+        """Say that it does: all else is frozen."""
+        return True
+
     def own_heads(self) -> Mapping[str, nn.Module]:
         """Return the heads that the published checkpoints lack, by a name of ours."""
         return {}

@@ -76,7 +76,10 @@ class VQATask(VisionLanguageTask):
         """Add the number of answers."""
         found, answers = super().disagreements(facts), self.options["answers"]
         if facts.answers not in (None, answers):
-            found.append(f"data.answers lists {facts.answers} answers, but model.answers is {answers}")
+            found.append(
+                f"data.answers lists {facts.answers} answers, but model.answers is {answers}: set model.answers to "
+                f"{facts.answers}, or prepare the data with --answers FILE, a list of {answers}"
+            )
         return found
 
     def forward(self, batch: VQABatch) -> Tensor:
