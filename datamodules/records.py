@@ -3,7 +3,8 @@
 A record lies in a shard as ``KEY.json`` beside ``KEY.jpg`` (or ``.png``): UTF-8, sorted keys, compact
 separators. Where the statements are about two images (NLVR2), the right one lies beside them as
 ``KEY.right.jpg``. Boxes are xyxy, normalised to [0, 1] of the whole image. A *sample* is one text, one question,
-one VCR item or one statement.
+one VCR item or one statement; of images alone it is the image. A record of a text alone (a passage) has one text and
+lies without an image.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-Kind = Literal["texts", "questions", "vcr", "statements"]  # which list of a record a data set's samples come from
+# which list of a record a data set's samples come from; images are samples themselves, passages are texts alone
+Kind = Literal["texts", "questions", "vcr", "statements", "images", "passages"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+LISTS: tuple[Kind, ...] = ("texts", "questions", "vcr", "statements")  # of a record
 Box = tuple[float, float, float, float]
 TaggedText = tuple[str | tuple[int, ...], ...]  # words, and tags: the numbers of the objects that are meant
 
@@ -101,10 +104,20 @@ class Statement:
 
 
 @dataclass(frozen=True)
+class WholeImage:
+    """The image itself, where that is the sample."""
+
+    id: str = "0"
+
+
+Sample = Text | Question | VCRItem | Statement | WholeImage
+
+
+@dataclass(frozen=True)
 class Record:
     """An image's annotations; ``names`` lie beside ``boxes`` ("" where the class is not known)."""
 
-    image_id: str  # unique per image, equal for the same image in other data sets
+    image_id: str  # unique per image, equal for the same image in other data sets; of a passage, of its text
     boxes: tuple[Box, ...] = ()
     names: tuple[str, ...] = ()
     texts: tuple[Text, ...] = ()
@@ -147,10 +160,10 @@ class Record:
         }
         return json.dumps(raw, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
-    def items(self, kind: Kind) -> tuple[Text | Question | VCRItem | Statement, ...]:
+    def items(self, kind: Kind) -> tuple[Sample, ...]:
         """Return this record's samples of one kind, in order."""
         match kind:
-            case "texts":
+            case "texts" | "passages":
                 return self.texts
             case "questions":
                 return self.questions
@@ -158,6 +171,8 @@ class Record:
                 return self.vcr
             case "statements":
                 return self.statements
+            case "images":
+                return (WholeImage(),)
 
 
 def tagged_text(raw: object) -> TaggedText:

@@ -31,8 +31,8 @@ class Skip(NamedTuple):
 class DataFacts(NamedTuple):
     """What a data module and its task have to agree about; None where a kind of data has no such thing."""
 
-    vocabulary: int  # token ids
-    image_size: int  # pixels
+    vocabulary: int | None = None  # token ids
+    image_size: int | None = None  # pixels
     patch_size: int | None = None  # pixels
     classes: int | None = None
     answers: int | None = None
@@ -112,6 +112,28 @@ class PretrainBatch(ImageTextBatch):
     hidden_classes: Tensor  # (B, H) int64; -1 on padding
     hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling, hidden in the image view of patches
     patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image; IGNORED without a codebook
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch(Batch):
+    """B images alone, some of whose patches are to be hidden; P patches each, row by row."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says
+    hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling
+    patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image
+    object_patches: Tensor  # (B, P) bool: the patch touches an object; False where the objects are not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBatch(Batch):
+    """B texts alone, some of whose tokens are masked."""
+
+    masked_input_ids: Tensor  # (B, T) int64
+    input_ids: Tensor  # (B, T) int64
+    attention_mask: Tensor  # (B, T) bool; False on padding
+    mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
+    mlm_content: Tensor  # (B, T) bool: the target is a word of the content list
+    texts: tuple[str, ...]  # for pictures and reports
 
 
 @dataclass(frozen=True, kw_only=True)

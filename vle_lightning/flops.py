@@ -28,6 +28,7 @@ from vle_lightning.tasks.base import VisionLanguageTask
 
 PARTS = ("text", "image", "fusion", "heads")
 ALONE: Mapping[Way, Modality] = {"text_alone": "text", "image_alone": "image"}
+SINGLE: Mapping[Way, Modality] = {"text_single": "text", "image_single": "image"}
 MULTIPLY_ADD = 2  # operations
 
 
@@ -214,6 +215,8 @@ def run_part(model: Backbone, call: EncoderCall) -> Tensor:
     ]
     if call.way in ALONE:
         return torch.cat([part.states for part in model.encode_alone(streams[0], ALONE[call.way])])
+    if call.way in SINGLE:
+        return model.encode_unimodal(streams[0], SINGLE[call.way])
     text, image = streams
     if call.way == "pairs":
         return model.pool_pairs(text, image)

@@ -61,7 +61,8 @@ def all_classes() -> dict[str, type[AnyDataset]]:
     package = importlib.import_module("datamodules.prepare")
     names = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
     modules = {name: importlib.import_module(f"datamodules.prepare.{name}") for name in names}
-    return {name: module.Dataset for name, module in modules.items() if hasattr(module, "Dataset")}
+    found = {name: module.Dataset for name, module in modules.items() if hasattr(module, "Dataset")}
+    return {getattr(dataset, "command", None) or name: dataset for name, dataset in found.items()}
 
 
 def convert(
@@ -160,7 +161,8 @@ def convert_split(
         tell_start(writer.partial, console)
         write_items(dataset, split, writer, options)
         dataset.finish(folder.parent.parent)
-    console.print(f"{folder}: {writer.images:,} images; left out: {first_of_each(writer.skipped, writer.listed)}")
+    counted = "texts" if dataset.kind == "passages" else "images"
+    console.print(f"{folder}: {writer.images:,} {counted}; left out: {first_of_each(writer.skipped, writer.listed)}")
 
 
 def index_split(
@@ -190,7 +192,7 @@ def tell_start(partial: PartialSplit, console: Console) -> None:
 class Encoded(NamedTuple):
     """An item's images as they go into the shard."""
 
-    image: EncodedImage
+    image: EncodedImage | None  # None: the item is a text alone
     right: EncodedImage | None
 
 
@@ -198,12 +200,15 @@ def write_items(dataset: RawDataset, split: str, writer: ShardFolderWriter, opti
     """Write a split's items but those that are in finished shards, with a line of progress."""
     with progress_line() as progress:
         task = progress.add_task(f"{writer.source} {split}", total=options.limit, completed=writer.items)
-        places = open_places(dataset.src, dataset.image_places(split), options.follow_links)
+        names = dataset.image_places(split)
+        places = open_places(dataset.src, names, options.follow_links) if names else []
         items = dataset.items(split, Shuffled(options.seed, split), writer.skip)
         rest = itertools.islice(items, writer.items, options.limit)
         for item, encoded in encoded_images(rest, places, options, dataset.stored_boxes):
             if isinstance(encoded, SampleError):
                 writer.leave_out(encoded.kind, encoded.where)
+            elif encoded.image is None:
+                writer.write_passage(item.key, item.record)
             else:
                 writer.write(item.key, encoded.image.data, encoded.image.extension, item.record, encoded.right)
             progress.advance(task)
@@ -229,6 +234,8 @@ def encoded_item(
     def encoded(data: bytes, name: str) -> EncodedImage:
         return prepare_image(data, name, options.longest_side, options.quality)
 
+    if item.image_name is None:
+        return item, Encoded(None, None)
     try:
         data = read_image(places, item.image_name)
         image = encoded(data, item.image_name)

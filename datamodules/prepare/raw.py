@@ -25,7 +25,7 @@ class Item(NamedTuple):
     """One image and what is known of it."""
 
     key: str  # of the sample in its shard
-    image_name: str  # file name, relative to one of `RawDataset.image_places`
+    image_name: str | None  # file name, relative to one of `RawDataset.image_places`; None of a text alone
     record: Record
     right_name: str | None = None  # of the second image of a pair
 
@@ -50,6 +50,7 @@ class RawDataset(ABC):
     """A data set in its official raw layout."""
 
     kind: ClassVar[Kind]
+    command: ClassVar[str | None] = None  # its name on the command line; that of its module by default
     # whether boxes are given in pixels of the images as stored, and not of the upright ones; those that have any say so
     stored_boxes: ClassVar[bool] = False
     follow_links = False  # see `datamodules.prepare.images.Folder`; an option of all data sets
@@ -66,7 +67,7 @@ class RawDataset(ABC):
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the names below ``src`` of what may hold the images: folders, or archives NAME.tar, NAME.zip.
 
-        Those that exist are used.
+        Those that exist are used. None of texts alone.
         """
 
     def check_splits(self, splits: Sequence[str]) -> None:  # noqa: B027 (most have nothing to check)
@@ -87,6 +88,11 @@ class RawDataset(ABC):
         Raises:
             FileNotFoundError: One is missing.
         """
+
+    def listing(self, split: str) -> str | None:
+        """Return a hash of what decides a split beside its files of annotations; None where nothing does."""
+        del split
+        return None
 
     @abstractmethod
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:

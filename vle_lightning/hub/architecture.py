@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from vle_lightning.errors import UserError
 from vle_lightning.hub.checks import check_values, with_floats
 from vle_lightning.models.backbone import BackboneConfig
-from vle_lightning.models.presets import PRESETS
+from vle_lightning.models.presets import ALL_PRESETS
 from vle_lightning.parts import PartConfig, find_kind
 
 Architecture = str | dict[str, Any] | BackboneConfig  # a preset's name, plain types, or the configuration itself
@@ -93,9 +93,9 @@ def refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> N
 
 
 def _preset(name: object, where: str) -> BackboneConfig:
-    if not isinstance(name, str) or name not in PRESETS:
-        raise UserError(f"{where}: no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if not isinstance(name, str) or name not in ALL_PRESETS:
+        raise UserError(f"{where}: no preset {name!r}; choose one of {', '.join(ALL_PRESETS)}")
+    return ALL_PRESETS[name]
 
 
 def _find(base: type[PartConfig], kind: object, where: str) -> type[Any]:

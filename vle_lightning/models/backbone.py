@@ -26,7 +26,7 @@ Way = Literal["text", "image", "fusion", "pairs", "restore", "text_alone", "imag
 class EncoderCall(NamedTuple):
     """One call of a backbone, as far as its cost goes."""
 
-    way: Way  # the method: encode_text, encode_image, fuse, pool_pairs, restore; of MoME also its encode_alone, _single
+    way: Way  # the method: encode_text, encode_image, fuse, pool_pairs, restore; single: encode_unimodal; alone: MoME's
     sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion, pairs: B, T, N; restore: B, T, N, tokens;
     # alone and single: B, N
 
@@ -147,6 +147,25 @@ class Backbone(nn.Module):
             return self._masked(len(pixel_values))
         self._tell("image", (len(pixel_values), *pixel_values.shape[-2:]))
         return self._encode_image(pixel_values, hidden)
+
+    def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
+        """Return the states of a modality by itself, from which its own objectives predict.
+
+        Where each modality has an encoder they are its stream: encoded, and projected to the fusion's width.
+
+        Args:
+            stream: B rows of `encode_text` or `encode_image`.
+            modality: which one.
+
+        Returns:
+            (B, N, D), after the last norm where there is one behind the last layer.
+        """
+        del modality
+        return stream.states
+
+    def reads(self, name: str, modality: Modality) -> bool:
+        """Say whether `encode_unimodal` of a modality reads a parameter, by its name in the backbone."""
+        return name.startswith((f"{modality}.", f"{modality}_projection."))
 
     def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
         """Encode B texts or images by themselves, for contrast: a stream for each of `ways_alone`.

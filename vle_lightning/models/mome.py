@@ -364,6 +364,18 @@ class MoME(Backbone):
             states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
         return states
 
+    def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
+        """Encode a modality by itself with its own expert alone: states (B, N, D), normed."""
+        states: Tensor = self.norm(self.encode_single(stream, modality))
+        return states
+
+    def reads(self, name: str, modality: Modality) -> bool:
+        """Say whether a modality by itself reads a parameter: not those of the other one's or of pairs' experts."""
+        expert = name.split(".experts.")[-1].split(".")[0] if ".experts." in name else None
+        if expert is not None:
+            return expert == (TEXT if self.config.shared_experts else modality)
+        return name.startswith(("blocks.", "token_types.", "norm.", "position_bias", f"{modality}."))
+
     def features(
         self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None
     ) -> Features:
@@ -372,7 +384,7 @@ class MoME(Backbone):
         images = None if pixel_values is None else self.encode_image(pixel_values)
         images = images if images is None or rows is None else images.select(rows)
         alone = [
-            stream and Stream(self.norm(self.encode_single(stream, modality)), stream.mask)
+            stream and Stream(self.encode_unimodal(stream, modality), stream.mask)
             for stream, modality in ((texts, TEXT), (images, IMAGE))
         ]
         fused = None if texts is None or images is None else self.fuse(texts, images)

@@ -46,7 +46,7 @@ def test_the_help_of_every_data_set_says_its_layout_and_every_option(
     with pytest.raises(SystemExit):
         main([name, "--help"])
     told = words(capsys)
-    module = importlib.import_module(f"datamodules.prepare.{name}")
+    module = importlib.import_module(all_classes()[name].__module__)
     assert all(option in told for option in [*OPTIONS.split(), "--src"])
     assert " ".join((module.__doc__ or "").split()) in told
     assert "Raw layout: ``" in told
