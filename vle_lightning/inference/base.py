@@ -45,7 +45,7 @@ class Seen(NamedTuple):
 
 
 class Pipeline:
-    """Base of the seven pipelines. A subclass says what an item is given by and what becomes of it."""
+    """Base of the eight pipelines. A subclass says what an item is given by and what becomes of it."""
 
     text_name = "text"  # the keyword that holds the text
     __call__: Callable[..., Any]  # one item, a list or a stream of them, as keywords or as dictionaries
