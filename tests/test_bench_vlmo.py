@@ -43,6 +43,7 @@ def test_ratios_are_published_over_ours() -> None:
     seconds, memory = "vlmo_step_seconds", "vlmo_peak_memory_gib"
     assert results["vlmo_step_speedup"] == results[f"{seconds}/published"] / results[f"{seconds}/ours"]
     assert results["vlmo_memory_ratio"] == results[f"{memory}/published"] / results[f"{memory}/ours"]
+    assert results["vlmo_step_flops_ratio"] > 1
     assert results["vlmo_mlm_loss/ours"] == pytest.approx(results["vlmo_mlm_loss/published"], rel=1e-5)
 
 
