@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.inference.conftest import TEXTS, count_looks
 from vle_lightning.cli import main
@@ -217,6 +219,17 @@ def test_features_have_the_vectors_of_contrast(exported: Exported, photos: Path)
             assert np.linalg.norm(row["text_vector"]) == pytest.approx(1, abs=1e-5)
             assert row["image_vector"] @ row["text_vector"] == pytest.approx(wanted[2, column].item(), abs=1e-5)
         assert pipeline("features", exported(kind))(text="the dog").keys() == {"text", "text_vector"}
+
+
+def test_a_checkpoint_with_the_first_way_alone_will_do(exported: Exported, photos: Path, tmp_path: Path) -> None:
+    """VLMo's files that were fine-tuned for retrieval have no projections of the vision-language way."""
+    folder = shutil.copytree(exported("dual-experts"), tmp_path / "first")
+    with safe_open(folder / "model.safetensors", "pt") as content:
+        about = content.metadata()
+        kept = {name: content.get_tensor(name) for name in content.keys() if ".pair." not in name or "model." in name}  # noqa: SIM118
+    save_file(kept, folder / "model.safetensors", about)
+    found, wanted = (opened(one).index_images(photos).vectors for one in (folder, exported("dual-experts")))
+    assert torch.equal(found, wanted)
 
 
 def test_the_command_indexes_and_finds(
