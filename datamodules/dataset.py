@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -186,6 +187,16 @@ def record_boxes(record: Record, where: str) -> NDArray[np.float64]:
             "bad box", f"{where}: box {first} is {boxes[first].tolist()}, outside the image or of zero area"
         )
     return boxes
+
+
+def row_keys(*names: Sequence[str]) -> Tensor:
+    """Return numbers (B, N) int64 that stand for N names of each of B rows: equal where the names are."""
+    return torch.tensor([[_key(name) for name in row] for row in zip(*names, strict=True)], dtype=torch.int64)
+
+
+def _key(name: str) -> int:
+    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1  # 63 bits: two of a million names are alike once in ten million sets
 
 
 def pad(rows: Sequence[NDArray[np.generic]], fill: float, dtype: torch.dtype) -> Tensor:

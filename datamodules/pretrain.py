@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -17,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.base import VisionLanguageDataModule
 from datamodules.classes import read_classes
 from datamodules.codebook import Codebook, check_patch_size, open_codebook, patch_codes
-from datamodules.dataset import BatchBuilder, BatchHead, MicroBatchDataset, pad, record_boxes
+from datamodules.dataset import BatchBuilder, BatchHead, MicroBatchDataset, pad, record_boxes, row_keys
 from datamodules.masking import draw_boxes, draw_patches, mask_tokens, pair_partners
 from datamodules.records import Kind
 from datamodules.shards import RawSample, SampleError, ShardFolder
@@ -139,16 +138,6 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
             hidden_patches=torch.from_numpy(patches),
             patch_codes=patch_codes(self.codebook, head.pixel_values, self.grid),
         )
-
-
-def row_keys(*names: Sequence[str]) -> Tensor:
-    """Return numbers (B, N) int64 that stand for N names of each of B rows: equal where the names are."""
-    return torch.tensor([[_key(name) for name in row] for row in zip(*names, strict=True)], dtype=torch.int64)
-
-
-def _key(name: str) -> int:
-    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1  # 63 bits: two of a million names are alike once in ten million sets
 
 
 class DrawingDataset(MicroBatchDataset[PretrainSample, PretrainBatch]):

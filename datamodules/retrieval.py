@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
-from datamodules.dataset import BatchBuilder, BatchHead
+from datamodules.dataset import BatchBuilder, BatchHead, row_keys
 from datamodules.images import ImagesOfFolder
 from datamodules.records import Kind, Text
 from datamodules.shards import RawSample, SampleError, ShardFolder
@@ -82,6 +82,7 @@ class RetrievalBuilder(BatchBuilder[RetrievalSample, RetrievalBatch]):
         head = replace(head, skipped=skipped, sample_ids=image_ids if self.all_texts else head.sample_ids)
         return RetrievalBatch(
             **vars(head),
+            keys=row_keys(head.sample_ids, image_ids, [sample.texts[0] for sample in samples]),
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
             owners=torch.arange(rows).repeat_interleave(torch.tensor([len(sample.texts) for sample in samples])),

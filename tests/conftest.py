@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+DOT = base64.b64decode(  # a PNG file of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 # torch and what imports it are imported in here only: the process that hands out the tests needs none of them
 
@@ -24,9 +29,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
     if not torch.cuda.is_available():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else fake tensors look for a driver at each operation
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw pictures of one pixel: laying out those of a tiny run takes longer than its training."""
+    monkeypatch.setattr("vle_lightning.callbacks.pictures.render", lambda picture: DOT)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from tests.test_run_folder import ROOT, end, hold
 from vle_lightning.callbacks.recorder import FinalValidation
 from vle_lightning.cli import main, raised_by_us
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # the shared run, which is made before, has real pictures
+
 POSITIONS = "model.image.position_embedding.weight"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PRETRAIN, VCR = EXPERIMENTS / "pretrain" / "toy.yaml", EXPERIMENTS / "vcr" / "toy_q2a.yaml"
@@ -345,7 +347,12 @@ def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
     assert "error: trainer: No supported gpu" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("devices", ["-1", "[0]", "0,", "0", "two", "[]", "-3", "[0, 0]", "null"])
+ALIKE = ("0,", "0", "[]", "-3", "[0, 0]")  # to the four that are always tried
+
+
+@pytest.mark.parametrize(
+    "devices", ["-1", "[0]", "two", "null", *(pytest.param(value, marks=pytest.mark.slow) for value in ALIKE)]
+)
 def test_devices_that_a_cpu_has_not_are_refused(devices: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--trainer.accelerator", "cpu", f"--trainer.devices={devices}", "--run_name", "never")
     assert run("fit", PRETRAIN, *options) == 2

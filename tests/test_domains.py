@@ -38,16 +38,27 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "hint"), WRONG)
-def test_a_value_outside_of_its_domain_is_one_sentence(key: str, value: str, hint: str, tmp_path: Path) -> None:
-    for given in ([f"--{key}={value}"], ["--config", str(_file(tmp_path / "wrong.yaml", key, value))]):
-        with pytest.raises(UserError) as told:
-            read_settings(["--config", str(PRETRAIN), *given])
-        message = str(told.value)
-        assert key in message
-        assert hint in message or "int" in message  # a file's 1e20 is no integer at all
-        assert "\n" not in message
-        assert message.startswith("command line: " if given[0].startswith(f"--{key}") else str(tmp_path))
+IN_A_FILE = ("model.optim.betas", "data.sources", "max_skipped", "seed_everything")  # of each depth and type
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint", "in_a_file"),
+    [
+        *((*wrong, False) for wrong in WRONG),
+        *(pytest.param(*w, True, marks=() if w[0] in IN_A_FILE else pytest.mark.slow) for w in WRONG),
+    ],
+)
+def test_a_value_outside_of_its_domain_is_one_sentence(
+    key: str, value: str, hint: str, in_a_file: bool, tmp_path: Path
+) -> None:
+    given = ["--config", str(_file(tmp_path / "wrong.yaml", key, value))] if in_a_file else [f"--{key}={value}"]
+    with pytest.raises(UserError) as told:
+        read_settings(["--config", str(PRETRAIN), *given])
+    message = str(told.value)
+    assert key in message
+    assert hint in message or "int" in message  # a file's 1e20 is no integer at all
+    assert "\n" not in message
+    assert message.startswith(str(tmp_path) if in_a_file else "command line: ")
 
 
 def test_the_command_line_ends_with_that_sentence(capsys: pytest.CaptureFixture[str]) -> None:

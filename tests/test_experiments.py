@@ -107,6 +107,7 @@ def test_every_file_parses_and_builds_at_tiny_width(
     "file",
     [pytest.param(file, marks=() if name_of(file) in QUICK else pytest.mark.slow, id=name_of(file)) for file in FILES],
 )
+@pytest.mark.usefixtures("unrendered")
 def test_every_file_runs_two_steps(
     file: Path, toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,7 @@ def test_an_export_that_says_what_cannot_be_is_not_exported(
     assert not (tmp_path / "two").exists()
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("layout", [pytest.param("own", marks=pytest.mark.slow), "vle"])
 def test_a_fit_starts_from_an_exported_folder_and_says_so(
     layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from lower floors and from its own part
@@ -52,8 +51,13 @@ NAME_KINDS = ("encoders", "fusion", "hub", "parity", "presets.py", "dual_stream.
 READ_DATA = ("inference", "experiment", "cli", "bench")  # the only parts that import data modules
 
 
-def imports_of(file: Path) -> Iterator[str]:
-    """Yield the dotted name of everything that a file imports, inside of functions as well."""
+@cache
+def imports_of(file: Path) -> tuple[str, ...]:
+    """Return the dotted name of everything that a file imports, inside of functions as well."""
+    return tuple(find_imports(file))
+
+
+def find_imports(file: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -72,33 +76,38 @@ def part_of(file: Path) -> str:
     return file.relative_to(ROOT).parts[1].removesuffix(".py")
 
 
-@pytest.mark.parametrize("file", modules("vle_lightning"), ids=lambda file: str(file.relative_to(ROOT)))
-def test_modules_import_from_lower_floors_only(file: Path) -> None:
+def faults_of_floors(file: Path) -> Iterator[str]:
     part = part_of(file)
-    if part == "__init__":
-        return
-    for name in imports_of(file):
+    for name in imports_of(file) if part != "__init__" else ():
         package, _, rest = name.partition(".")
-        if package == "datamodules":
-            assert part in READ_DATA, f"{file} imports {name}"
-        if package == "vle_lightning":
-            below = rest.split(".")[0]
-            assert below == part or FLOOR_OF[below] < FLOOR_OF[part], f"{file} imports {name}"
-        if package in ("lightning", "pytorch_lightning"):
-            assert part not in WITHOUT_LIGHTNING, f"{file} imports {name}"
+        below = rest.split(".")[0]
+        data = package == "datamodules" and part not in READ_DATA
+        upwards = package == "vle_lightning" and below != part and FLOOR_OF[below] >= FLOOR_OF[part]
+        lightning = package in ("lightning", "pytorch_lightning") and part in WITHOUT_LIGHTNING
+        if data or upwards or lightning:
+            yield f"{file} imports {name}"
 
 
-@pytest.mark.parametrize("file", modules("vle_lightning"), ids=lambda file: str(file.relative_to(ROOT)))
-def test_parts_are_named_by_presets_and_published_checkpoints_alone(file: Path) -> None:
-    if part_of(file) in NAME_KINDS or file.name in NAME_KINDS:
-        return
-    names = [name.removeprefix("vle_lightning.") for name in imports_of(file) if name.startswith("vle_lightning.")]
-    concrete = [name for name in names if name.startswith(KINDS) and not name.startswith(SHARED)]
-    assert not concrete, f"{file} names {concrete}; ask models/backbone.py, or a configuration, instead"
+# one test for all files: a test for each takes longer than what it does
+def test_modules_import_from_lower_floors_only() -> None:
+    files = modules("vle_lightning")
+    assert files
+    assert [fault for file in files for fault in faults_of_floors(file)] == []
 
 
-@pytest.mark.parametrize("file", modules("datamodules"), ids=lambda file: str(file.relative_to(ROOT)))
-def test_data_modules_import_batch_types_and_two_small_modules_of_the_ground_floor(file: Path) -> None:
-    names = [name for name in imports_of(file) if name.split(".")[0] == "vle_lightning"]
+def test_parts_are_named_by_presets_and_published_checkpoints_alone() -> None:
+    files = [f for f in modules("vle_lightning") if part_of(f) not in NAME_KINDS and f.name not in NAME_KINDS]
+    assert files
+    for file in files:
+        names = [name.removeprefix("vle_lightning.") for name in imports_of(file) if name.startswith("vle_lightning.")]
+        concrete = [name for name in names if name.startswith(KINDS) and not name.startswith(SHARED)]
+        assert not concrete, f"{file} names {concrete}; ask models/backbone.py, or a configuration, instead"
+
+
+def test_data_modules_import_batch_types_and_two_small_modules_of_the_ground_floor() -> None:
     allowed = ("vle_lightning.batch.", "vle_lightning.entry.", "vle_lightning.vqa_answers.")
-    assert all(name.startswith(allowed) for name in names), f"{file} imports {names}"
+    files = modules("datamodules")
+    assert files
+    for file in files:
+        names = [name for name in imports_of(file) if name.split(".")[0] == "vle_lightning"]
+        assert all(name.startswith(allowed) for name in names), f"{file} imports {names}"

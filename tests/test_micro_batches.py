@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from datamodules.index import Column, index_path
+from tests.conftest import DOT
 from tests.slurm.cluster import free_ports
 from vle_lightning.cli import main
 
@@ -32,6 +33,7 @@ SMALL = {
     "data": {"batch_size": 4, "global_batch_size": 16, "workers": 1, "limit_val": 9},
 }
 TWO_RANKS = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+NO_WORKERS = ("--data.workers", "0")  # which change nothing (datamodules/test_base.py)
 PATIENCE = 90  # seconds
 
 
@@ -42,13 +44,14 @@ def _in_the_workplace(workplace: Path) -> Iterator[None]:
         patch.chdir(workplace)
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")  # as in the process of the tests
+        patch.setattr("vle_lightning.callbacks.pictures.render", lambda picture: DOT)
         yield
 
 
 @pytest.fixture(scope="module")
 def alone(workplace: Path) -> Path:
     """The run folder of one process."""
-    assert main(fit(PRETRAIN, "alone")) == 0
+    assert main(fit(PRETRAIN, "alone", *NO_WORKERS)) == 0
     return workplace / "checkpoints" / "alone"
 
 
@@ -89,7 +92,7 @@ def opened(checkpoint: Path) -> dict[str, Any]:
 
 
 def test_two_ranks_train_and_validate_as_one_does(alone: Path) -> None:
-    assert in_two_processes(fit(PRETRAIN, "two", *TWO_RANKS)) == [0, 0]
+    assert in_two_processes(fit(PRETRAIN, "two", *TWO_RANKS, *NO_WORKERS)) == [0, 0]
     together = alone.with_name("two")
     expected, actual = (opened(folder / "last.ckpt")["state_dict"] for folder in (alone, together))
     for name, weight in expected.items():

@@ -251,6 +251,7 @@ def retrieval_batch(rows: int = 4) -> RetrievalBatch:
         pixel_values=pairs.pixel_values,
         input_ids=pairs.input_ids,
         attention_mask=pairs.attention_mask,
+        keys=pairs.keys,
         owners=torch.arange(rows),
         image_ids=pairs.sample_ids,
         text_ids=pairs.sample_ids,

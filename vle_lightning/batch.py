@@ -179,6 +179,7 @@ class RetrievalBatch(Batch):
     pixel_values: Tensor  # (B, 3, H, W) float, CLIP-normalised
     input_ids: Tensor  # (T, L) int64
     attention_mask: Tensor  # (T, L) bool; False on padding
+    keys: Tensor  # (B, 3) int64: what stands for the sample, its image and its first text, equal where these are
     owners: Tensor  # (T,) int64: the row of the image that each text describes
     image_ids: tuple[str, ...]  # of the B images: two rows may show one image
     text_ids: tuple[str, ...]  # of the T texts

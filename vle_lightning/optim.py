@@ -25,7 +25,7 @@ class OptimConfig:
     head_multiplier: float = 5.0  # METER
     projection_multiplier: float | None = None  # from the towers' width to the fusion's; None: as the fusion (METER)
     token_type_multiplier: float | None = None  # None: as the fusion (ours; VLE's and METER's is 1)
-    weight_decay: float = 0.01  # METER; none on biases and norms
+    weight_decay: float = 0.01  # METER; none on norms, biases and Swin's tables of position biases
     decay_head_norms: bool = False  # on the norms of classifiers, which VLE's and METER's rule by name overlooks
     betas: tuple[float, float] = (0.9, 0.98)  # METER
     warmup: float = 0.1  # share of all steps, METER
@@ -71,7 +71,7 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, obj
         if parameter.requires_grad:
             part = rate_of(task, name)
             part = part if part in multipliers else "fusion"
-            decayed = id(parameter) not in undecayed and not name.endswith("bias")
+            decayed = id(parameter) not in undecayed and "bias" not in name.rpartition(".")[2]
             groups.setdefault((part, decayed), []).append(parameter)
     return [
         {

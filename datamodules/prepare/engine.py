@@ -111,6 +111,8 @@ def convert_dataset(
         keep_what_is_not_ours(dataset, split, out / name / split)
     # of all splits before the first conversion: a missing file is found at once
     made_from = {split: origin(dataset, split, options, arguments or {}) for split in wanted}
+    if isinstance(dataset, RawDataset):
+        dataset.check_beside(out / name, made_from)
     for split in wanted:
         folder = out / name / split
         if not options.force and already_made(folder, made_from[split]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -72,6 +72,14 @@ class RawDataset(ABC):
 
     def check_splits(self, splits: Sequence[str]) -> None:  # noqa: B027 (most have nothing to check)
         """Raise ValueError where these splits cannot be converted by one command."""
+
+    def check_beside(self, folder: Path, made_from: Mapping[str, Mapping[str, Any]]) -> None:  # noqa: B027 (likewise)
+        """Raise ValueError where other splits in ``folder`` do not go together with those of this conversion.
+
+        Args:
+            folder: Of the data set's splits.
+            made_from: What each split is about to be made from, as its manifest will say.
+        """
 
     @abstractmethod
     def annotation_files(self, split: str) -> tuple[Path, ...]:

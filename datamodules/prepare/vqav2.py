@@ -7,15 +7,19 @@ keep back 1,000 images of an unseeded shuffle, so which ones they were cannot be
 Beside the shards of all splits lies ``answers.json``, the list of answers that a classifier chooses from: every
 answer that is the most frequent one of at least nine questions of train and val together (the usual rule, arXiv
 1708.02711), normalised as the official scorer does, or a given list. ViLT's and METER's lists of 3,129 are made so;
-the order is ours. As they do, questions without any listed answer are left out of the splits that are trained on.
+the order is ours. As they do, questions without any listed answer are left out of train and val_train; all conversions
+into one folder have the same list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from datamodules.manifest import NAME as MANIFEST
+from datamodules.manifest import Manifest
 from datamodules.prepare import answers as answer_list
 from datamodules.prepare.raw import Item, Order, RawDataset, clean_text
 from datamodules.prepare.rows import (
@@ -42,6 +46,8 @@ REST_EVERY = 40  # 40,504 / 40 = 1,013 images
 FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test2015"}
 FILES = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 PARTS = {"val_train": "val", "val_rest": "val"}  # splits that are parts of others
+# Splits that are trained on alone, whose questions need a listed answer. val may be evaluated, and val_rest is: there
+# a question without one stays, for the official score counts it.
 TRAINED = ("train", "val_train")
 SPLITS = (*FILES, *PARTS)
 HIDDEN = ("test", "test-dev")  # splits without published answers
@@ -87,6 +93,19 @@ class Dataset(RawDataset):
         self.counted = ("train", "val") if answers_with_val else ("train",)
         self.keep_unlisted = keep_unlisted
         self.trained = False  # whether training questions were read since the answers were last listed
+
+    def check_beside(self, folder: Path, made_from: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise ValueError where a training split is there that was converted with another list of answers."""
+        if self.answers is None and not made_from.keys() & set(TRAINED):
+            return  # leaves the list as it is
+        (mine, *_) = map(listing, made_from.values())
+        for split in TRAINED:
+            path = folder / split / MANIFEST
+            if split not in made_from and path.is_file() and (theirs := listing(Manifest.read(path).made_from)) != mine:
+                raise ValueError(
+                    f"{folder / split} was converted with {theirs.told}, this conversion has {mine.told}: give the "
+                    "same to both, or convert both in one command (--splits)"
+                )
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the folders and archives that may hold the images."""
@@ -147,6 +166,23 @@ class Dataset(RawDataset):
             return self.answers
         rows = (row for path in self.counted_files() for row in read_answers(path, uncounted).values())
         return answer_list.frequent((normalise(row["multiple_choice_answer"]) for row in rows), MIN_COUNT)
+
+
+class Listing(NamedTuple):
+    """How a conversion came by its list of answers."""
+
+    digest: str | None  # SHA-256 of the file that was given
+    with_val: bool  # or which answers were counted
+    told: str
+
+
+def listing(made_from: Mapping[str, Any]) -> Listing:
+    """Read off a manifest's ``made_from`` how a split's answers were listed."""
+    arguments = made_from.get("arguments", {})
+    given, with_val = arguments.get("answers"), arguments.get("answers_with_val", True)
+    if given is None:
+        return Listing(None, with_val, "the frequent answers of " + ("train and val" if with_val else "train"))
+    return Listing(given["sha256"], True, f"--answers {given['name']}")
 
 
 def whole_split(split: str) -> str:

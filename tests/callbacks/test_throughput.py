@@ -69,7 +69,7 @@ def test_a_bad_step_has_no_norm_to_log(tmp_path: Path) -> None:
 
 
 def test_utilisation_is_the_models_flops_over_those_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    task, batch, peak = PretrainTask("tiny", classes=24), pretrain_batch(rows=4), 1e9
+    task, batch, peak = PretrainTask("tiny", {"itm": 1.0}), pretrain_batch(rows=4), 1e9
     shown: dict[str, float] = {}
     monkeypatch.setattr(task, "log", lambda name, value, **_: shown.__setitem__(name, value))
     recorder = FlopRecorder(task)

@@ -31,13 +31,12 @@ from vle_lightning.tasks.vqa import VQATask
 
 PATCHES = 36
 ON_CPU = Numerics(bf16=False, fused=False, device="cpu")
-few = pytest.mark.parametrize(
-    "composition", [pytest.param(one, id=str(one), marks=() if one in FEW else pytest.mark.slow) for one in ALL]
-)
+FEW_QUICK = [pytest.param(one, id=str(one), marks=() if one in FEW else pytest.mark.slow) for one in ALL]
+few = pytest.mark.parametrize("composition", FEW_QUICK)
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on the CPU")
 
 
-@pytest.fixture(scope="module", params=ALL, ids=str)
+@pytest.fixture(scope="module", params=FEW_QUICK)
 def task(request: pytest.FixtureRequest) -> PretrainTask:
     """Pre-training, which calls a backbone in all ways but one."""
     composition: Composition = request.param

@@ -12,7 +12,9 @@ import yaml
 
 from datamodules.base import VisionLanguageDataModule
 from vle_lightning.cli import main
+from vle_lightning.errors import UserError
 from vle_lightning.experiment import read_settings
+from vle_lightning.tasks.pretrain import PretrainTask
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "pretrain" / "toy.yaml"
 SWIN = {"kind": "timm_image", "name": "swin_tiny_patch4_window7_224"}
@@ -49,7 +51,10 @@ PARTS: dict[str, tuple[dict[str, object], str]] = {
     "no encoder": ({"text": {**TEXT, "type": "gpt2"}}, "gpt2 is no encoder of text alone"),
     "no model": ({"image": {**VIT, "name": "no_such"}}, "timm has no such model"),
     "no transformer": ({"image": {**VIT, "name": "resnet50"}}, "resnet50 is no vision transformer"),
-    "picture size": ({"image": {**VIT, "image_size": 50}}, "50 pixels are no multiple of the patches"),
+    "picture size": (
+        {"image": {**VIT, "image_size": 50, "options": {"depth": 1}}},
+        "50 pixels are no multiple of the patches",
+    ),
     "windows": ({"image": {**SMALL_SWIN, "image_size": 52}}, "52 pixels are no multiple of the patches"),
     "timm's options": ({"image": {**VIT, "options": {"colour": 3}}}, "timm cannot build"),
     "patches of the data": ({"image": {**VIT, "options": {"depth": 1}}}, "data.patch_size is 8"),
@@ -59,6 +64,17 @@ PARTS: dict[str, tuple[dict[str, object], str]] = {
     "decoder layers": ({"decoder": {"layers": 0}}, "layers = 0: must be at least 1"),
     "short decoder": ({"decoder": {"heads": 4, "max_positions": 4}}, "data.max_text_length is 32"),
 }
+BY_THE_COMMAND = (  # what parsing or the data tells, and two that building the model tells
+    "a list",
+    "a number",
+    "negative (part)",
+    "vocabulary (part)",
+    "short positions (part)",
+    "short decoder (part)",
+    "patches of the data (part)",
+    "unknown kind (part)",
+    "no model (part)",
+)
 ALL = WRONG | {f"{name} (part)": ({"preset": "tiny", **parts}, told) for name, (parts, told) in PARTS.items()}
 
 
@@ -69,7 +85,18 @@ def _in_the_workplace(workplace: Path) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if name not in BY_THE_COMMAND[:-2]])
+def test_the_task_tells_it_in_one_sentence(name: str) -> None:
+    architecture: Any = ALL[name][0]
+    with pytest.raises(UserError) as told:
+        PretrainTask(architecture)
+    assert ALL[name][1] in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in BY_THE_COMMAND else pytest.mark.slow) for name in ALL]
+)
 def test_what_is_wrong_is_one_sentence_before_data_is_read(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from datamodules.pretrain import PretrainDataModule
 from datamodules.records import Kind, Question, Record, Text, VCRItem
 from datamodules.tokenizers import train_tokenizer
 from datamodules.writer import ShardFolderWriter
@@ -70,3 +72,19 @@ def write_tokenizer(folder: Path) -> Path:
     ]
     train_tokenizer(texts, folder, 120)
     return folder
+
+
+def pretrain_module(shards: Path, tokenizer_folder: Path, **changes: object) -> PretrainDataModule:
+    """Make a data module over the texts of ``shards``: two micro-batches of four a step, 48 px in patches of 8."""
+    chosen: dict[str, Any] = {
+        "root": str(shards),
+        "sources": {"texts": 1.0},
+        "tokenizer": str(tokenizer_folder),
+        "batch_size": 4,
+        "global_batch_size": 8,
+        "image_size": 48,
+        "patch_size": 8,
+        "classes": ["red circle", "person"],
+        "workers": 0,
+    }
+    return PretrainDataModule(**(chosen | changes))

@@ -87,12 +87,20 @@ def test_workers_change_nothing(shards: Path, tokenizer_folder: Path) -> None:
     assert all(map(equal, alone, helped))
 
 
-@pytest.mark.parametrize("stop", [1, 4, 5, 14, 17])
-def test_a_resumed_loader_gives_the_very_next_micro_batch(shards: Path, tokenizer_folder: Path, stop: int) -> None:
-    def two_epochs(loader: MicroBatchLoader[PretrainBatch], epochs: int) -> list[PretrainBatch]:
-        return [batch for _ in range(epochs) for batch in loader]
+def two_epochs(loader: MicroBatchLoader[PretrainBatch]) -> list[PretrainBatch]:
+    return [batch for _ in range(2) for batch in loader]
 
-    whole = two_epochs(make(shards, tokenizer_folder).train_dataloader(), 2)
+
+@pytest.fixture(scope="module")
+def whole(shards: Path, tokenizer_folder: Path) -> list[PretrainBatch]:
+    """The micro-batches of two epochs."""
+    return two_epochs(make(shards, tokenizer_folder).train_dataloader())
+
+
+@pytest.mark.parametrize("stop", [1, 4, pytest.param(5, marks=pytest.mark.slow), 14, 17])
+def test_a_resumed_loader_gives_the_very_next_micro_batch(
+    shards: Path, tokenizer_folder: Path, whole: list[PretrainBatch], stop: int
+) -> None:
     loader = make(shards, tokenizer_folder, workers=2).train_dataloader()
     handed_out = 0
     while handed_out < stop:
@@ -104,7 +112,7 @@ def test_a_resumed_loader_gives_the_very_next_micro_batch(shards: Path, tokenize
     assert state == {"step": stop // 2}  # a step is two micro-batches; an unfinished one is done again
     resumed = make(shards, tokenizer_folder, workers=2).train_dataloader()
     resumed.load_state_dict(state)
-    rest = two_epochs(resumed, 2)[: 28 - stop // 2 * 2]
+    rest = two_epochs(resumed)[: 28 - stop // 2 * 2]
     assert all(map(equal, rest, whole[stop // 2 * 2 :]))
     assert len(rest) >= 28 - stop // 2 * 2 - 14
 

@@ -15,6 +15,7 @@ from datamodules.codebook import PatchCodebook, cluster, main, open_codebook, pa
 from datamodules.masking import draw_patches
 from datamodules.pretrain import PretrainDataModule
 from datamodules.transforms import normalise
+from tests.datamodules.shard_factory import pretrain_module
 from vle_lightning.batch import IGNORED, PretrainBatch
 
 HALF = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -35,21 +36,6 @@ class Beyond(Quarters):
 
 class NoCodebook:
     """Has no codes."""
-
-
-def make(shards: Path, tokenizer_folder: Path, **changes: object) -> PretrainDataModule:
-    chosen: dict[str, Any] = {
-        "root": str(shards),
-        "sources": {"texts": 1.0},
-        "tokenizer": str(tokenizer_folder),
-        "batch_size": 4,
-        "global_batch_size": 8,
-        "image_size": 48,
-        "patch_size": 8,
-        "classes": ["red circle", "person"],
-        "workers": 0,
-    }
-    return PretrainDataModule(**(chosen | changes))
 
 
 def batches(module: PretrainDataModule, stage: str = "fit") -> list[PretrainBatch]:
@@ -136,9 +122,11 @@ def test_each_image_has_its_share_of_patches_hidden(share: float, count: int) ->
 
 
 def test_hidden_patches_change_no_other_draw(shards: Path, tokenizer_folder: Path) -> None:
-    plain = batches(make(shards, tokenizer_folder, crop_scale=(0.5, 1.0)))
+    plain = batches(pretrain_module(shards, tokenizer_folder, crop_scale=(0.5, 1.0)))
     hiding = batches(
-        make(shards, tokenizer_folder, crop_scale=(0.5, 1.0), patch_share=0.15, codebook=f"{__name__}.Quarters")
+        pretrain_module(
+            shards, tokenizer_folder, crop_scale=(0.5, 1.0), patch_share=0.15, codebook=f"{__name__}.Quarters"
+        )
     )
     own = ("hidden_patches", "patch_codes")
     for one, other in zip(plain, hiding, strict=True):
@@ -154,7 +142,7 @@ def test_hidden_patches_change_no_other_draw(shards: Path, tokenizer_folder: Pat
 
 
 def test_validation_hides_the_same_patches_each_time(shards: Path, tokenizer_folder: Path) -> None:
-    module = make(shards, tokenizer_folder, patch_share=0.2)
+    module = pretrain_module(shards, tokenizer_folder, patch_share=0.2)
     first, second = batches(module, "validate"), batches(module, "validate")
     assert all(torch.equal(a.hidden_patches, b.hidden_patches) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first[0].hidden_patches, first[1].hidden_patches)
@@ -162,10 +150,12 @@ def test_validation_hides_the_same_patches_each_time(shards: Path, tokenizer_fol
 
 def test_the_data_module_says_what_the_task_has_to_know(shards: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
     write_codebook(tmp_path / "book.safetensors", np.zeros((9, 192), dtype=np.uint8), 8)
-    facts = make(shards, tokenizer_folder, patch_share=0.3, codebook=str(tmp_path / "book.safetensors")).facts()
+    facts = pretrain_module(
+        shards, tokenizer_folder, patch_share=0.3, codebook=str(tmp_path / "book.safetensors")
+    ).facts()
     assert (facts.patch_share, facts.codes) == (0.3, 9)
-    assert make(shards, tokenizer_folder, codebook=f"{__name__}.Quarters").facts().codes == 4
-    facts = make(shards, tokenizer_folder).facts()
+    assert pretrain_module(shards, tokenizer_folder, codebook=f"{__name__}.Quarters").facts().codes == 4
+    facts = pretrain_module(shards, tokenizer_folder).facts()
     assert (facts.patch_share, facts.codes) == (0.0, None)
 
 
@@ -190,9 +180,9 @@ def test_impossible_options_name_their_key(
     files["SPOILT"].write_bytes(files["BOOK"].read_bytes()[:40])
     changes = {key: str(files.get(value, value)) if key == "codebook" else value for key, value in changes.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=told):
-        make(shards, tokenizer_folder, **changes).check()
+        pretrain_module(shards, tokenizer_folder, **changes).check()
 
 
 def test_a_codebook_that_does_not_keep_its_word_is_named(shards: Path, tokenizer_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.codebook gave codes \(4, 36\) from 0 to 1; .* number of codes, 1"):
-        batches(make(shards, tokenizer_folder, codebook=f"{__name__}.Beyond"))
+        batches(pretrain_module(shards, tokenizer_folder, codebook=f"{__name__}.Beyond"))

@@ -18,26 +18,14 @@ from datamodules.records import Text
 from datamodules.sampler import MicroBatch
 from datamodules.shards import ShardFolder
 from datamodules.transforms import ImageTransform, decode, normalise
-from tests.datamodules.shard_factory import make_record, picture, write_shards
+from tests.datamodules.shard_factory import make_record, picture, pretrain_module, write_shards
 from vle_lightning.batch import PretrainBatch
 
 OWN = ("partner", "drawn_rows", "drawn_pixel_values")
 
 
-def make(shards: Path, tokenizer_folder: Path, **changes: object) -> PretrainDataModule:
-    chosen: dict[str, Any] = {
-        "root": str(shards),
-        "sources": {"texts": 1.0},
-        "tokenizer": str(tokenizer_folder),
-        "batch_size": 4,
-        "global_batch_size": 8,
-        "image_size": 48,
-        "patch_size": 8,
-        "classes": ["red circle", "person"],
-        "itm_images": "drawn",
-        "workers": 0,
-    }
-    module = PretrainDataModule(**(chosen | changes))
+def opened(shards: Path, tokenizer_folder: Path, **changes: object) -> PretrainDataModule:
+    module = pretrain_module(shards, tokenizer_folder, **({"itm_images": "drawn"} | changes))
     module.setup("fit")
     return module
 
@@ -62,8 +50,8 @@ def own_image(batch: PretrainBatch, row: int) -> int:
 
 def test_half_of_the_texts_have_a_drawn_image_and_the_rest_is_as_before(shards: Path, tokenizer_folder: Path) -> None:
     changes: dict[str, object] = {"crop_scale": (0.5, 1.0), "flip": True, "patch_share": 0.15}
-    before = make(shards, tokenizer_folder, itm_images="shifted", **changes).train_dataloader()
-    now = make(shards, tokenizer_folder, **changes).train_dataloader()
+    before = opened(shards, tokenizer_folder, itm_images="shifted", **changes).train_dataloader()
+    now = opened(shards, tokenizer_folder, **changes).train_dataloader()
     for one, other in zip(before, now, strict=True):
         assert equal(one, other, OWN)
         assert len(one.drawn_rows) == len(one.drawn_pixel_values) == 0
@@ -75,7 +63,7 @@ def test_half_of_the_texts_have_a_drawn_image_and_the_rest_is_as_before(shards: 
 
 def test_an_image_drawn_by_chance_is_a_match(shards: Path, tokenizer_folder: Path) -> None:
     matches = Counter[bool]()
-    for batch in make(shards, tokenizer_folder, global_batch_size=60, batch_size=60).train_dataloader():
+    for batch in opened(shards, tokenizer_folder, global_batch_size=60, batch_size=60).train_dataloader():
         for row, image in zip(batch.drawn_rows.tolist(), shown(batch), strict=True):
             same = image == own_image(batch, row)
             assert int(batch.partner[row]) == (row if same else -1)
@@ -86,7 +74,7 @@ def test_an_image_drawn_by_chance_is_a_match(shards: Path, tokenizer_folder: Pat
 def test_the_only_image_is_always_a_match(tokenizer_folder: Path, tmp_path: Path) -> None:
     write_shards(tmp_path / "texts" / "train", "texts", [make_record(0)])
     write_shards(tmp_path / "texts" / "val", "texts", [make_record(1)])
-    (batch,) = make(tmp_path, tokenizer_folder, global_batch_size=2, batch_size=2).train_dataloader()
+    (batch,) = opened(tmp_path, tokenizer_folder, global_batch_size=2, batch_size=2).train_dataloader()
     assert batch.partner.tolist() == [0, 1]
     assert len(batch.drawn_rows) == 1
 
@@ -109,10 +97,10 @@ def test_each_sample_of_all_sources_is_drawn_equally_often(shards: Path, tokeniz
 
 
 def test_draws_are_of_the_micro_batch_alone(shards: Path, tokenizer_folder: Path, tokenizer: Any) -> None:  # noqa: ANN401
-    alone = list(make(shards, tokenizer_folder).train_dataloader())
-    helped = list(make(shards, tokenizer_folder, workers=2).train_dataloader())
+    alone = list(opened(shards, tokenizer_folder).train_dataloader())
+    helped = list(opened(shards, tokenizer_folder, workers=2).train_dataloader())
     assert all(equal(one, other) for one, other in zip(alone, helped, strict=True))
-    resumed = make(shards, tokenizer_folder).train_dataloader()
+    resumed = opened(shards, tokenizer_folder).train_dataloader()
     resumed.load_state_dict({"step": 3})
     assert all(equal(one, other) for one, other in zip(resumed, alone[6:], strict=True))
     data = dataset(shards, tokenizer)
@@ -122,7 +110,7 @@ def test_draws_are_of_the_micro_batch_alone(shards: Path, tokenizer_folder: Path
 
 
 def test_evaluation_shifts_texts(shards: Path, tokenizer_folder: Path) -> None:
-    drawn, shifted = (make(shards, tokenizer_folder, itm_images=images) for images in ("drawn", "shifted"))
+    drawn, shifted = (opened(shards, tokenizer_folder, itm_images=images) for images in ("drawn", "shifted"))
     pairs = list(zip(drawn.val_dataloader(), shifted.val_dataloader(), strict=True))
     assert all(equal(one, other) for one, other in pairs)
     assert any((batch.partner != torch.arange(len(batch))).any() for batch, _ in pairs)
@@ -132,7 +120,7 @@ def test_a_drawn_image_that_cannot_be_read_leaves_a_match(tokenizer_folder: Path
     broken = {f"toy/{number}": b"no picture" for number in range(10, 30)}
     for split, numbers in {"train": range(30), "val": range(30, 32)}.items():
         write_shards(tmp_path / "texts" / split, "texts", map(make_record, numbers), images=broken)
-    batches = list(make(tmp_path, tokenizer_folder, batch_size=60, global_batch_size=60).train_dataloader())
+    batches = list(opened(tmp_path, tokenizer_folder, batch_size=60, global_batch_size=60).train_dataloader())
     (batch,) = batches
     lost = [skip for skip in batch.skipped if not skip.lost]
     assert len(batch) == 20
@@ -148,7 +136,10 @@ def test_a_text_of_left_and_right_has_no_mirrored_image(tokenizer: Any, tmp_path
     folders = [ShardFolder(tmp_path / "texts" / "train")]
     builder = PretrainBuilder(tokenizer, 30, (6, 6), {})
     data = DrawingDataset(folders, ImageTransform(48, flip=True), builder, seed=3)
-    shown(data[MicroBatch(0, 0, tuple((0, 0, row) for row in range(30)), 30)])  # none is a mirror's
+    batch = data[MicroBatch(0, 0, tuple((0, 0, row) for row in range(30)), 30)]
+    stored = normalise([decode(picture(number)) for number in range(30)])
+    assert len(batch.drawn_pixel_values) == 15
+    assert all(any(torch.equal(drawn, image) for image in stored) for drawn in batch.drawn_pixel_values)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from datamodules.pretrain import PretrainDataModule
 from datamodules.transforms import MEAN, STD, ImageTransform, normalise
+from tests.datamodules.shard_factory import pretrain_module
 from vle_lightning.batch import DataFacts
 from vle_lightning.encoders.base import PixelFacts
 from vle_lightning.inference.processor import Processor
@@ -17,20 +16,6 @@ from vle_lightning.tasks.pretrain import PretrainTask
 
 MIDDLE, WIDTH = (0.5, 0.25, 0.5), (0.5, 0.25, 0.125)
 PIXELS = {"pixel_mean": MIDDLE, "pixel_std": WIDTH}
-
-
-def make(shards: Path, tokenizer_folder: Path, **changes: object) -> PretrainDataModule:
-    chosen: dict[str, Any] = {
-        "root": str(shards),
-        "sources": {"texts": 1.0},
-        "tokenizer": str(tokenizer_folder),
-        "batch_size": 4,
-        "global_batch_size": 8,
-        "image_size": 48,
-        "patch_size": 8,
-        "workers": 0,
-    }
-    return PretrainDataModule(**(chosen | changes))
 
 
 def test_black_and_white_are_where_mean_and_deviation_say() -> None:
@@ -45,7 +30,7 @@ def test_black_and_white_are_where_mean_and_deviation_say() -> None:
 def test_batches_are_normalised_as_the_options_say(shards: Path, tokenizer_folder: Path, loader: str) -> None:
     batches = []
     for changes in ({}, PIXELS):
-        module = make(shards, tokenizer_folder, **changes)
+        module = pretrain_module(shards, tokenizer_folder, **changes)
         module.setup("fit")
         batches.append(next(iter(getattr(module, loader)())).pixel_values)
     colours = [torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD, MIDDLE, WIDTH)]
@@ -66,11 +51,11 @@ def test_impossible_colours_name_their_key(
     shards: Path, tokenizer_folder: Path, changes: dict[str, object], told: str
 ) -> None:
     with pytest.raises(ValueError, match=told):
-        make(shards, tokenizer_folder, **changes).check()
+        pretrain_module(shards, tokenizer_folder, **changes).check()
 
 
 def test_the_data_module_says_pixels_and_padding(shards: Path, tokenizer_folder: Path) -> None:
-    module = make(shards, tokenizer_folder, **PIXELS)
+    module = pretrain_module(shards, tokenizer_folder, **PIXELS)
     assert module.facts().pixels == (MIDDLE, WIDTH)
     assert module.facts().padding == module.tokenizer.pad_token_id == 0
 

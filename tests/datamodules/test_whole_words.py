@@ -23,9 +23,11 @@ PIECES = 75  # so few that the longer words fall apart
 Train = Callable[[Path], None]
 
 
-def save(tokenizer: Tokenizer, folder: Path, settings: dict[str, object]) -> None:
+def save(tokenizer: Tokenizer, folder: Path, names: dict[str, str]) -> None:
+    """Write a tokenizer with the names of its special tokens, as transformers reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{key}_token": name for key, name in names.items()}}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -48,11 +50,7 @@ def train_word_piece(folder: Path) -> None:
     )
     tokenizer.decoder = decoders.WordPiece()
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    save(
-        tokenizer,
-        folder,
-        {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{key}_token": name for key, name in names.items()}},
-    )
+    save(tokenizer, folder, names)
 
 
 def train_byte_pairs(folder: Path) -> None:
@@ -69,11 +67,7 @@ def train_byte_pairs(folder: Path) -> None:
     )
     tokenizer.decoder = decoders.ByteLevel()
     names = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
-    save(
-        tokenizer,
-        folder,
-        {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{key}_token": name for key, name in names.items()}},
-    )
+    save(tokenizer, folder, names)
 
 
 def train_sentence_piece(folder: Path) -> None:

@@ -47,12 +47,9 @@ def test_the_presets_count_as_published() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "image"),
-    [
-        ("modernbert", CLIP),
-        pytest.param("roberta", CLIP, marks=pytest.mark.slow),
-        pytest.param("bert", SWIN, marks=pytest.mark.slow),
-    ],
+    [("modernbert", CLIP), ("roberta", CLIP), ("bert", SWIN)],
 )
+@pytest.mark.slow  # the quick ones are in test_flops.py, and in test_every_composition.py for other encoders
 def test_what_is_counted_without_values_is_what_a_real_pass_does(kind: str, image: dict[str, Any]) -> None:
     config = read_architecture({"text": {**TEXT, "type": kind}, "image": image, "fusion": FUSION})
     states = 1 + 16 if image is CLIP else 16

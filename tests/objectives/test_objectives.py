@@ -23,6 +23,7 @@ from vle_lightning.models.regions import box_patches
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, find_objective
 from vle_lightning.objectives.passes import fuse_views
 from vle_lightning.streams import Fused, Stream
+from vle_lightning.tasks.pretrain import PretrainTask
 
 NAMES = ("mlm", "itm", "mpc", "pbc")
 
@@ -197,6 +198,31 @@ def test_a_batch_without_work_is_an_exact_zero_that_reaches_the_head(model: Dual
         assert torch.equal(parameter.grad, torch.zeros_like(parameter)), key
 
 
+def without_columns(batch: PretrainBatch) -> PretrainBatch:
+    """Take the columns of boxes away, as in a batch of pictures none of which has a box."""
+    names = ("boxes", "box_valid", "box_mentioned", "hidden_boxes", "hidden_classes")
+    tensors: dict[str, Any] = {name: getattr(batch, name)[:, :0] for name in names}
+    return replace(batch, **tensors)
+
+
+@pytest.mark.parametrize("hiding", ["vector", "pixels"])
+def test_boxes_of_no_column_are_as_no_boxes(hiding: Hiding) -> None:
+    reached = []
+    for change in (without_columns, nothing_to_do):
+        torch.manual_seed(0)
+        task = PretrainTask("tiny", dict.fromkeys(NAMES, 1.0), classes=CLASSES, hiding=hiding)
+        outputs = task.judge(change(pretrain_batch()))
+        assert [int(outputs[name].judged) for name in ("mpc", "pbc")] == [0, 0]
+        assert [float(outputs[name].loss) for name in ("mpc", "pbc")] == [0.0, 0.0]
+        torch.stack([output.loss for output in outputs.values()]).sum().backward()
+        reached.append({name: parameter.grad is not None for name, parameter in task.named_parameters()})
+        for name in ("mpc", "pbc"):
+            gradients = [parameter.grad for parameter in task.objectives[name].parameters()]
+            assert all(torch.equal(found, torch.zeros_like(found)) for found in gradients if found is not None)
+    assert reached[0] == reached[1]
+    assert all(reached[0].values())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_filler_rows_count_nowhere(model: DualStream, name: str) -> None:
     objective = make(name, model)
@@ -214,5 +240,6 @@ def first_rows(batch: PretrainBatch, rows: int) -> PretrainBatch:
 
 
 def test_an_unknown_objective_is_named_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="no objective 'itn'; choose among itm, mim_codes, mim_contrast, mlm, mpc, pbc"):
+    known = "itc, itm, itm_hard, mim_codes, mim_contrast, mlm, mpc, pbc"
+    with pytest.raises(UserError, match=f"no objective 'itn'; choose among {known}"):
         find_objective("itn")

@@ -21,11 +21,11 @@ from vle_lightning.tasks.pretrain import PretrainTask
 def test_a_plan_counts_what_the_run_counts() -> None:
     batch = pretrain_batch(rows=4, tokens=9)
     masked = int((batch.mlm_targets != IGNORED).sum())
-    task = PretrainTask("toy", classes=CLASSES)
+    task = PretrainTask("tiny", classes=CLASSES)
     recorder = FlopRecorder(task)
     recorder.start()
     task.step(batch, Stage.VAL)
-    planned = pretraining_flops("toy", 4, Sample(9, 48, masked / 36, 6), classes=CLASSES)
+    planned = pretraining_flops("tiny", 4, Sample(9, 48, masked / 36, 6), classes=CLASSES)
     assert {part: 4 * flops for part, flops in planned.items()} == recorder.flops()
 
 

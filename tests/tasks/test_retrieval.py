@@ -217,12 +217,13 @@ def test_a_blind_task_trains_and_is_scored_without_the_withheld_side(blind: str,
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_task_overfits_eight_images(options: dict[str, Any]) -> None:
     task, batch = make_task(**options).train(), retrieval_batch(8, shifts=(1, 2, 3, 4, 5, 6, 7))
-    optimizer, _ = make_optimizer(task, OptimConfig(lr=3e-3, fusion_multiplier=1, head_multiplier=1), steps=200)
+    optimizer, schedule = make_optimizer(task, OptimConfig(lr=3e-3, fusion_multiplier=1, head_multiplier=1), steps=200)
     for _ in range(200):
         optimizer.zero_grad()
         task.step(batch, Stage.TRAIN).backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
     task.eval()
     with torch.no_grad():
         task.validation_step(batch)
@@ -235,18 +236,15 @@ def test_meters_form_ranks_the_texts_of_each_image_by_an_output_of_its_own() -> 
     torch.testing.assert_close(task.rank.weight, task.head.weight[1:])
     torch.testing.assert_close(task.rank.bias, task.head.bias[1:])
     assert not any(parameter.requires_grad for parameter in task.head.parameters())
-    rank, matching = [], []
+    losses = []
     for image in range(4):
         texts = [image, (image + 1) % 4, (image + 2) % 4]
         fused = task.model.fuse(
             task.model.encode_text(batch.input_ids[texts], batch.attention_mask[texts]),
             task.model.encode_image(batch.pixel_values[[image] * 3]),
         )
-        rank.append(F.cross_entropy(task.rank(fused.pooled).T, torch.tensor([0])))
-        chosen = image % 2  # by turns the right text and the first wrong one
-        matching.append(F.cross_entropy(task.head(fused.pooled[chosen : chosen + 1]), torch.tensor([1 - chosen])))
-    expected = torch.stack(rank).mean() + torch.stack(matching).mean()
-    torch.testing.assert_close(task.step(batch, Stage.TRAIN), expected)
+        losses.append(F.cross_entropy(task.rank(fused.pooled).T, torch.tensor([0])))
+    torch.testing.assert_close(task.step(batch, Stage.TRAIN), torch.stack(losses).mean())  # ITM adds none
 
 
 def test_a_rank_output_comes_back_as_it_was_trained(tmp_path: Path) -> None:

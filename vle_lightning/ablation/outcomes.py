@@ -32,7 +32,7 @@ class Outcome:
     Attributes:
         parameters: of the backbone.
         flops: of a pair in pre-training, forward and backward; None: not logged.
-        seconds: of a step of pre-training, the median; None: not logged.
+        seconds: of a step of pre-training, while it was fastest; None: not logged.
         scores: shares in [0, 1], one for each seed, by name.
         references: ceilings and floors of the scores, by their full name.
         commits: of the code that ran, with "(modified)" where files differed.
@@ -113,7 +113,7 @@ def read_outcome(jobs: Sequence[Job]) -> Outcome:
     trained = [job for job in jobs if job.stage == PRETRAIN]
     flops, seconds = zip(*(read_cost(job.folder.path, batch_of(job)) for job in trained), strict=True)
     return Outcome(
-        count_parameters(trained[0]), _median(flops), _median(seconds), scores, references, tuple(sorted(commits))
+        count_parameters(trained[0]), _least(flops), _least(seconds), scores, references, tuple(sorted(commits))
     )
 
 
@@ -130,14 +130,14 @@ def count_parameters(job: Job) -> int:
 
 
 def read_cost(folder: Path, batch: int) -> tuple[float | None, float | None]:
-    """Read what a run has logged: FLOPs of a sample, and the median of the seconds a step."""
+    """Read what a run has logged: FLOPs of a sample, and the seconds a step while it was slowed down the least."""
     events = EventAccumulator(str(folder)).Reload()
     names = events.Tags()["scalars"]
     counted = [events.Scalars(name)[-1].value for name in names if name.startswith(FLOPS)]
     rates = [event.value for event in events.Scalars(RATE)] if RATE in names else []
-    return (sum(counted) if counted else None), (batch / statistics.median(rates) if rates and batch else None)
+    return (sum(counted) if counted else None), (batch / max(rates) if rates and batch else None)
 
 
-def _median(values: Sequence[float | None]) -> float | None:
+def _least(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+    return min(known) if known else None

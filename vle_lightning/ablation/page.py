@@ -28,8 +28,8 @@ baseline's mean, or *within noise* where the score lies between the baseline's l
 compared with a row of its own, in bold, differences up to the width of the baseline's range are within noise.
 
 *parameters*: of the backbone, without heads. *GFLOPs a pair*: of pre-training, forward and backward, as the run counted
-them. *s/step*: the median of the pre-training run, as many runs at a time as there were cores. Scores are percentages
-on unseen scenes. Commit of the runs: {commits}.
+them. *s/step*: of pre-training, in the fastest stretch of a run, for other jobs slow it down; as many runs at a time as
+there were cores. Scores are percentages on unseen scenes. Commit of the runs: {commits}.
 """
 
 

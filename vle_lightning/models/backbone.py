@@ -167,17 +167,18 @@ class Backbone(nn.Module):
         """Say whether `encode_unimodal` of a modality reads a parameter, by its name in the backbone."""
         return name.startswith((f"{modality}.", f"{modality}_projection."))
 
-    def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
+    def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
         """Encode B texts or images by themselves, for contrast: a stream for each of `ways_alone`.
 
         Args:
             stream: of `encode_text` or `encode_image`.
             modality: which one.
+            first: in the first way alone.
 
         Returns:
             Streams whose first state stands for the whole; of dual streams the one that was given.
         """
-        del modality
+        del modality, first
         return (stream,)
 
     def fuse(

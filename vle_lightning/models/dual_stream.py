@@ -125,8 +125,9 @@ class DualStream(Backbone):
             self.image.resize(image_size)
             self.config = replace(self.config, image=self.image.config)
 
-    def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
+    def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
         """Return the projected stream; of images that are pooled by their mean, this mean."""
+        del first  # there is one way
         if modality == "text" or not self.image.mean_pooled or self.blind == "image":
             return (stream,)
         return (Stream(_mean(stream.states, stream.mask)[:, None], stream.mask[:, :1]),)

@@ -333,11 +333,13 @@ class MoME(Backbone):
         self.config = self.config.resized(image_size)
         self.places = self._places().to(self.places.device)
 
-    def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
+    def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
         """Encode B texts or images by their own expert, and through the vision-language experts (VLMo, section 3.2).
 
         The two ways share all blocks below the fusion layers; above, both are one batched call.
         """
+        if first:
+            return (Stream(self.norm(self.encode_single(stream, modality)), stream.mask),)
         self._tell("text_alone" if modality == TEXT else "image_alone", stream.mask.shape)
         states, masks = self._begin(stream, modality)
         biases = self.biases(self._index(modality, stream.mask.shape[1]))

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from vle_lightning.batch import PretrainBatch
+from vle_lightning.batch import PretrainBatch, RetrievalBatch
 from vle_lightning.distributed import has_met
 from vle_lightning.models.contrastive import contrastive_loss
 from vle_lightning.streams import Stream
 
+Pairs = PretrainBatch | RetrievalBatch  # B images with a text each
 Mining = Literal["global", "local"]  # hard negatives from the whole step, or from the own micro-batch (ALBEF)
 LAST = torch.iinfo(torch.int64).max  # the key of rows that are not valid
 
@@ -77,7 +78,7 @@ class Content(NamedTuple):
     pixel_values: Tensor  # (R, 3, H, W)
 
 
-def gather(vectors: Sequence[Vectors], batches: Sequence[PretrainBatch], alone: bool = False) -> Rows:
+def gather(vectors: Sequence[Vectors], batches: Sequence[Pairs], alone: bool = False) -> Rows:
     """Put the rows of a step together; all ranks call this together.
 
     Args:
@@ -132,7 +133,7 @@ def draw_partners(scores: Tensor, rows: Rows, mining: Mining, seed: int) -> Part
     return Partners(*found)
 
 
-def exchange(rows: Rows, wanted: Tensor, contents: Sequence[PretrainBatch]) -> Content:
+def exchange(rows: Rows, wanted: Tensor, contents: Sequence[Pairs]) -> Content:
     """Return texts and pictures of rows, from whichever rank has them; all ranks call this together.
 
     Only what is wanted travels. How much that is, the host has to know: it waits for the device once where there are
@@ -193,7 +194,7 @@ def judge(similarities: Sequence[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.stack(list(pulls))
 
 
-def _facts(batch: PretrainBatch, planned: int) -> Tensor:
+def _facts(batch: Pairs, planned: int) -> Tensor:
     """Return key, image, text, validity and micro-batch (P, 5) of the rows, padded to as many as were planned."""
     numbers = batch.keys.new_full((len(batch),), batch.number)
     key = batch.keys[:, 0].masked_fill(~batch.valid, LAST)
@@ -202,7 +203,7 @@ def _facts(batch: PretrainBatch, planned: int) -> Tensor:
     return torch.cat([facts, padding])
 
 
-def _content(batch: PretrainBatch, planned: int) -> Content:
+def _content(batch: Pairs, planned: int) -> Content:
     """Return texts and pictures of the rows, with copies of the first behind them, as many as were planned."""
     rows = torch.arange(planned, device=batch.valid.device)
     rows = rows.where(rows < len(batch), 0)

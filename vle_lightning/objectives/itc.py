@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vle_lightning.batch import PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.contrastive import ContrastiveHead
 from vle_lightning.objectives.base import Extra, Objective, ObjectiveOutput, Score
-from vle_lightning.objectives.contrast import Contrast, Rows, Vectors, judge
+from vle_lightning.objectives.contrast import Contrast, Pairs, Rows, Vectors, judge
 from vle_lightning.objectives.passes import Encoded
 from vle_lightning.streams import Fused, FusedView
 
@@ -30,21 +29,29 @@ class ImageTextContrast(Objective):
     fuses: ClassVar[bool] = False
     extras: ClassVar[tuple[Extra, ...]] = (Extra.VECTORS, Extra.CONTRAST)
 
-    def __init__(self, model: Backbone) -> None:
+    def __init__(self, model: Backbone, first: bool = False) -> None:
+        """Make a head for each way.
+
+        Args:
+            model: the backbone.
+            first: compare in the first way alone, as dual encoders of retrieval do; the other heads rest.
+        """
         super().__init__(model)
-        self.ways = model.ways_alone
-        for way in self.ways:
+        self.first = first
+        for way in model.ways_alone:
             self.add_module(way, ContrastiveHead(model.width, model.init_std, model.contrast_width))
+        for head in list(self.children())[1:] if first else []:
+            head.requires_grad_(False)
 
     def heads(self) -> list[ContrastiveHead]:
-        """Return the head of each way."""
-        found = [self.get_submodule(way) for way in self.ways]
-        return [head for head in found if isinstance(head, ContrastiveHead)]
+        """Return the head of each way that is compared in."""
+        found = [head for head in self.children() if isinstance(head, ContrastiveHead)]
+        return found[:1] if self.first else found
 
     def vectors_of(self, model: Backbone, encoded: Encoded) -> Vectors:
         """Return the unit vectors (K, B, C) of a micro-batch."""
-        texts = model.encode_alone(encoded.texts[self.views.text], "text")
-        images = model.encode_alone(encoded.images[self.views.image], "image")
+        texts = model.encode_alone(encoded.texts[self.views.text], "text", self.first)
+        images = model.encode_alone(encoded.images[self.views.image], "image", self.first)
         return Vectors(
             torch.stack([head.embed_texts(text) for head, text in zip(self.heads(), texts, strict=True)]),
             torch.stack([head.embed_images(image) for head, image in zip(self.heads(), images, strict=True)]),
@@ -59,7 +66,7 @@ class ImageTextContrast(Objective):
         return Contrast(rows, loss, pulls, similarities[0], micro_batches)
 
     def forward(  # type: ignore[override]
-        self, fused: Fused | None, batch: PretrainBatch, vectors: Vectors, found: tuple[Contrast, Tensor]
+        self, fused: Fused | None, batch: Pairs, vectors: Vectors, found: tuple[Contrast, Tensor]
     ) -> ObjectiveOutput:
         """Hand the step's gradient on to the vectors of a micro-batch, and to the temperatures.
 

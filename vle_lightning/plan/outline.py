@@ -79,13 +79,13 @@ class Outline(Backbone):
     def resize_images(self, image_size: int) -> None:
         """Take any pictures."""
 
-    def encode_alone(self, stream: Stream, modality: Modality) -> tuple[Stream, ...]:
+    def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
         """Tell of the call, where it is one."""
         config = self.config
         assert isinstance(config, OutlineConfig)
         if config.alone_trains:
             self._tell("text_alone" if modality == "text" else "image_alone", stream.mask.shape)
-        return (stream,) * len(self.ways_alone)
+        return (stream,) * (1 if first else len(self.ways_alone))
 
     def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
         """Tell of the call, as a backbone with a decoder does; without one it costs nothing."""

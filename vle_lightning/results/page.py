@@ -36,7 +36,8 @@ authors report, measured by them and not here, on other data and at another scal
 All scores are percentages. *without the picture*, *without the text*: the same experiment, trained and scored with
 that withheld; a score marked † comes from a run with other data or another number of steps. *floor* and *ceiling* come
 with the data: the best without looking, and the best there is. The split *test* was read once, by what *val* had
-selected; where there is none, *val* both selected and is reported. *modified*: files differed from the commit.
+selected; where there is none, *val* both selected and is reported. *modified*: files differed from the commit. The
+coco_mini run of commit 599ae0d trained MPC in its first form, which commit d8cb914 replaced (CHANGELOG.md).
 """
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from vle_lightning.batch import PretrainBatch
+from vle_lightning.batch import PretrainBatch, RetrievalBatch
 from vle_lightning.distributed import has_met
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.objectives.base import Extra
@@ -18,6 +18,7 @@ from vle_lightning.objectives.contrast import (
     Contrast,
     Mining,
     Negatives,
+    Pairs,
     Partners,
     Vectors,
     draw_partners,
@@ -30,6 +31,7 @@ from vle_lightning.streams import ImageView, TextView
 from vle_lightning.tasks.base import micro_batch_seed
 
 Extras = dict[Extra, Any]
+PairsT = TypeVar("PairsT", PretrainBatch, RetrievalBatch)
 WHOLE_STEP = -1  # in place of a micro-batch's number, the seed of what is drawn for all of them
 
 
@@ -43,7 +45,7 @@ class Step:
     partners: Partners | None
     content: Content | None  # texts and pictures of the partners, where they may come from other micro-batches
 
-    def place(self, batch: PretrainBatch) -> int:
+    def place(self, batch: Pairs) -> int:
         """Return which of the rank's micro-batches this is."""
         return self.micro_batches.index(batch.number)
 
@@ -65,7 +67,7 @@ class StepContrast:
         self._draws, self._seed = draws, seed
         self._step: Step | None = None
 
-    def look_ahead(self, batch: PretrainBatch, encode: Callable[[PretrainBatch], Encoded]) -> None:
+    def look_ahead(self, batch: PairsT, encode: Callable[[PairsT], Encoded]) -> None:
         """Compare all micro-batches of a step, before the first of this rank's is trained on.
 
         Each is encoded as it will be again, with the same dropout. All ranks call this together.
@@ -80,7 +82,7 @@ class StepContrast:
         torch.manual_seed(micro_batch_seed(self._seed, batch.step, batch.number))
         self._step = self._compare(vectors, batches, is_whole=False)
 
-    def extend(self, batch: PretrainBatch, encoded: Encoded, *, is_whole: bool) -> tuple[Encoded, Extras]:
+    def extend(self, batch: Pairs, encoded: Encoded, *, is_whole: bool) -> tuple[Encoded, Extras]:
         """Return what contrast and hard negatives read of a micro-batch.
 
         Args:
@@ -112,7 +114,7 @@ class StepContrast:
             self._step = None  # frees its pictures
         return encoded, given
 
-    def _compare(self, vectors: Sequence[Vectors], batches: Sequence[PretrainBatch], *, is_whole: bool) -> Step:
+    def _compare(self, vectors: Sequence[Vectors], batches: Sequence[Pairs], *, is_whole: bool) -> Step:
         first = batches[0]
         rows = gather(vectors, batches, alone=is_whole)
         contrast = self._objective.compare(rows, rows.ranks * len(batches))

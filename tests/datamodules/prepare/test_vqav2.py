@@ -105,6 +105,44 @@ def test_a_given_list_of_answers_is_used(tmp_path: Path) -> None:
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("given", ["train", "val_train"])
+def test_training_splits_of_different_lists_are_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    write_vqa(tmp_path, "train", ["yes"] * 9)
+    write_vqa(tmp_path, "val", ["yes", "no"])
+    write_json(tmp_path / "list.json", ["yes", "no"])
+    arguments = ["vqav2", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--splits"]
+    lists = {given: ["--answers", str(tmp_path / "list.json")]}
+    main([*arguments, "train", *lists.get("train", [])])
+    listed = (tmp_path / "out" / "answers.json").read_text()
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "val_train", *lists.get("val_train", [])])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert "out/vqav2/train was converted with " in told
+    assert "--answers list.json" in told
+    assert "the frequent answers of train and val" in told
+    assert not (tmp_path / "out" / "vqav2" / "val_train").exists()
+    assert (tmp_path / "out" / "answers.json").read_text() == listed
+    main([*arguments, "val_train", *lists.get("train", [])])  # with the list that train has
+    main([*arguments, "train", "val_train", *lists.get("val_train", [])])  # or both anew
+
+
+def test_evaluated_splits_need_no_list_and_change_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_vqa(tmp_path, "train", ["yes"] * 9)
+    write_vqa(tmp_path, "val", ["yes", "no"])
+    write_json(tmp_path / "list.json", ["yes", "no"])
+    write_json(tmp_path / "other.json", ["no"])
+    arguments = ["vqav2", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--splits"]
+    main([*arguments, "train", "--answers", str(tmp_path / "list.json")])
+    main([*arguments, "val"])
+    with pytest.raises(SystemExit):
+        main([*arguments, "val_rest", "--answers", str(tmp_path / "other.json")])
+    assert "--answers other.json" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == ["yes", "no"]
+
+
 def test_questions_without_text_or_answers_are_counted(tmp_path: Path) -> None:
     write_vqa(tmp_path, "val", ["red", None, "red", None], ["what?", "who?", " ", "where?"])
     convert("vqav2", tmp_path, tmp_path / "out", VAL)

@@ -1,0 +1,116 @@
+"""Learning rates and weight decay of the recipes, against METER's and VLE's rule by parts of a parameter's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.compositions.recipes import LAYER, TEXT
+from vle_lightning.hub import meter, vle
+from vle_lightning.optim import OptimConfig, parameter_groups
+from vle_lightning.tasks.base import VisionLanguageTask
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+TINY: dict[str, dict[str, Any]] = {
+    "meter-clip16-roberta": {"text": {**TEXT, "options": {}}, "image": {"image_size": 48, "patch_size": 8, **LAYER}},
+    "meter-swin-roberta": {
+        "text": {**TEXT, "options": {}},
+        "image": {
+            "image_size": 96,
+            "name": "swin_tiny_patch4_window7_224",
+            "options": {"embed_dim": 8, "depths": [1, 2, 1, 1], "num_heads": [1, 1, 1, 1]},
+        },
+    },
+    "vle-base": {"text": {"position_buckets": 8, **TEXT}, "image": {"image_size": 48, "patch_size": 8, **LAYER}},
+}
+TINY["vle-large"] = TINY["vle-base"]
+
+
+class Rates(NamedTuple):
+    """Published values: METER's meter/config.py, VLE's README and examples/VQA/vqa_train_config.json."""
+
+    lr: float
+    head: float
+    cross_modal: float = 5.0
+
+
+METER = {
+    "pretrain": Rates(1e-5, 5.0),
+    "vqa": Rates(5e-6, 50.0),
+    "nlvr2": Rates(1e-5, 10.0),
+    "snli_ve": Rates(2e-6, 10.0),
+    "retrieval": Rates(5e-6, 5.0),
+}
+VLE = {"vqa": Rates(7e-6, 50.0), "vcr": Rates(1e-5, 5.0)}
+# meter_utils.set_schedule, and VLE's vqav2_train_module.py after it
+HEADS = ["vqa_classifier", "nlvr2_classifier", "mlm_score", "itm_score", "snli_classifier"]
+HEADS += ["vcr_q2a_logit", "vcr_qa2r_logit"]  # VLE's; its code for VCR is not published
+NO_DECAY = ["bias", "LayerNorm.bias", "LayerNorm.weight", "norm.bias", "norm.weight"]
+NO_DECAY += ["norm1.bias", "norm1.weight", "norm2.bias", "norm2.weight"]
+CLIP_NORMS = (".ln_pre.weight", ".ln_post.weight", ".ln_1.weight", ".ln_2.weight")  # decayed there, here not
+
+
+def build(file: Path) -> VisionLanguageTask:
+    """Build the task of an experiment file at a tiny width, from nowhere."""
+    model = yaml.safe_load(file.read_text())["model"]
+    given = model["architecture"]
+    given = {"preset": given} if isinstance(given, str) else given
+    small = TINY[given["preset"]] | {"fusion": given.get("fusion", {}) | LAYER}
+    own: dict[str, Any] = {
+        "architecture": given | small,
+        "optim": OptimConfig(**model["optim"]),
+    }
+    if "answers" in model:
+        own["answers"] = 7
+    options = {key: value for key, value in model.items() if not key.endswith("init")}
+    task = import_module(f"vle_lightning.tasks.{file.parent.name}").Task(**(options | own))
+    assert isinstance(task, VisionLanguageTask)
+    return task
+
+
+def published_names(task: VisionLanguageTask, source: str) -> dict[int, str]:
+    """Return the published name of each parameter by the parameter's id; that of the backbone comes before a head's."""
+    names = {}
+    for name, head in task.heads().items():
+        for key, parameter in head.named_parameters():
+            names[id(parameter)] = meter.meter_name(f"{name}.{key}") if source == "meter" else f"{name}.{key}"
+    for key, parameter in task.model.named_parameters():
+        found = meter.published_name(key) if source == "meter" else vle.published_name(key)
+        assert found is not None, key
+        names[id(parameter)] = found
+    return names
+
+
+def recipes() -> Iterator[Any]:
+    for source, published in (("meter", METER), ("vle", VLE)):
+        for task, rates in published.items():
+            for file in sorted((EXPERIMENTS / task).glob(f"{source}_*.yaml")):
+                yield pytest.param(file, source, rates, id=f"{task}/{file.stem}")
+
+
+@pytest.mark.parametrize(("file", "source", "published"), recipes())
+def test_each_parameter_has_the_rate_and_the_decay_of_the_published_rule(
+    file: Path, source: str, published: Rates
+) -> None:
+    task = build(file)
+    names, groups = published_names(task, source), parameter_groups(task, task.optim)
+    for group in groups:
+        for parameter in group["params"]:  # type: ignore[attr-defined]
+            name = names[id(parameter)]
+            is_head = any(part in name for part in HEADS)
+            factor = published.head if is_head else published.cross_modal if "cross_modal" in name else 1.0
+            decay = 0.0 if any(part in name for part in (*NO_DECAY, *CLIP_NORMS)) else 0.01
+            assert (group["lr"], group["weight_decay"]) == (pytest.approx(published.lr * factor), decay), name
+    trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    grouped = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
+    assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in trained}
+
+
+def test_every_recipe_of_meter_has_its_published_values_here() -> None:
+    shipped = {file.parent.name for file in EXPERIMENTS.glob("*/meter_*.yaml") if file.parent.name != "ablations"}
+    assert shipped == METER.keys()
