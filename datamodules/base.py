@@ -36,12 +36,13 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     task: ClassVar[str]
     kind: ClassVar[Kind]  # which samples of a record the task reads
+    reads_texts: ClassVar[bool] = True  # False: nothing is tokenised, and there is no tokenizer
 
     def __init__(
         self,
         root: str,
         sources: dict[str, float],
-        tokenizer: str,
+        tokenizer: str | None = None,
         batch_size: int = 32,
         global_batch_size: int = 32,
         image_size: int = 224,
@@ -70,7 +71,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         Args:
             root: folder of the shards; or its address: http(s), or s3 and gs with s3fs and gcsfs.
             sources: passes per epoch over each folder of ``root``.
-            tokenizer: folder or hub name.
+            tokenizer: folder or hub name; tasks without texts need none.
             batch_size: samples of a micro-batch, on one device; fewer where a step has not so many for each device.
             global_batch_size: samples of an optimiser step.
             image_size: height and width that the model sees, in pixels.
@@ -144,7 +145,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
                 f"data.root: folder {self.root} not found; make data-toy makes the embedded world's, "
                 "python -m datamodules.prepare --help says how to convert a data set"
             )
-        check_folder(self.tokenizer_name)
+        if self.reads_texts:
+            check_folder(self.tokenizer_folder)
         if not self.sources:
             raise ValueError(f"data.sources is empty; name folders of {self.root}, such as {{coco: 1.0}}")
         check_splits(self.train_splits, {"val_split": self.val_split, "test_split": self.test_split})
@@ -176,7 +178,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def setup(self, stage: str) -> None:
         """Open the tokenizer and the splits of a stage (fit, validate, test or predict)."""
         self.check()
-        _ = self.tokenizer  # opened before any worker needs it
+        if self.reads_texts:
+            _ = self.tokenizer  # opened before any worker needs it
         splits: dict[str, list[str | None]] = {
             "fit": [*self.train_splits, self.val_split, self.test_split],  # what is missing is told before, not after
             "validate": [self.val_split],
@@ -188,10 +191,17 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
                 self._folders[split] = [self._open(split, source) for source in self._sources_of(split)]
 
     @property
+    def tokenizer_folder(self) -> str:
+        """Return the folder or hub name of the tokenizer; raises ValueError where the experiment names none."""
+        if self.tokenizer_name is None:
+            raise ValueError("data.tokenizer is not set; name a folder, such as data/toy/tokenizer, or a hub name")
+        return self.tokenizer_name
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, opened at need."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_name)
+            self._tokenizer = load_tokenizer(self.tokenizer_folder)
         return self._tokenizer
 
     @property
@@ -201,9 +211,11 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
-        padding: int | None = self.tokenizer.pad_token_id
-        length = self.max_text_length
-        return DataFacts(self.vocab_size, self.image_size, pixels=self.pixels, padding=padding, text_length=length)
+        facts = DataFacts(image_size=self.image_size, pixels=self.pixels)
+        if self.reads_texts:
+            padding: int | None = self.tokenizer.pad_token_id
+            facts = facts._replace(vocabulary=self.vocab_size, padding=padding, text_length=self.max_text_length)
+        return facts
 
     def labels(self) -> list[str] | None:
         """Return what the numbers of the task's head mean; None where they have no names."""

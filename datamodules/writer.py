@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import TarWriter
 
-from datamodules.index import RIGHT, RecordEntry, index_path, index_rows
+from datamodules.index import MASK, RIGHT, RecordEntry, index_path, index_rows
 from datamodules.manifest import Manifest, ShardEntry
 from datamodules.partial import PartialSplit, Skip, make_skip, skip_line, sync, write_file
 from datamodules.records import Kind, Record
@@ -77,11 +77,12 @@ class ShardFolderWriter:
     ) -> None:
         """Append an image (encoded) and its record; a record's samples stay in one shard.
 
-        ``right`` is the second image of a pair, and its extension.
+        ``right`` is the second image of a pair, or the mask of the image where the folder's kind is masks, and its
+        extension.
 
         Raises:
             ValueError: The key is no tar key or is there already, or the record has no sample of the folder's
-                kind.
+                kind, or no mask where they are that.
         """
         samples = len(record.items(self.kind))
         extensions = (extension,) if right is None else (extension, right[1])
@@ -90,13 +91,15 @@ class ShardFolderWriter:
                 f"{self.folder}: record {key!r} has {samples} {self.kind}, images {extensions}; needed are"
                 f" a key of letters, digits and _-/, at least one sample, and images of {IMAGE_EXTENSIONS}"
             )
+        if self.kind == "masks" and (right is None or right[1] != "png"):
+            raise ValueError(f"{self.folder}: record {key!r} has no mask; give it as a PNG")
         if self._pending and self._pending_samples + samples > self.samples_per_shard:
             self._finish_shard()
         if key in self._pending:
             raise ValueError(f"{self.folder}: key {key!r} is written twice; give every image its own key")
         if self._tar is None:
             self._tar = TarWriter(str(self._path()), encoder=False, mtime=0, user="user", group="user")
-        second = {f"{RIGHT}.{right[1]}": right[0]} if right else {}
+        second = {f"{MASK if self.kind == 'masks' else RIGHT}.{right[1]}": right[0]} if right else {}
         self._tar.write({"__key__": key, extension: image, **second, "json": record.to_json()})
         self._pending[key] = RecordEntry(samples, record.image_id)
         self._pending_samples += samples

@@ -15,9 +15,11 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules.codebook import MAKE, make_codebook
-from datamodules.prepare import Options, convert
+from datamodules.prepare import Options
+from datamodules.prepare.engine import all_classes, convert_dataset
 from datamodules.shards import ShardFolder
 from datamodules.tokenizers import load_tokenizer, train_tokenizer
 from datamodules.toy.layouts import write_layouts
@@ -25,18 +27,20 @@ from datamodules.toy.references import references
 from datamodules.toy.scenes import SPLITS, describe, draw_world
 from datamodules.toy.task_layouts import write_task_layouts
 from datamodules.toy.tasks import COVERED_SPLITS, GALLERY_SPLITS, PAIR_SPLITS, draw_tasks
+from datamodules.toy.vision import CONVERTERS, VISION, draw_vision, vision_references, write_vision_layouts
 from datamodules.toy.workers import Workers
 from datamodules.toy.world import CLASSES, SCENE_PIXELS
 
 # every question of a world trains, however few it has; validation is unseen, its answers too
 ARGUMENTS = {"vqav2": {"answers_with_val": False, "keep_unlisted": True}}
-FORMAT = 3  # raise it when equal options give another world
+FORMAT = 4  # raise it when equal options give another world
 FINISHED, UNFINISHED = "world.json", "world.unfinished.json"
 SOURCES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("coco", "visual_genome", "vqav2", "vcr"), SPLITS),
     "nlvr2": PAIR_SPLITS,
     "snli_ve": COVERED_SPLITS,
     "flickr30k": GALLERY_SPLITS,
+    **VISION,
 }
 VOCABULARY = 256  # upper bound; the toy presets' embedding table has as many rows
 SCENES_FOR_WORDS = 500  # enough for every word that the world has
@@ -110,6 +114,8 @@ def _fill(out: Path, options: WorldOptions, workers: Workers) -> None:
     tasks = draw_tasks(options.seed, {split: [d.scene for d in world[split]] for split in SPLITS})
     write_layouts(out / "raw", world, workers)
     write_task_layouts(out / "raw", tasks, workers)
+    vision = draw_vision(options.seed, {split: [d.scene for d in world[split]] for split in SPLITS})
+    write_vision_layouts(out / "raw", vision, workers)
     for lines in workers.map(functools.partial(_convert, out), list(SOURCES), 1):
         print(*lines, sep="\n")
     texts = itertools.chain(tasks.texts(), *(description.texts() for description in described))
@@ -117,7 +123,8 @@ def _fill(out: Path, options: WorldOptions, workers: Workers) -> None:
     if options.train_scenes >= SCENES_FOR_CODES:
         make_codebook(out / "shards" / "coco" / "train", out / CODEBOOK, CODES, PATCH_SIZE, SCENE_PIXELS)
     _write_json(out / "classes.json", CLASSES)
-    _write_json(out / "references.json", references(world["val"], options.seed, len(tasks.gallery["test"])))
+    known = references(world["val"], options.seed, len(tasks.gallery["test"]))
+    _write_json(out / "references.json", known | vision_references(vision))
 
 
 def train_word_tokenizer(texts: Iterable[str], folder: Path) -> None:
@@ -143,8 +150,10 @@ def words_of(texts: Iterable[str]) -> set[str]:
 
 def _convert(out: Path, name: str) -> list[str]:
     """Convert one layout, make sure that all of it was used, and say what it gave."""
+    arguments: dict[str, Any] = ARGUMENTS.get(name, {})
+    dataset = all_classes()[CONVERTERS.get(name, name)](out / "raw" / name, **arguments)
     with contextlib.redirect_stdout(io.StringIO()):  # the progress bars of two processes would overwrite each other
-        convert(name, out / "raw" / name, out / "shards", Options(splits=SOURCES[name]), ARGUMENTS.get(name))
+        convert_dataset(name, dataset, out / "shards", Options(splits=SOURCES[name]), arguments)
     lines = []
     for split in SOURCES[name]:
         manifest = ShardFolder(out / "shards" / name / split).manifest
