@@ -7,7 +7,7 @@ expert in every block: the same weights serve as dual encoder, as fusion encoder
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -77,6 +77,11 @@ class MoMEConfig(BackboneConfig):
     def resized(self, image_size: int) -> Self:
         """Return the configuration of the same network for other pictures."""
         return replace(self, image_size=image_size)
+
+    def part_of_call(self, way: Way) -> str:
+        """Count every call with the one transformer."""
+        del way
+        return "fusion"
 
     def least_weights(self) -> int:
         """Return a lower bound of the number of parameters."""
@@ -298,11 +303,6 @@ class MoME(Backbone):
         del name
         return "fusion"
 
-    def part_of_call(self, way: Way) -> str:
-        """Count every call with the one transformer."""
-        del way
-        return "fusion"
-
     def resize_images(self, image_size: int) -> None:
         """Make positions those of square pictures of so many pixels."""
         if image_size == self.config.image_size:
@@ -356,6 +356,22 @@ class MoME(Backbone):
         for number, block in enumerate(self.blocks):
             states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
         return states
+
+    @property
+    def image_depth(self) -> int:
+        """Return the number of blocks."""
+        return len(self.blocks)
+
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        """Pass the image experts of all blocks."""
+        states, mask = self._begin(self._encode_image(pixel_values, None), IMAGE)
+        biases = self.biases(self._index(IMAGE, mask.shape[1]))
+        found: list[Stream] = []
+        for number, block in enumerate(self.blocks[: depths[-1]]):
+            states = block(states, _scores(biases, number, mask), Route.whole(states, IMAGE))
+            if number + 1 in depths:
+                found.append(Stream(states, mask))
+        return found
 
     def features(
         self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None
