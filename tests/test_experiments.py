@@ -20,10 +20,14 @@ QUICK = (  # one a task; pretrain runs in test_cli.py, snli_ve in test_evaluatio
     "vqa/toy.yaml",
     "nlvr2/toy.yaml",
     "retrieval/toy.yaml",
+    "classification/toy.yaml",
+    "segmentation/toy.yaml",
 )
 TINY = ["--model.architecture", "tiny", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 WORLD = {  # source, validation and test split of each task in the embedded world
     "pretrain": ("coco", "val", None),
+    "classification": ("classes", "val", None),
+    "segmentation": ("masks", "val", None),
     "vcr": ("vcr", "val", None),
     "vqa": ("vqav2", "val", None),
     "nlvr": ("nlvr2", "dev", "test1"),  # the left pictures alone
@@ -66,6 +70,11 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
     }
     if task == "pretrain":
         options |= {"data.patch_size": 8, "data.classes": world / "classes.json"}
+    if task in ("classification", "segmentation"):
+        names = world / "shards" / source / "classes.json"
+        options |= {"data.classes": names, "model.classes": len(json.loads(names.read_text()))}
+    if task == "segmentation":
+        options |= {"model.channels": 8, "model.depths": "null"}
     if task == "vqa":
         answers = world / "shards" / "answers.json"
         options |= {"data.answers": answers, "model.answers": len(json.loads(answers.read_text()))}
