@@ -74,7 +74,7 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
         names = world / "shards" / source / "classes.json"
         options |= {"data.classes": names, "model.classes": len(json.loads(names.read_text()))}
     if task == "segmentation":
-        options |= {"model.channels": 8, "model.depths": "null"}
+        options |= {"model.channels": 8}
     if task == "vqa":
         answers = world / "shards" / "answers.json"
         options |= {"data.answers": answers, "model.answers": len(json.loads(answers.read_text()))}
