@@ -14,6 +14,7 @@ from vle_lightning.hub.sharded import is_sharded
 from vle_lightning.yaml_limits import read_yaml
 
 CONFIG = "config.yaml"
+IMAGE_TASKS = ("classification", "segmentation")  # without a tokenizer
 
 
 class RunSettings(NamedTuple):
@@ -51,9 +52,10 @@ class RunSettings(NamedTuple):
         return PixelFacts(tuple(mean), tuple(std))
 
     @property
-    def tokenizer(self) -> str:
-        """Return the tokenizer's folder or hub name."""
-        return self.find(str(self.data["tokenizer"]))
+    def tokenizer(self) -> str | None:
+        """Return the tokenizer's folder or hub name; None of a run on images alone."""
+        given = self.data["tokenizer"]
+        return None if given is None or self.task in IMAGE_TASKS else self.find(str(given))
 
     @property
     def answers(self) -> list[str] | None:
