@@ -23,6 +23,7 @@ from tests.factories import (
     vqa_batch,
 )
 from tests.tasks.retrieval_ranks import retrieval_batch
+from tests.tasks.test_image_tasks import label_batch, mask_batch
 from vle_lightning.batch import Batch
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
@@ -34,10 +35,12 @@ from vle_lightning.performance import checkpoint_activations
 from vle_lightning.plan.outline import OutlineConfig
 from vle_lightning.streams import Stream
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
+from vle_lightning.tasks.classification import ClassificationTask
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.pretrain_images import PretrainImagesTask
 from vle_lightning.tasks.pretrain_texts import PretrainTextsTask
 from vle_lightning.tasks.retrieval import RetrievalTask
+from vle_lightning.tasks.segmentation import SegmentationTask
 from vle_lightning.tasks.vcr import VCRTask
 from vle_lightning.tasks.vqa import VQATask
 
@@ -90,13 +93,16 @@ def of_the_text_alone() -> int:
         ),
         (lambda: VCRTask("tiny"), vcr_batch(rows=4, regions=2), lambda: pooling(4, 4 * 2)),
         (vqa_task, vqa_batch(), lambda: 0),
+        (lambda: ClassificationTask("tiny", 7), label_batch(), lambda: 0),
+        (lambda: SegmentationTask("toy", 3, 8), mask_batch(), lambda: 0),
     ],
-    ids=["pretrain", "vcr", "vqa"],
+    ids=["pretrain", "vcr", "vqa", "classification", "segmentation"],
 )
 def test_a_step_is_counted_as_torch_counts_it(
     make: Callable[[], VisionLanguageTask], batch: Batch, left_out: Callable[[], int]
 ) -> None:
-    ours, theirs = counted(make(), batch)
+    task = make()
+    ours, theirs = counted(task, batch, Stage.TRAIN if isinstance(task, SegmentationTask) else Stage.VAL)
     assert sum(ours.values()) + left_out() == theirs
 
 
@@ -140,7 +146,7 @@ def test_counting_leaves_no_trace() -> None:
     state = torch.get_rng_state()
     recorder.flops()
     assert torch.equal(torch.get_rng_state(), state)
-    assert not any(module._forward_pre_hooks for module in task.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in task.modules())
     seen = recorder.stop()
     task.step(pretrain_batch(rows=6), Stage.VAL)
     assert recorder.stop() == seen

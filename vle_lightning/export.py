@@ -146,8 +146,6 @@ def write_processor(folder: Path, source: str, run: RunSettings | None, layout: 
         path = Path(source)
         if path.is_file() or not ((path if path.is_dir() else find_folder(source).path) / IMAGE_FILE).is_file():
             return False
-    if run is not None and not run.reads_texts:
-        return False
     Processor.from_pretrained(source).save_pretrained(folder)
     if run is not None and layout == "vle":
         text = json.dumps(clip_settings(int(run.data["image_size"])), indent=2, sort_keys=True) + "\n"

@@ -14,7 +14,7 @@ from vle_lightning.hub.sharded import is_sharded
 from vle_lightning.yaml_limits import read_yaml
 
 CONFIG = "config.yaml"
-WORDLESS = ("pretrain_images",)  # tasks that read no texts, and have no tokenizer
+IMAGE_TASKS = ("classification", "segmentation", "pretrain_images")  # read no texts, and have no tokenizer
 
 
 class RunSettings(NamedTuple):
@@ -52,20 +52,10 @@ class RunSettings(NamedTuple):
         return PixelFacts(tuple(mean), tuple(std))
 
     @property
-    def reads_texts(self) -> bool:
-        """Say whether the run has a tokenizer."""
-        return self.task not in WORDLESS
-
-    @property
-    def tokenizer(self) -> str:
-        """Return the tokenizer's folder or hub name.
-
-        Raises:
-            UserError: the run has read no texts.
-        """
-        if not self.reads_texts:
-            raise UserError(f"{self.path}: the task {self.task} reads no texts, and has no tokenizer")
-        return self.find(str(self.data["tokenizer"]))
+    def tokenizer(self) -> str | None:
+        """Return the tokenizer's folder or hub name; None of a run on images alone."""
+        given = self.data.get("tokenizer")
+        return None if given is None or self.task in IMAGE_TASKS else self.find(str(given))
 
     @property
     def answers(self) -> list[str] | None:
@@ -129,7 +119,7 @@ def run_settings(source: str | Path) -> RunSettings | None:
     if not isinstance(content, dict) or not {"task", "model", "data"} <= content.keys():
         raise UserError(f"{file} is not the record of a run: it has no task, model and data")
     data = content["data"]
-    needed = {"image_size"} if content["task"] in WORDLESS else {"tokenizer", "image_size"}
+    needed = {"image_size"} if content["task"] in IMAGE_TASKS else {"tokenizer", "image_size"}
     if not isinstance(data, dict) or not needed <= data.keys():
         raise UserError(f"{file}: data has no tokenizer and image_size")
     if not fits(data["image_size"], int) or data["image_size"] < 1:
