@@ -43,7 +43,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self,
         root: str,
         sources: dict[str, float],
-        tokenizer: str,
+        tokenizer: str | None = None,
         batch_size: int = 32,
         global_batch_size: int = 32,
         image_size: int = 224,
@@ -72,7 +72,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         Args:
             root: folder of the shards; or its address: http(s), or s3 and gs with s3fs and gcsfs.
             sources: passes per epoch over each folder of ``root``.
-            tokenizer: folder or hub name.
+            tokenizer: folder or hub name; tasks without texts need none.
             batch_size: samples of a micro-batch, on one device; fewer where a step has not so many for each device.
             global_batch_size: samples of an optimiser step.
             image_size: height and width that the model sees, in pixels.
@@ -147,7 +147,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
                 "python -m datamodules.prepare --help says how to convert a data set"
             )
         if self.reads_texts:
-            check_folder(self.tokenizer_name)
+            check_folder(self.tokenizer_folder)
         if not self.sources:
             raise ValueError(f"data.sources is empty; name folders of {self.root}, such as {{coco: 1.0}}")
         check_splits(self.train_splits, {"val_split": self.val_split, "test_split": self.test_split})
@@ -193,10 +193,17 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
                 self._folders[split] = [self._open(split, source) for source in self._sources_of(split)]
 
     @property
+    def tokenizer_folder(self) -> str:
+        """Return the folder or hub name of the tokenizer; raises ValueError where the experiment names none."""
+        if self.tokenizer_name is None:
+            raise ValueError("data.tokenizer is not set; name a folder, such as data/toy/tokenizer, or a hub name")
+        return self.tokenizer_name
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, opened at need."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_name)
+            self._tokenizer = load_tokenizer(self.tokenizer_folder)
         return self._tokenizer
 
     @property

@@ -68,7 +68,7 @@ class RawSample:
     record: Record
     item: int  # number of the sample in its record
     where: str  # shard and row, for messages
-    right: bytes | None = None  # the second image of a pair, encoded
+    right: bytes | None = None  # the second image of a pair, or the mask of the image, encoded
 
 
 class OpenShard(NamedTuple):

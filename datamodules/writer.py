@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import TarWriter
 
-from datamodules.index import RIGHT, RecordEntry, index_path, index_rows
+from datamodules.index import MASK, RIGHT, RecordEntry, index_path, index_rows
 from datamodules.manifest import Manifest, ShardEntry
 from datamodules.partial import PartialSplit, Skip, make_skip, skip_line, sync, write_file
 from datamodules.records import Kind, Record
@@ -77,13 +77,16 @@ class ShardFolderWriter:
     ) -> None:
         """Append an image (encoded) and its record; a record's samples stay in one shard.
 
-        ``right`` is the second image of a pair, and its extension. See `write_passage` for records without an image.
+        ``right`` is the second image of a pair, or the mask of the image where the folder's kind is masks, and its
+        extension. See `write_passage` for records without an image.
 
         Raises:
             ValueError: The key is no tar key or is there already, or the record has no sample of the folder's
-                kind.
+                kind, or no mask where they are that.
         """
-        second = {f"{RIGHT}.{right[1]}": right[0]} if right else {}
+        if self.kind == "masks" and (right is None or right[1] != "png"):
+            raise ValueError(f"{self.folder}: record {key!r} has no mask; give it as a PNG")
+        second = {f"{MASK if self.kind == 'masks' else RIGHT}.{right[1]}": right[0]} if right else {}
         self._write(key, {extension: image, **second}, record, (extension, *([right[1]] if right else [])))
 
     def write_passage(self, key: str, record: Record) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 IGNORED = -100  # the target that cross entropy leaves out
@@ -170,6 +172,23 @@ class StatementBatch(ImageTextBatch):
     targets: Tensor  # (B,) int64: the class; IGNORED where it is hidden
     statement_ids: tuple[str, ...]  # of the annotations; sample_ids name the image, too
     groups: tuple[str, ...]  # statements of one group are one sentence on several images; "" where there are none
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelBatch(Batch):
+    """B images, each of one class."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says
+    targets: Tensor  # (B,) int64: the class; IGNORED where it is hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskBatch(Batch):
+    """B images, each pixel of one class or of none."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says
+    targets: Tensor  # (B, H, W) int64: the class of each pixel; IGNORED where it has none
+    own_targets: tuple[NDArray[np.uint8], ...] = ()  # where scored: (h, w) at the picture's size, class + 1, 0 for none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from datamodules.inspect.drawing import Colour, draw_boxes, font, wrap
 from datamodules.inspect.wording import Item
 from datamodules.pictures import DECODING_ERRORS, load_upright, open_raster, to_rgb
-from datamodules.records import Kind, Question, Record, Statement, TaggedText, Text, VCRItem, WholeImage
+from datamodules.records import Kind, Label, Mask, Question, Record, Statement, TaggedText, Text, VCRItem, WholeImage
 from datamodules.shards import RawSample
 from datamodules.tagged import UNKNOWN, render
 
@@ -59,6 +59,8 @@ def draw_parts(sample: RawSample, item: Item, turn: bool = False) -> list[Image.
     record, pair = sample.record, sample.right is not None
     width = (CELL_WIDTH - GAP // 2) // 2 if pair else CELL_WIDTH
     pictures = [open_scaled(data, width, turn) for data in (sample.image, sample.right) if data]
+    if isinstance(item, Mask):
+        pictures[1] = ImageOps.equalize(pictures[1])  # class numbers are nearly black
     numbered = isinstance(item, VCRItem)  # its texts name objects by their numbers
     names = [f"{i} {name or UNKNOWN}" if numbered else name for i, name in enumerate(record.names)]
     unplaced = draw_boxes(pictures[0], record.boxes, names, mentioned(item)) if pictures else []
@@ -123,6 +125,10 @@ def paragraphs(item: Item, record: Record) -> list[Paragraph]:
                 Paragraph(item.label if item.label is not None else "label hidden"),
                 Paragraph(group, GREY, size=11),
             ]
+        case Label():
+            return [Paragraph(item.label if item.label is not None else "label hidden", bold=True)]
+        case Mask():
+            return [Paragraph("right: the mask, a class number a pixel", GREY, size=11)]
 
 
 def choices(title: str, texts: Sequence[TaggedText], label: int | None, called: Sequence[str]) -> list[Paragraph]:

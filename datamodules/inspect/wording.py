@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from datamodules.records import Question, Sample, Statement, Text, VCRItem, WholeImage
+from datamodules.records import Label, Question, RecordItem, Statement, Text, VCRItem, WholeImage
 from datamodules.tagged import render
 
-Item = Sample
+Item = RecordItem
 CHOICES = 4  # answers and rationales of a VCR question (arXiv 1811.10830)
 
 
@@ -33,6 +33,8 @@ def wordings(item: Item, called: Sequence[str]) -> Iterator[Wording]:
             yield Wording(type(item).__name__.lower(), item.text)
         case Question():
             yield Wording("question", item.question)
+        case Label() if item.label is not None:
+            yield Wording("label", item.label)
         case VCRItem():
             yield Wording("question", render(item.question, called).text)
             for choice in item.answer_choices:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import pkgutil
 import random
 import re
@@ -23,6 +24,7 @@ from datamodules.manifest import NAME as MANIFEST
 from datamodules.partial import PartialSplit, already_made, first_of_each
 from datamodules.prepare.foreign import CaptionTars, index_tars
 from datamodules.prepare.images import EncodedImage, Place, open_places, prepare_image, read_image, upright_record
+from datamodules.prepare.masks import prepare_mask
 from datamodules.prepare.origin import AnyDataset, Options, origin
 from datamodules.prepare.parallel import ordered_map, progress_line
 from datamodules.prepare.raw import Item, Order, RawDataset
@@ -33,6 +35,7 @@ T = TypeVar("T")
 SPLITS = ("train", "val")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")
 ENDINGS = ("", ".tar", ".zip")  # of a place with images
+CLASSES = "classes.json"  # in OUT/NAME: the names of the classes of labels and masks
 CHUNK = 16  # images a thread takes at a time: small pictures take less time than handing them over does
 
 
@@ -161,6 +164,9 @@ def convert_split(
         tell_start(writer.partial, console)
         write_items(dataset, split, writer, options)
         dataset.finish(folder.parent.parent)
+        if names := dataset.class_names():
+            text = json.dumps(names, ensure_ascii=False, indent=1) + "\n"
+            (folder.parent / CLASSES).write_text(text, encoding="utf-8")
     counted = "texts" if dataset.kind == "passages" else "images"
     console.print(f"{folder}: {writer.images:,} {counted}; left out: {first_of_each(writer.skipped, writer.listed)}")
 
@@ -193,7 +199,7 @@ class Encoded(NamedTuple):
     """An item's images as they go into the shard."""
 
     image: EncodedImage | None  # None: the item is a text alone
-    right: EncodedImage | None
+    right: EncodedImage | None  # or the mask
 
 
 def write_items(dataset: RawDataset, split: str, writer: ShardFolderWriter, options: Options) -> None:
@@ -241,6 +247,8 @@ def encoded_item(
         image = encoded(data, item.image_name)
         if stored_boxes and item.record.boxes:
             item = item._replace(record=upright_record(item.record, data))
+        if item.mask is not None:
+            return item, Encoded(image, prepare_mask(read_image(places, item.mask.name), item.mask, data, image.data))
         if item.right_name is None:
             return item, Encoded(image, None)
         return item, Encoded(image, encoded(read_image(places, item.right_name), item.right_name))

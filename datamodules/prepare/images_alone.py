@@ -23,7 +23,7 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 
 
 class Dataset(image_folder.Dataset):
-    """Pictures below the raw folder, or ``SPLIT.jsonl`` beside them."""
+    """``a/b.jpg`` and other pictures in folders of any depth, or ``SPLIT.jsonl`` beside them."""
 
     kind = "images"
     command = "images"

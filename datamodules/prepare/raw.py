@@ -21,6 +21,13 @@ MIN_SIDE = 2 * 10.0**-BOX_DECIMALS  # of the image's; a smaller box may be round
 CLIP_TOLERANCE = 1.0  # px beyond the edge that annotators' rounding explains; more is reported
 
 
+class MaskFile(NamedTuple):
+    """The mask of an image, a PNG of one channel."""
+
+    name: str  # file name, relative to one of `RawDataset.image_places`
+    classes: int  # the largest number that a pixel may have
+
+
 class Item(NamedTuple):
     """One image and what is known of it."""
 
@@ -28,6 +35,7 @@ class Item(NamedTuple):
     image_name: str | None  # file name, relative to one of `RawDataset.image_places`; None of a text alone
     record: Record
     right_name: str | None = None  # of the second image of a pair
+    mask: MaskFile | None = None
 
 
 class Objects(NamedTuple):
@@ -97,6 +105,10 @@ class RawDataset(ABC):
     @abstractmethod
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield a split's images with their records in the given order; report defects to ``skip``."""
+
+    def class_names(self) -> list[str]:
+        """Return the names of the classes of labels or masks, in order; ``OUT/NAME/classes.json`` gets them."""
+        return []
 
     def finish(self, out: Path) -> None:  # noqa: B027  (most data sets have nothing to add)
         """Write what belongs beside the shards of all splits."""

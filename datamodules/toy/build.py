@@ -28,22 +28,24 @@ from datamodules.toy.layouts import write_layouts
 from datamodules.toy.references import references
 from datamodules.toy.scenes import SPLITS, Split, describe, draw_world
 from datamodules.toy.task_layouts import write_task_layouts
-from datamodules.toy.tasks import COVERED_SPLITS, GALLERY_SPLITS, PAIR_SPLITS, Tasks, draw_tasks
+from datamodules.toy.tasks import COVERED_SPLITS, GALLERY_SPLITS, PAIR_SPLITS, draw_tasks
+from datamodules.toy.vision import CONVERTERS, VISION, draw_vision, vision_references, write_vision_layouts
 from datamodules.toy.workers import Workers
 from datamodules.toy.world import CLASSES, SCENE_PIXELS, Scene
 
 # every question of a world trains, however few it has; validation is unseen, its answers too
 ARGUMENTS: dict[str, dict[str, Any]] = {"vqav2": {"answers_with_val": False, "keep_unlisted": True}}
-FORMAT = 3  # raise it when equal options give another world
+FORMAT = 4  # raise it when equal options give another world
 FINISHED, UNFINISHED = "world.json", "world.unfinished.json"
 SOURCES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("coco", "visual_genome", "vqav2", "vcr"), SPLITS),
     "nlvr2": PAIR_SPLITS,
     "snli_ve": COVERED_SPLITS,
     "flickr30k": GALLERY_SPLITS,
+    **VISION,
 }
 ALONE: dict[str, tuple[str, ...]] = {"scenes": SPLITS, "texts": SPLITS}  # images alone, texts alone
-COMMANDS = {"scenes": "images"}  # converters of other names
+COMMANDS = {**CONVERTERS, "scenes": "images"}  # converters of other names
 VOCABULARY = 256  # upper bound; the toy presets' embedding table has as many rows
 SCENES_FOR_WORDS = 500  # enough for every word that the world has
 REPEATS = 10  # SentencePiece leaves out pieces that it sees once
@@ -116,7 +118,8 @@ def _complete(out: Path, options: WorldOptions, processes: int) -> bool:
     drawn = draw_world(options.seed, _sizes(options))
     scenes = {split: [d.scene for d in drawn if d.scene_id.split == split] for split in SPLITS}
     with Workers(processes) as workers:
-        _add_alone(out, options.seed, scenes, draw_tasks(options.seed, scenes), workers)
+        others = [*draw_tasks(options.seed, scenes).scenes(), *draw_vision(options.seed, scenes).scenes()]
+        _add_alone(out, options.seed, scenes, others, workers)
     return True
 
 
@@ -124,8 +127,10 @@ def _sizes(options: WorldOptions) -> dict[Split, int]:
     return {"train": options.train_scenes, "val": options.val_scenes}
 
 
-def _add_alone(out: Path, seed: int, scenes: dict[Split, list[Scene]], tasks: Tasks, workers: Workers) -> Alone:
-    shown = itertools.chain(*scenes.values(), tasks.scenes())
+def _add_alone(
+    out: Path, seed: int, scenes: dict[Split, list[Scene]], others: Iterable[Scene], workers: Workers
+) -> Alone:
+    shown = itertools.chain(*scenes.values(), others)
     alone = draw_alone(seed, scenes, frozenset(scene.key for scene in shown))
     write_alone(out / "raw", alone, workers)
     _convert_all(out, ALONE, workers)
@@ -145,15 +150,18 @@ def _fill(out: Path, options: WorldOptions, workers: Workers) -> None:
     tasks = draw_tasks(options.seed, scenes)
     write_layouts(out / "raw", world, workers)
     write_task_layouts(out / "raw", tasks, workers)
+    vision = draw_vision(options.seed, scenes)
+    write_vision_layouts(out / "raw", vision, workers)
     _convert_all(out, SOURCES, workers)
-    alone = _add_alone(out, options.seed, scenes, tasks, workers)
+    alone = _add_alone(out, options.seed, scenes, [*tasks.scenes(), *vision.scenes()], workers)
     told = itertools.chain(*alone.told.values())
     texts = itertools.chain(tasks.texts(), told, *(description.texts() for description in described))
     train_word_tokenizer(texts, out / "tokenizer")
     if options.train_scenes >= SCENES_FOR_CODES:
         make_codebook(out / "shards" / "coco" / "train", out / CODEBOOK, CODES, PATCH_SIZE, SCENE_PIXELS)
     _write_json(out / "classes.json", CLASSES)
-    _write_json(out / "references.json", references(world["val"], options.seed, len(tasks.gallery["test"])))
+    known = references(world["val"], options.seed, len(tasks.gallery["test"]))
+    _write_json(out / "references.json", known | vision_references(vision))
 
 
 def train_word_tokenizer(texts: Iterable[str], folder: Path) -> None:

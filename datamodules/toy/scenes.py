@@ -48,6 +48,10 @@ class Purpose(IntEnum):
     BARE_PICTURES = 16
     TOLD_SCENES = 17
     TOLD_CAPTIONS = 18
+    CLASS_SCENES = 20
+    CLASS_PICTURES = 21
+    MASK_SCENES = 22
+    MASK_PICTURES = 23
 
 
 class StreamId(NamedTuple):

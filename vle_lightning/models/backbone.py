@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vle_lightning.encoders.base import PatchMask, PixelFacts
+from vle_lightning.errors import UserError
 from vle_lightning.models.regions import pool_patches
 from vle_lightning.parts import PartConfig
 from vle_lightning.streams import Fused, ImageLayout, Stream
@@ -20,15 +21,16 @@ TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects tak
 
 Modality = Literal["text", "image"]
 Blind = Literal["none", "image", "text"]  # the masked modality of a baseline
-Way = Literal["text", "image", "fusion", "pairs", "restore", "text_alone", "image_alone", "text_single", "image_single"]
+Alone = Literal["text_alone", "image_alone", "text_single", "image_single", "image_layers"]
+Way = Literal["text", "image", "fusion", "pairs", "restore"] | Alone
 
 
 class EncoderCall(NamedTuple):
     """One call of a backbone, as far as its cost goes."""
 
-    way: Way  # the method: encode_text, encode_image, fuse, pool_pairs, restore; single: encode_unimodal; alone: MoME's
+    way: Way  # the method: encode_text, encode_image, ..., image_layers; single: encode_unimodal; alone: encode_alone
     sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion, pairs: B, T, N; restore: B, T, N, tokens;
-    # alone and single: B, N
+    # alone and single: B, N; image_layers: B, height, width, the last layer
 
 
 class Features(NamedTuple):
@@ -61,7 +63,7 @@ class BackboneConfig(PartConfig):
 
     def part_of_call(self, way: Way) -> str:
         """Return the part that a call is counted with: text, image or fusion."""
-        return way if way in ("text", "image") else "fusion"
+        return "image" if way == "image_layers" else way if way in ("text", "image") else "fusion"
 
     def least_weights(self) -> int:
         """Return a lower bound of the number of parameters, by arithmetic: building it could take all memory."""
@@ -239,6 +241,34 @@ class Backbone(nn.Module):
             rows: (B,) int64: the image of each row; row by row by default.
         """
 
+    @property
+    def image_depth(self) -> int:
+        """Return how many layers an image passes that is encoded alone; 0: it cannot be."""
+        return 0
+
+    def image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        """Encode B images alone, and return their states behind some of the layers, before any last norm.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised.
+            depths: how many layers each of the returned states has passed, rising, from 1 to `image_depth`.
+
+        Returns:
+            For each depth states (B, prefix + P, D), D the width of the image's path; patches lie as `layout` says.
+
+        Raises:
+            UserError: a part of this backbone does not give such states, or there is no such layer.
+        """
+        if not self.image_depth:
+            raise UserError(f"model.architecture: a {type(self).__name__} does not encode images alone, layer by layer")
+        if not depths or not 0 < depths[0] <= depths[-1] <= self.image_depth or list(depths) != sorted(set(depths)):
+            raise UserError(
+                f"layers {list(depths)} of the image's path are asked for; give rising numbers from 1 to "
+                f"{self.image_depth}"
+            )
+        self._tell("image_layers", (len(pixel_values), *pixel_values.shape[-2:], depths[-1]))
+        return self._image_layers(pixel_values, depths)
+
     def encoders(self) -> Mapping[str, nn.Module]:
         """Return the encoders that may start from weights of their own, by modality: text and image, or none."""
         return {}
@@ -278,6 +308,9 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def _fuse(self, text: Stream, image: Stream) -> Fused: ...
+
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        raise TypeError(f"{type(self).__name__} has an image_depth, but does not define _image_layers")
 
     def _pool_pairs(self, text: Stream, image: Stream) -> Tensor:
         return self._fuse(text, image).pooled

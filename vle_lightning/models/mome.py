@@ -7,7 +7,7 @@ expert in every block: the same weights serve as dual encoder, as fusion encoder
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -375,6 +375,22 @@ class MoME(Backbone):
         if expert is not None:
             return expert == (TEXT if self.config.shared_experts else modality)
         return name.startswith(("blocks.", "token_types.", "norm.", "position_bias", f"{modality}."))
+
+    @property
+    def image_depth(self) -> int:
+        """Return the number of blocks."""
+        return len(self.blocks)
+
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        """Pass the image experts of all blocks."""
+        states, mask = self._begin(self._encode_image(pixel_values, None), IMAGE)
+        biases = self.biases(self._index(IMAGE, mask.shape[1]))
+        found: list[Stream] = []
+        for number, block in enumerate(self.blocks[: depths[-1]]):
+            states = block(states, _scores(biases, number, mask), Route.whole(states, IMAGE))
+            if number + 1 in depths:
+                found.append(Stream(states, mask))
+        return found
 
     def features(
         self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None

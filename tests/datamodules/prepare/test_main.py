@@ -136,8 +136,8 @@ def test_ctrl_c_says_how_to_go_on(
 
 
 def test_an_unknown_data_set_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no data set 'imagenet'; known are coco, "):
-        convert("imagenet", tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="no data set 'openimages'; known are ade20k, "):
+        convert("openimages", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="quality is 0"):
         Options(quality=0)
 
