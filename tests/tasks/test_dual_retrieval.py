@@ -13,6 +13,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.tasks.retrieval_ranks import IMAGES, PATIENCE, SHARES, make_dual, part_of, results_of, retrieval_batch, work
@@ -161,6 +163,26 @@ def test_a_fine_tuned_encoder_comes_back_with_its_heads(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(again(batch), task(batch))
         torch.testing.assert_close(again.match(*_streams(again, batch)), task.match(*_streams(task, batch)))
+
+
+@pytest.mark.parametrize("lost", ["pair", "single"])
+def test_a_source_may_lack_the_way_that_is_not_compared(lost: str, tmp_path: Path) -> None:
+    """VLMo's files that were fine-tuned for retrieval have no projections of the vision-language way."""
+    task = make_dual()
+    task.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    with safe_open(file, "pt") as content:
+        about = content.metadata()
+    kept = {name: value for name, value in load_file(file).items() if not name.startswith(f"contrast.{lost}.")}
+    save_file(kept, file, about)
+    if lost == "single":
+        with pytest.raises(UserError, match=r"contrast\.single\.text\.weight is missing"):
+            DualRetrievalTask("vlmo-tiny", init=str(tmp_path))
+        return
+    again, batch = DualRetrievalTask("vlmo-tiny", init=str(tmp_path)).eval(), retrieval_batch(3)
+    assert again.new_heads == ()
+    with torch.no_grad():
+        torch.testing.assert_close(again(batch), task(batch))
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
