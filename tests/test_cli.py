@@ -324,7 +324,8 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     ),
     "task": (
         {"task": "poetry"},
-        "choose one of classification, nlvr, nlvr2, pretrain, retrieval, segmentation, snli_ve, vcr, vqa",
+        "choose one of classification, dual_retrieval, nlvr, nlvr2, pretrain, pretrain_images, pretrain_texts, "
+        "retrieval, segmentation, snli_ve, vcr, vqa",
     ),
 }
 
