@@ -13,6 +13,7 @@ import yaml
 from vle_lightning.cli import main
 from vle_lightning.encoders.base import PixelFacts
 from vle_lightning.experiment import ExperimentCLI
+from vle_lightning.models.mome import HALF
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = sorted(f for f in EXPERIMENTS.rglob("*.yaml") if f.parent.name != "ablations")  # which are studies
@@ -21,8 +22,10 @@ QUICK = (  # one a task; pretrain runs in test_cli.py, snli_ve in test_evaluatio
     "vqa/toy.yaml",
     "nlvr2/toy.yaml",
     "retrieval/toy.yaml",
+    "pretrain_images/vlmo_toy.yaml",
+    "pretrain_texts/vlmo_toy.yaml",
 )
-TINY = ["--model.architecture", "tiny", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+TINY = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 WORLD = {  # source, validation and test split of each task in the embedded world
     "pretrain": ("coco", "val", None),
     "vcr": ("vcr", "val", None),
@@ -31,11 +34,18 @@ WORLD = {  # source, validation and test split of each task in the embedded worl
     "nlvr2": ("nlvr2", "dev", "test1"),
     "retrieval": ("flickr30k", "val", "test"),
     "snli_ve": ("snli_ve", "dev", "test"),
+    "pretrain_images": ("scenes", "val", None),
+    "pretrain_texts": ("texts", "val", None),
 }
 
 
 def name_of(file: Path) -> str:
     return str(file.relative_to(EXPERIMENTS))
+
+
+def at_tiny_width(file: Path) -> list[str]:
+    """Return the options that make an experiment's model the smallest of its family, on the CPU."""
+    return [*TINY, "--model.architecture", "vlmo-tiny" if file.stem.startswith("vlmo") else "tiny"]
 
 
 def from_nowhere(file: Path) -> list[str]:
@@ -48,6 +58,7 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
     """Return the options that run an experiment for two steps on the embedded world."""
     task = file.parent.name
     source, val_split, test_split = WORLD[task]
+    pixels = HALF if file.stem.startswith("vlmo") else PixelFacts()  # the tiny presets'
     options = {
         "data.root": world / "shards",
         "data.tokenizer": world / "tokenizer",
@@ -56,8 +67,8 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
         "data.val_split": val_split,
         "data.test_split": test_split or "null",
         "data.image_size": 48,
-        "data.pixel_mean": list(PixelFacts().mean),  # the tiny preset's
-        "data.pixel_std": list(PixelFacts().std),
+        "data.pixel_mean": list(pixels.mean),
+        "data.pixel_std": list(pixels.std),
         "data.max_text_length": 32,
         "data.batch_size": 4,
         "data.global_batch_size": 8,
@@ -69,6 +80,9 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
     }
     if task == "pretrain":
         options |= {"data.patch_size": 8, "data.classes": world / "classes.json"}
+    if task == "pretrain_images":
+        del options["data.tokenizer"]
+        options |= {"data.patch_size": 8, "data.codebook": world / "codebook.safetensors", "model.codes": 64}
     if task == "vcr":
         options["data.max_objects"] = 10  # the tiny preset has rows for so many
     if task == "vqa":
@@ -82,7 +96,7 @@ def test_every_file_parses_and_builds_at_tiny_width(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cli = ExperimentCLI(["--config", str(file), *TINY, *from_nowhere(file)], run=False)
+    cli = ExperimentCLI(["--config", str(file), *at_tiny_width(file), *from_nowhere(file)], run=False)
     assert cli.settings.task == file.parent.name
     assert cli.settings.run_name == f"{file.parent.name}-{file.stem}"
     accumulation = cli.settings.data.global_batch_size // cli.settings.data.batch_size
@@ -93,12 +107,11 @@ def test_every_file_parses_and_builds_at_tiny_width(
     "file",
     [pytest.param(file, marks=() if name_of(file) in QUICK else pytest.mark.slow, id=name_of(file)) for file in FILES],
 )
-@pytest.mark.usefixtures("unrendered")
 def test_every_file_runs_two_steps(
     file: Path, toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    overrides = [*TINY, *from_nowhere(file), *on_the_toy_world(file, toy_world)]
+    overrides = [*at_tiny_width(file), *from_nowhere(file), *on_the_toy_world(file, toy_world)]
     assert main(["fit", "--config", str(file), *overrides]) == 0
     folder = tmp_path / "checkpoints" / f"{file.parent.name}-{file.stem}"
     record = json.loads((folder / "run.json").read_text())

@@ -76,7 +76,7 @@ class DualRetrievalTask(RankingTask):
 
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the heads of contrast and matching."""
-        return {"itc": self.contrast, "itm_score": self.head}
+        return {**self.contrast.named_heads(), "itm_score": self.head}
 
     @property
     def scorer(self) -> Score | None:

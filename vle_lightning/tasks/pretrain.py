@@ -43,6 +43,8 @@ COUNTED = {  # option -> the head whose outputs it counts, and their bias
     "codes": ("mim_codes", "head.3.bias"),
 }
 
+CONTRAST = "itc"  # the objective that has a published head for each of its ways
+
 SHARED = ("itm", "itm_hard")  # objectives of one published head
 
 JOINED = ("mlm", "mpc")  # the objectives that may share one pass
@@ -153,13 +155,15 @@ class PretrainTask(VisionLanguageTask):
         return {"objectives": found, "tied": tied, **counted} if found else {}
 
     def published_heads(self) -> dict[str, nn.Module]:
-        """Return the heads of MLM, ITM and PBC, as far as these objectives are in use."""
+        """Return the heads of MLM, ITM, PBC and contrast, as far as these objectives are in use."""
         used = {name: places for name, places in PUBLISHED.items() if name in self.objectives}
-        return {head: self.objectives[name].get_submodule(part) for name, (head, part) in used.items()}
+        heads = {head: self.objectives[name].get_submodule(part) for name, (head, part) in used.items()}
+        contrast = find_contrast(self._objectives())
+        return heads if contrast is None else {**heads, **contrast.named_heads()}
 
     def heads(self) -> dict[str, nn.Module]:
         """Return all heads; those of other objectives than VLE's three are not published, and have their names."""
-        others = {name: self.objectives[name] for name in self.objectives if name not in PUBLISHED}
+        others = {name: self.objectives[name] for name in self.objectives if name not in (*PUBLISHED, CONTRAST)}
         return {**self.published_heads(), **others}
 
     def step(self, batch: PretrainBatch, stage: Stage) -> Tensor:  # type: ignore[override]
