@@ -1,7 +1,7 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
 .PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
-	finetune-nlvr finetune-retrieval ablation results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-slurm lint parity tensorboard bench bench-data
+	finetune-nlvr finetune-retrieval finetune-classification finetune-segmentation ablation results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-slurm lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
@@ -87,6 +87,12 @@ finetune-nlvr: $(READY) ## train on NLVR from scratch, then blind (make data-nlv
 
 finetune-retrieval: $(READY) ## fine-tune on retrieval, then blind (or the one EXPERIMENT=)
 	$(call finetune,study experiments/retrieval/toy.yaml --out $(or $(OUT),checkpoints/retrieval-toy) --blind)
+
+finetune-classification: $(READY) ## fine-tune on image classification, then from scratch (or the one EXPERIMENT=)
+	$(call finetune,study experiments/classification/toy.yaml --out $(or $(OUT),checkpoints/classification-toy) --scratch)
+
+finetune-segmentation: $(READY) ## fine-tune on semantic segmentation, then from scratch (or the one EXPERIMENT=)
+	$(call finetune,study experiments/segmentation/toy.yaml --out $(or $(OUT),checkpoints/segmentation-toy) --scratch)
 
 ablation: data-toy ## METER's study on the embedded world, about an hour on 2 cores: ARGS="--rows swin", ARGS="--scale vle-base"
 	$(RUN) -m vle_lightning ablation $(or $(STUDY),experiments/ablations/meter_toy.yaml) $(ARGS)

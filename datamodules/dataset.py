@@ -106,10 +106,14 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         if not samples:
             raw, image, sample = self._filler(which, skipped, rng)
             names, pixels, samples, valid = [raw.sample_id], [image], [sample], [False]
-        images = self.transform.normalise(pixels)
+        images = self.stack(pixels)
         planned = len(which.samples)
         head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images, planned)
         return self.finish(head, samples, rng)
+
+    def stack(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Make one tensor of the images of a batch, normalised."""
+        return self.transform.normalise(pixels)
 
     def finish(self, head: BatchHead, samples: Sequence[SampleT], rng: np.random.Generator) -> BatchT_co:
         """Make the batch of what was read; a subclass may read more."""

@@ -322,7 +322,10 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         {"trainer": {"accumulate_grad_batches": 2}},
         "data.global_batch_size",
     ),
-    "task": ({"task": "poetry"}, "choose one of nlvr, nlvr2, pretrain, retrieval, snli_ve, vcr, vqa"),
+    "task": (
+        {"task": "poetry"},
+        "choose one of classification, nlvr, nlvr2, pretrain, retrieval, segmentation, snli_ve, vcr, vqa",
+    ),
 }
 
 

@@ -24,10 +24,14 @@ QUICK = (  # one a task; pretrain runs in test_cli.py, snli_ve in test_evaluatio
     "retrieval/toy.yaml",
     "pretrain_images/vlmo_toy.yaml",
     "pretrain_texts/vlmo_toy.yaml",
+    "classification/toy.yaml",
+    "segmentation/toy.yaml",
 )
 TINY = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
 WORLD = {  # source, validation and test split of each task in the embedded world
     "pretrain": ("coco", "val", None),
+    "classification": ("classes", "val", None),
+    "segmentation": ("masks", "val", None),
     "vcr": ("vcr", "val", None),
     "vqa": ("vqav2", "val", None),
     "nlvr": ("nlvr2", "dev", "test1"),  # the left pictures alone
@@ -89,6 +93,11 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
         options |= {"data.patch_size": 8, "data.codebook": world / "codebook.safetensors", "model.codes": 64}
     if task == "vcr":
         options["data.max_objects"] = 10  # the tiny preset has rows for so many
+    if task in ("classification", "segmentation"):
+        names = world / "shards" / source / "classes.json"
+        options |= {"data.classes": names, "model.classes": len(json.loads(names.read_text()))}
+    if task == "segmentation":
+        options |= {"model.channels": 8}
     if task == "vqa":
         answers = world / "shards" / "answers.json"
         options |= {"data.answers": answers, "model.answers": len(json.loads(answers.read_text()))}

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 IGNORED = -100  # the target that cross entropy leaves out
@@ -31,8 +33,8 @@ class Skip(NamedTuple):
 class DataFacts(NamedTuple):
     """What a data module and its task have to agree about; None where a kind of data has no such thing."""
 
-    vocabulary: int  # token ids
-    image_size: int  # pixels
+    vocabulary: int | None = None  # token ids
+    image_size: int | None = None  # pixels
     patch_size: int | None = None  # pixels
     classes: int | None = None
     answers: int | None = None
@@ -115,6 +117,28 @@ class PretrainBatch(ImageTextBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageBatch(Batch):
+    """B images alone, some of whose patches are to be hidden; P patches each, row by row."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says
+    hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling
+    patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image
+    object_patches: Tensor  # (B, P) bool: the patch touches an object; False where the objects are not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBatch(Batch):
+    """B texts alone, some of whose tokens are masked."""
+
+    masked_input_ids: Tensor  # (B, T) int64
+    input_ids: Tensor  # (B, T) int64
+    attention_mask: Tensor  # (B, T) bool; False on padding
+    mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
+    mlm_content: Tensor  # (B, T) bool: the target is a word of the content list
+    texts: tuple[str, ...]  # for pictures and reports
+
+
+@dataclass(frozen=True, kw_only=True)
 class VQABatch(ImageTextBatch):
     """B questions on B images, with the soft answer scores of VQAv2."""
 
@@ -148,6 +172,23 @@ class StatementBatch(ImageTextBatch):
     targets: Tensor  # (B,) int64: the class; IGNORED where it is hidden
     statement_ids: tuple[str, ...]  # of the annotations; sample_ids name the image, too
     groups: tuple[str, ...]  # statements of one group are one sentence on several images; "" where there are none
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelBatch(Batch):
+    """B images, each of one class."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says
+    targets: Tensor  # (B,) int64: the class; IGNORED where it is hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskBatch(Batch):
+    """B images, each pixel of one class or of none."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says
+    targets: Tensor  # (B, H, W) int64: the class of each pixel; IGNORED where it has none
+    own_targets: tuple[NDArray[np.uint8], ...] = ()  # where scored: (h, w) at the picture's size, class + 1, 0 for none
 
 
 @dataclass(frozen=True, kw_only=True)

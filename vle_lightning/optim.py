@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vle_lightning.errors import UserError
 
 MODEL = "model."  # the beginning of the names of the backbone's parameters
-NORMS = (nn.LayerNorm,)
+NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The way in to the seven pipelines."""
+"""The way in to the pipelines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import architecture_of, read_pretrained
 from vle_lightning.inference.base import Pipeline, Settings
+from vle_lightning.inference.images import ClassifyPipeline
 from vle_lightning.inference.items import check_count
 from vle_lightning.inference.kinds import (
     FeaturesPipeline,
@@ -32,6 +33,7 @@ PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
     "vcr-q2a": partial(VCRPipeline, mode="q2a"),
     "vcr-qa2r": partial(VCRPipeline, mode="qa2r"),
     "features": FeaturesPipeline,
+    "classify": ClassifyPipeline,
 }
 
 
@@ -49,7 +51,7 @@ def pipeline(
     """Load a model for one use.
 
     Args:
-        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r or features.
+        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r, features or classify.
         source: a hub name, a folder of the published layout or of ours, a run folder, or its .ckpt file.
         processor: of tokenizer and image settings, or where to find it; that of the source by default.
         tokenizer: folder or hub name, for a checkpoint that comes with neither tokenizer nor image settings, as METER's

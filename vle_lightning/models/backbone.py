@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vle_lightning.encoders.base import PatchMask, PixelFacts
+from vle_lightning.errors import UserError
 from vle_lightning.models.regions import pool_patches
 from vle_lightning.parts import PartConfig
 from vle_lightning.streams import Fused, ImageLayout, Stream
@@ -21,15 +22,16 @@ TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects tak
 Modality = Literal["text", "image"]
 Blind = Literal["none", "image", "text"]  # the masked modality of a baseline
 Framing = Literal["squeeze", "centre"]  # of a picture that is no square: all of it, or its central square
-Way = Literal["text", "image", "fusion", "pairs", "restore", "text_alone", "image_alone", "text_single", "image_single"]
+Alone = Literal["text_alone", "image_alone", "text_single", "image_single", "image_layers"]
+Way = Literal["text", "image", "fusion", "pairs", "restore"] | Alone
 
 
 class EncoderCall(NamedTuple):
     """One call of a backbone, as far as its cost goes."""
 
-    way: Way  # the method: encode_text, encode_image, fuse, pool_pairs, restore; of MoME also its encode_alone, _single
+    way: Way  # the method: encode_text, encode_image, ..., image_layers; single: encode_unimodal; alone: encode_alone
     sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion, pairs: B, T, N; restore: B, T, N, tokens;
-    # alone and single: B, N
+    # alone and single: B, N; image_layers: B, height, width, the last layer
 
 
 class Features(NamedTuple):
@@ -71,7 +73,7 @@ class BackboneConfig(PartConfig):
 
     def part_of_call(self, way: Way) -> str:
         """Return the part that a call is counted with: text, image or fusion."""
-        return way if way in ("text", "image") else "fusion"
+        return "image" if way == "image_layers" else way if way in ("text", "image") else "fusion"
 
     def least_weights(self) -> int:
         """Return a lower bound of the number of parameters, by arithmetic: building it could take all memory."""
@@ -174,6 +176,25 @@ class Backbone(nn.Module):
         self._tell("image", (len(pixel_values), *pixel_values.shape[-2:]))
         return self._encode_image(pixel_values, hidden)
 
+    def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
+        """Return the states of a modality by itself, from which its own objectives predict.
+
+        Where each modality has an encoder they are its stream: encoded, and projected to the fusion's width.
+
+        Args:
+            stream: B rows of `encode_text` or `encode_image`.
+            modality: which one.
+
+        Returns:
+            (B, N, D), after the last norm where there is one behind the last layer.
+        """
+        del modality
+        return stream.states
+
+    def reads(self, name: str, modality: Modality) -> bool:
+        """Say whether `encode_unimodal` of a modality reads a parameter, by its name in the backbone."""
+        return name.startswith((f"{modality}.", f"{modality}_projection."))
+
     def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
         """Encode B texts or images by themselves, for contrast: a stream for each of `ways_alone`.
 
@@ -246,6 +267,34 @@ class Backbone(nn.Module):
             rows: (B,) int64: the image of each row; row by row by default.
         """
 
+    @property
+    def image_depth(self) -> int:
+        """Return how many layers an image passes that is encoded alone; 0: it cannot be."""
+        return 0
+
+    def image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        """Encode B images alone, and return their states behind some of the layers, before any last norm.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised.
+            depths: how many layers each of the returned states has passed, rising, from 1 to `image_depth`.
+
+        Returns:
+            For each depth states (B, prefix + P, D), D the width of the image's path; patches lie as `layout` says.
+
+        Raises:
+            UserError: a part of this backbone does not give such states, or there is no such layer.
+        """
+        if not self.image_depth:
+            raise UserError(f"model.architecture: a {type(self).__name__} does not encode images alone, layer by layer")
+        if not depths or not 0 < depths[0] <= depths[-1] <= self.image_depth or list(depths) != sorted(set(depths)):
+            raise UserError(
+                f"layers {list(depths)} of the image's path are asked for; give rising numbers from 1 to "
+                f"{self.image_depth}"
+            )
+        self._tell("image_layers", (len(pixel_values), *pixel_values.shape[-2:], depths[-1]))
+        return self._image_layers(pixel_values, depths)
+
     def encoders(self) -> Mapping[str, nn.Module]:
         """Return the encoders that may start from weights of their own, by modality: text and image, or none."""
         return {}
@@ -285,6 +334,9 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def _fuse(self, text: Stream, image: Stream) -> Fused: ...
+
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        raise TypeError(f"{type(self).__name__} has an image_depth, but does not define _image_layers")
 
     def _pool_pairs(self, text: Stream, image: Stream) -> Tensor:
         return self._fuse(text, image).pooled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vle_lightning.encoders.base import ImageEncoderConfig, PatchMask, TextEncoderConfig
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
+from vle_lightning.errors import UserError
 from vle_lightning.fusion.base import Ends, FusionConfig
 from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.fusion.decoder import DecoderConfig
@@ -155,6 +156,31 @@ class DualStream(Backbone):
             Stream(self.image_projection(images.states), images.mask),
         )
         return Features(texts, images, fused)
+
+    @property
+    def image_depth(self) -> int:
+        """Return the number of the image encoder's layers."""
+        return len(self.image.layers)
+
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        """Watch the image encoder's layers; the last ones run, too, where nothing is asked of them."""
+        seen: list[Tensor] = []
+
+        def keep(layer: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            seen.append(output if isinstance(output, Tensor) else output[0])
+
+        handles = [self.image.layers[depth - 1].register_forward_hook(keep) for depth in depths]
+        try:
+            last = self.image(pixel_values)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if any(states.shape[:2] != last.mask.shape for states in seen):
+            raise UserError(
+                f"model.architecture.image: a {type(self.image).__name__} in stages has layers of different grids; "
+                "image classification and segmentation need one whose layers all see the same patches"
+            )
+        return [Stream(states, last.mask) for states in seen]
 
     def encoders(self) -> dict[str, nn.Module]:
         """Return the text encoder and the image encoder."""

@@ -7,7 +7,7 @@ expert in every block: the same weights serve as dual encoder, as fusion encoder
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -410,6 +410,34 @@ class MoME(Backbone):
             states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
         return states
 
+    def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
+        """Encode a modality by itself with its own expert alone: states (B, N, D), normed."""
+        states: Tensor = self.norm(self.encode_single(stream, modality))
+        return states
+
+    def reads(self, name: str, modality: Modality) -> bool:
+        """Say whether a modality by itself reads a parameter: not those of the other one's or of pairs' experts."""
+        expert = name.split(".experts.")[-1].split(".")[0] if ".experts." in name else None
+        if expert is not None:
+            return expert == (TEXT if self.config.shared_experts else modality)
+        return name.startswith(("blocks.", "token_types.", "norm.", "position_bias", f"{modality}."))
+
+    @property
+    def image_depth(self) -> int:
+        """Return the number of blocks."""
+        return len(self.blocks)
+
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        """Pass the image experts of all blocks."""
+        states, mask = self._begin(self._encode_image(pixel_values, None), IMAGE)
+        biases = self.biases(self._index(IMAGE, mask.shape[1]))
+        found: list[Stream] = []
+        for number, block in enumerate(self.blocks[: depths[-1]]):
+            states = block(states, _scores(biases, number, mask), Route.whole(states, IMAGE))
+            if number + 1 in depths:
+                found.append(Stream(states, mask))
+        return found
+
     def features(
         self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None
     ) -> Features:
@@ -418,7 +446,7 @@ class MoME(Backbone):
         images = None if pixel_values is None else self.encode_image(pixel_values)
         images = images if images is None or rows is None else images.select(rows)
         alone = [
-            stream and Stream(self.norm(self.encode_single(stream, modality)), stream.mask)
+            stream and Stream(self.encode_unimodal(stream, modality), stream.mask)
             for stream, modality in ((texts, TEXT), (images, IMAGE))
         ]
         fused = None if texts is None or images is None else self.fuse(texts, images)

@@ -16,6 +16,7 @@ from vle_lightning.models.backbone import Backbone
 from vle_lightning.streams import Fused, FusedView, ImageView
 
 HELPERS = ("base", "contrast", "passes")  # modules beside the objectives
+UNIMODAL = ("image_codes", "text_mlm")  # objectives of one modality alone, which tasks of their own train
 Hiding = Literal["vector", "pixels"]  # what stands for hidden patches: a learned vector, or black pixels
 
 
@@ -99,7 +100,7 @@ def mean_loss(losses: Tensor) -> Tensor:
 def objective_names() -> list[str]:
     """Return the names of the modules of this package that define an objective, sorted."""
     path = import_module("vle_lightning.objectives").__path__
-    return [module.name for module in pkgutil.iter_modules(path) if module.name not in HELPERS]
+    return [module.name for module in pkgutil.iter_modules(path) if module.name not in (*HELPERS, *UNIMODAL)]
 
 
 def find_objective(name: str) -> type[Objective]:

@@ -92,6 +92,19 @@ class Outline(Backbone):
         self._tell("restore", (*text.mask.shape, image.mask.shape[1], input_ids.shape[1]))
         return fused.text
 
+    def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
+        """Tell of the call, where it is one."""
+        config = self.config
+        assert isinstance(config, OutlineConfig)
+        if config.alone_trains:
+            self._tell("text_single" if modality == "text" else "image_single", tuple(stream.mask.shape))
+        return stream.states
+
+    def reads(self, name: str, modality: Modality) -> bool:
+        """Take all parameters to be read."""
+        del name, modality
+        return True
+
     def features(
         self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None
     ) -> Features:
