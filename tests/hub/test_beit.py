@@ -20,6 +20,7 @@ from vle_lightning.hub.towers import fill_encoder
 from vle_lightning.models.mome import MoME
 from vle_lightning.models.relative_bias import resize_bias_table
 from vle_lightning.tasks.pretrain import PretrainTask
+from vle_lightning.tasks.pretrain_texts import PretrainTextsTask
 
 
 def make(**changes: int | str | bool | None) -> MoME:
@@ -113,6 +114,12 @@ def test_a_task_starts_from_a_beit_and_tells(tmp_path: Path) -> None:
     file = write(beit_weights("each"), tmp_path / "beit.pth")
     task = PretrainTask(CONFIG, {"mlm": 1.0}, tied=False, image_init=file)
     assert "beit.pth; newly made: text embeddings, token types" in str(task.load_report)
+    texts = PretrainTextsTask(CONFIG, freeze=["blocks.attention", "blocks.norm"], image_init=file)
+    assert "beit.pth; newly made: text embeddings" in str(texts.load_report)
+    weight = texts.model.get_submodule("blocks.1.attention.qkv").weight
+    assert isinstance(weight, torch.nn.Parameter)
+    assert not weight.requires_grad
+    assert torch.equal(weight, beit_weights("each")["blocks.1.attn.qkv.weight"])
     with pytest.raises(UserError, match=r"^model.text_init: a mixture of experts has no text encoder.*\(model.init\)$"):
         PretrainTask(CONFIG, {"mlm": 1.0}, tied=False, text_init="bert-base-uncased")
 

@@ -19,6 +19,7 @@ from vle_lightning.hub.meter_export import write_meter
 from vle_lightning.hub.own import CARRIED, Description, to_plain, write_own
 from vle_lightning.hub.pretrained import Pretrained, architecture_of, fill_pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder
+from vle_lightning.hub.towers import fill_encoder
 from vle_lightning.hub.vle import Published, write_vle
 from vle_lightning.hub.vlmo_export import write_vlmo
 from vle_lightning.models.backbone import Backbone
@@ -64,6 +65,23 @@ class PortableTask(L.LightningModule):
         self.new_heads = (*self.new_heads, *new)
         self.load_report = f"{self.load_report}; new for this data: {', '.join(new)}" if new else self.load_report
         return pretrained
+
+    def start_encoders(self, init: str | None, text_init: str | None = None, image_init: str | None = None) -> None:
+        """Fill the encoders from published models of one modality, and add to ``load_report``.
+
+        Args:
+            init: what all of the model started from; where it is given, the others would overwrite it and are left out.
+            text_init: see `fill_encoder`.
+            image_init: likewise.
+
+        Raises:
+            UserError: a source is missing or does not fit.
+        """
+        reports = [self.load_report] if self.load_report else []
+        for name, source in () if init else (("text", text_init), ("image", image_init)):
+            if source:
+                reports.append(str(fill_encoder(self.model, name, source)))
+        self.load_report = "; ".join(reports) or None
 
     @classmethod
     def from_pretrained(cls, source: str | Path, image_size: int | None = None, **options: Any) -> Self:  # noqa: ANN401

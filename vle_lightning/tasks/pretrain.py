@@ -12,7 +12,6 @@ from vle_lightning.batch import DataFacts, PretrainBatch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import Architecture
 from vle_lightning.hub.pretrained import Pretrained
-from vle_lightning.hub.towers import fill_encoder
 from vle_lightning.models.backbone import Blind
 from vle_lightning.objectives.base import (
     Hiding,
@@ -89,7 +88,7 @@ class PretrainTask(VisionLanguageTask):
             init: a checkpoint or run folder to start from.
             text_init: what the text encoder starts from (transformers name or folder); without ``init``.
             image_init: likewise: for a CLIP ViT a transformers name or folder, or open_clip:MODEL/PRETRAINED; for an
-                encoder of timm timm:NAME, or a file of its weights.
+                encoder of timm timm:NAME, or a file of its weights; for experts (VLMo) a BEiT likewise.
             blind: what is withheld from the model.
             optim: learning rates and schedule.
             seed: of dropout.
@@ -129,13 +128,7 @@ class PretrainTask(VisionLanguageTask):
             "tied": tied,
         }
         self.start(init, self.published_heads(), tuple(self.heads().keys() - self.published_heads().keys()))
-        reports = [self.load_report] if self.load_report else []
-        if init:  # holds towers of its own, which those that the experiment names would overwrite
-            text_init = image_init = None
-        for name, source in (("text", text_init), ("image", image_init)):
-            if source:
-                reports.append(str(fill_encoder(self.model, name, source)))
-        self.load_report = "; ".join(reports) or None
+        self.start_encoders(init, text_init, image_init)
 
     @classmethod
     def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
