@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,10 @@ from tests.hub.vlmo_file import (
     vlmo_weights,
     write_file,
 )
+from vle_lightning.cli import main
 from vle_lightning.errors import UserError
 from vle_lightning.export import find_task
+from vle_lightning.hub.architecture import to_plain
 from vle_lightning.hub.pretrained import from_pretrained, read_pretrained
 from vle_lightning.hub.vlmo import FILE
 from vle_lightning.models.mome import MoME, MoMEConfig
@@ -390,3 +394,60 @@ def test_a_model_of_ours_is_written_with_all_that_vlmos_loader_asks_for(tmp_path
     again = VQATask.from_pretrained(tmp_path)
     assert again.model.config == CONFIG
     assert isinstance(again.head, nn.Sequential)
+
+
+# The commands
+
+
+def export(source: Path, target: Path, *arguments: str) -> int:
+    return main(["export", str(source), "--to", str(target), *arguments])
+
+
+def test_files_are_exported_as_they_were_and_heads_that_they_lack_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "bare": (vlmo_weights(pairs=0) | indices(), "mlm_score"),  # a head that no stage-2 file may hold
+        "retrieval": (of_stage("retrieval"), "itm_score"),
+    }
+    for name, (weights, lacking) in files.items():
+        file = write_file(tmp_path / f"{name}.pt", weights)
+        assert export(file, tmp_path / name, "--format", "vlmo") == 0
+        assert_equal(written(tmp_path / name), weights)
+        told = capsys.readouterr().out
+        assert re.search(rf"left out, for the source does not hold it: .*{lacking}", told)
+        assert "in the layout 'vlmo'" in told
+
+
+@pytest.mark.slow
+def test_a_fit_starts_from_a_file_of_vlmos_at_another_image_size_and_says_so(
+    tmp_path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    words = {"text_embeddings.word_embeddings.weight": torch.randn(300, WIDTH)}
+    file = write_file(tmp_path / "vlmo.pt", of_stage("stage 3") | words)
+    config = replace(CONFIG, vocab_size=300, image_size=48)
+    given = {
+        "model.init": file,
+        "model.architecture": json.dumps(to_plain(config)),
+        "model.answers": len(json.loads(Path("data/toy/shards/answers.json").read_text())),
+        "run_root": tmp_path,
+        "trainer.max_steps": 1,
+        "trainer.limit_val_batches": 1,
+        "data.pixel_mean": [0.5, 0.5, 0.5],
+        "data.pixel_std": [0.5, 0.5, 0.5],
+        "data.max_text_length": KNOWN,
+        "data.workers": 0,
+        "data.batch_size": 4,
+        "data.global_batch_size": 4,
+    }
+    toy = Path(__file__).parents[2] / "experiments" / "vqa" / "toy.yaml"
+    arguments = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+    assert main(["fit", "--config", str(toy), *arguments]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("model.init: loaded ")
+    assert "resized the image encoder's positions from 32 to 48 pixels" in first
+    assert "new for this data: vqa_classifier" in first
+    run = next(tmp_path.glob("vqa-*/best.ckpt")).parent
+    assert export(run, tmp_path / "vlmo", "--format", "vlmo") == 0
+    assert written(tmp_path / "vlmo")[UNUSED].shape == (TEXTS, WIDTH)
