@@ -29,6 +29,7 @@ UNNAMED = {  # where the heads of the first checkpoints lie, which do not say so
     "objectives.pbc.head": "pbc_classifier",
     "objectives.mpc": "mpc",
 }
+CARRIED = "carried."  # before the names of a published layout: what no model reads, and is written back as it was
 RETIRED = {"mpc": "head."}  # heads of earlier versions, and what their tensors' names begin with
 
 

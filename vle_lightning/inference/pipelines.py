@@ -57,7 +57,7 @@ def pipeline(
         source: a hub name, a folder of the published layout or of ours, a run folder, or its .ckpt file.
         processor: of tokenizer and image settings, or where to find it; that of the source by default.
         tokenizer: folder or hub name, for a checkpoint that comes with neither tokenizer nor image settings, as METER's
-            do; pictures are prepared as METER's are, at the size and with the normalisation of the image encoder.
+            and VLMo's do; pictures are prepared as theirs are, at the size and with the normalisation of the model.
         answers: names of the answers of a VQA head, in order, or a JSON list of them, where the source has none.
         device: a GPU by default, where there is one.
         dtype: of the computation, such as "bfloat16".
@@ -90,11 +90,14 @@ def pipeline(
 
 
 def bare_processor(source: str | Path, tokenizer: str) -> Processor:
-    """Make the processor of a checkpoint that is weights alone: METER's central square at its image encoder's size."""
+    """Make the processor of a checkpoint that is weights alone, at its pictures' size.
+
+    METER takes the central square of a picture, VLMo squeezes all of it into one.
+    """
     architecture = architecture_of(read_pretrained(source))
     with torch.device("meta"):
-        pixels = architecture.build().pixels
-    return Processor.prepared(tokenizer, architecture.image_size, "centre", pixels)
+        model = architecture.build()
+    return Processor.prepared(tokenizer, architecture.image_size, model.framing, model.pixels)
 
 
 def read_answers(answers: Sequence[str] | str | Path | None) -> tuple[str, ...] | None:

@@ -113,7 +113,7 @@ def run_settings(source: str | Path) -> RunSettings | None:
             raise UserError(
                 f"{path}: there is no {CONFIG} beside it, which names tokenizer and answers; keep both together, "
                 "or name a run folder, an exported folder or a hub name; of a published file of weights alone, such as "
-                "METER's, give tokenizer"
+                "METER's or VLMo's, give tokenizer"
             )
     content = read_yaml(file)
     if not isinstance(content, dict) or not {"task", "model", "data"} <= content.keys():

@@ -31,10 +31,7 @@ class DualEncoder(nn.Module):
             )
         self.model: Backbone = architecture_of(pretrained).build()
         self.head = ContrastiveHead(self.model.width, self.model.init_std, self.model.contrast_width)
-        way = self.model.ways_alone[0]  # fine-tuned checkpoints may have no other
-        held = {name: value for name, value in pretrained.heads[HEAD].items() if name.startswith(f"{way}.")}
-        found = pretrained._replace(heads={HEAD: held})
-        self.load_report = fill_pretrained(found, self.model, {HEAD: nn.ModuleDict({way: self.head})}, "source")
+        self.load_report = fill_pretrained(pretrained, self.model, {HEAD: self.head}, "source")
 
     @property
     def width(self) -> int:

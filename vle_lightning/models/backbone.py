@@ -21,6 +21,7 @@ TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects tak
 
 Modality = Literal["text", "image"]
 Blind = Literal["none", "image", "text"]  # the masked modality of a baseline
+Framing = Literal["squeeze", "centre"]  # of a picture that is no square: all of it, or its central square
 Alone = Literal["text_alone", "image_alone", "text_single", "image_single", "image_layers"]
 Way = Literal["text", "image", "fusion", "pairs", "restore"] | Alone
 
@@ -39,6 +40,15 @@ class Features(NamedTuple):
     text: Stream | None  # (B, T, width of the text encoder)
     image: Stream | None  # (B, prefix + P, width of the image encoder)
     fused: Fused | None  # of the pairs
+
+
+class Adapted(NamedTuple):
+    """Weights of a network that differs in what a backbone can make up for."""
+
+    weights: dict[str, Tensor]  # by name, such as the backbone has them
+    settled: tuple[str, ...] = ()  # options of the configuration whose difference this makes up for
+    resized: tuple[str, ...] = ()  # what was cut or extended, for the report
+    new: Mapping[str, tuple[str, ...]] = {}  # what the weights lack -> the tensors that stay as they were drawn
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,8 @@ class Backbone(nn.Module):
     ways_alone: ClassVar[tuple[str, ...]] = ("single",)
     alone_trains: ClassVar[bool] = False
     contrast_width: int = 256  # ALBEF's (arXiv 2107.07651)
+    types_option: ClassVar[str] = "fusion.token_types"  # of the configuration: the rows of the token-type table
+    framing: ClassVar[Framing] = "centre"  # of pictures whose checkpoint does not say: METER's, whose files are bare
     rates: ClassVar[Mapping[str, str]]  # beginning of a parameter's name -> learning-rate group; all else is "fusion"
 
     width: int
@@ -135,6 +147,20 @@ class Backbone(nn.Module):
         Raises:
             UserError: the image encoder cannot take such pictures.
         """
+
+    def reshape_images(self, image_size: int) -> None:
+        """Make room for the learned positions of such pictures; their values are loaded next."""
+        self.resize_images(image_size)
+
+    def adapt(self, weights: Mapping[str, Tensor], source: BackboneConfig) -> Adapted:
+        """Make up for what a network lacks or has in excess that this one may start from all the same.
+
+        Args:
+            weights: of the network, by the names here.
+            source: its configuration.
+        """
+        del source
+        return Adapted(dict(weights))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         """Encode B texts (B, T), mask True on real tokens, to a stream (B, T, D)."""

@@ -22,10 +22,12 @@ from vle_lightning.errors import UserError
 from vle_lightning.models.backbone import (
     IMAGE_TYPE,
     TEXT_TYPE,
+    Adapted,
     Backbone,
     BackboneConfig,
     Blind,
     Features,
+    Framing,
     Modality,
     Way,
 )
@@ -40,6 +42,7 @@ from vle_lightning.streams import Fused, ImageLayout, Stream
 TEXT: Literal["text"] = "text"  # names of the experts
 IMAGE: Literal["image"] = "image"
 PAIR = "pair"
+TEXT_POSITIONS = "text.positions.weight"
 HALF = PixelFacts((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # BEiT's normalisation
 Positions = Literal["relative", "absolute"]
 
@@ -253,6 +256,8 @@ class MoME(Backbone):
     ways_alone: ClassVar[tuple[str, ...]] = ("single", "pair")
     alone_trains: ClassVar[bool] = True
     rates: ClassVar[Mapping[str, str]] = {"": "tower"}  # VLMo trains all of it at one rate
+    types_option: ClassVar[str] = "token_types"
+    framing: ClassVar[Framing] = "squeeze"  # as VLMo evaluates
 
     config: MoMEConfig
     places: Tensor  # (M + N, M + N) int64: which row of the table each query and key reads
@@ -267,6 +272,8 @@ class MoME(Backbone):
             raise UserError(
                 f"model.architecture: fusion_layers is {config.fusion_layers}; give 0 to {config.layers}, the layers"
             )
+        if config.heads < 1 or config.width % config.heads:
+            raise UserError(f"model.architecture: width {config.width} is no multiple of heads {config.heads}")
         self.width = self.pooled_width = self.hidden_width = self.text_width = self.contrast_width = config.width
         self.vocabulary, self.max_tokens, self.padding = config.vocab_size, config.text_positions, 0
         self.layout, self.pixels = ImageLayout(1, config.patch_size), HALF
@@ -314,24 +321,63 @@ class MoME(Backbone):
         """Make positions those of square pictures of so many pixels."""
         if image_size == self.config.image_size:
             return
+        side = self._side(image_size)
+        bias, absolute = self.position_bias, self.image.position_embedding
+        if bias is not None and side < self.window:
+            raise UserError(
+                f"a relative position table for {self.config.image_size} pixels cannot shrink to {image_size}: set "
+                f"model.architecture.image_size and data.image_size to at least {self.config.image_size}, or start "
+                "from a checkpoint of smaller pictures"
+            )
+        with torch.no_grad():
+            self._place_images(
+                image_size,
+                None if bias is None else resize_bias_table(bias, self.window, side),
+                None if absolute is None else resize_position_table(absolute.weight, (side, side)).detach().clone(),
+            )
+
+    def reshape_images(self, image_size: int) -> None:
+        """Make tables of zeros for such pictures; a table of relative positions could not shrink."""
+        if image_size == self.config.image_size:
+            return
+        side = self._side(image_size)
+        bias, absolute = self.position_bias, self.image.position_embedding
+        self._place_images(
+            image_size,
+            None if bias is None else bias.new_zeros(table_rows(side, self.config.text_positions), bias.shape[1]),
+            None if absolute is None else absolute.weight.new_zeros(1 + side**2, self.width),
+        )
+
+    def _side(self, image_size: int) -> int:
         if image_size % self.config.patch_size:
             raise UserError(f"pictures of {image_size} pixels are no multiple of the patches, {self.config.patch_size}")
-        side = image_size // self.config.patch_size
-        with torch.no_grad():
-            if self.position_bias is not None:
-                if side < self.window:
-                    raise UserError(
-                        f"a relative position table for {self.config.image_size} pixels cannot shrink to {image_size}; "
-                        "start from a checkpoint of smaller pictures"
-                    )
-                table = resize_bias_table(self.position_bias, self.window, side)
-                self.position_bias = nn.Parameter(table, self.position_bias.requires_grad)
-            if self.image.position_embedding is not None:
-                old = self.image.position_embedding.weight
-                table = resize_position_table(old, (side, side)).detach().clone()
-                self.image.position_embedding = nn.Embedding.from_pretrained(table, freeze=not old.requires_grad)
+        return image_size // self.config.patch_size
+
+    def _place_images(self, image_size: int, bias: Tensor | None, absolute: Tensor | None) -> None:
+        if bias is not None and self.position_bias is not None:
+            self.position_bias = nn.Parameter(bias.detach(), self.position_bias.requires_grad)
+        if absolute is not None and self.image.position_embedding is not None:
+            freeze = not self.image.position_embedding.weight.requires_grad
+            self.image.position_embedding = nn.Embedding.from_pretrained(absolute.detach(), freeze=freeze)
         self.config = self.config.resized(image_size)
         self.places = self._places().to(self.places.device)
+
+    def adapt(self, weights: Mapping[str, Tensor], source: BackboneConfig) -> Adapted:
+        """Draw experts for pairs where the source has none (VLMo's second stage), and cut absolute text positions."""
+        adapted = Adapted(dict(weights))
+        if not isinstance(source, MoMEConfig):
+            return adapted
+        own = self.state_dict()
+        if source.fusion_layers == 0 < self.config.fusion_layers and not self.config.shared_experts:
+            pair = {key: value for key, value in own.items() if f".experts.{PAIR}." in key}
+            given = {**adapted.weights, **pair}
+            adapted = Adapted(given, ("fusion_layers",), (), {"the experts of pairs": tuple(pair)})
+        table, longest = adapted.weights.get(TEXT_POSITIONS), self.config.text_positions
+        if self.config.positions == "absolute" and table is not None and len(table) > longest:
+            given = {**adapted.weights, TEXT_POSITIONS: table[:longest]}
+            told = f"the text positions from {len(table)} to {longest} tokens"
+            adapted = Adapted(given, (*adapted.settled, "text_positions"), (told,), adapted.new)
+        return adapted
 
     def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
         """Encode B texts or images by their own expert, and through the vision-language experts (VLMo, section 3.2).
@@ -427,13 +473,22 @@ class MoME(Backbone):
 
     def _encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         if input_ids.shape[1] > self.config.text_positions:
-            raise ValueError(f"a text of {input_ids.shape[1]} tokens is longer than {self.config.text_positions}")
+            raise UserError(
+                f"a text has {input_ids.shape[1]} tokens, but the model positions for {self.config.text_positions}"
+            )
         return Stream(self.text(input_ids), attention_mask)
 
     def _encode_image(self, pixel_values: Tensor, hidden: PatchMask | None) -> Stream:
         if hidden is not None and hidden.vector is None:
             pixel_values = blackened(pixel_values, hidden.patches, self.layout, self.pixels)
-        states = self.image(pixel_values, hidden, self.layout.grid(pixel_values))
+        grid = self.layout.grid(pixel_values)
+        if self.position_bias is not None and grid != (self.window, self.window):
+            height, width = pixel_values.shape[-2:]
+            raise UserError(
+                f"a picture has {height} x {width} pixels, but the model relative positions for "
+                f"{self.config.image_size} x {self.config.image_size}; resize one of the two"
+            )
+        states = self.image(pixel_values, hidden, grid)
         return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
 
     def _fuse(self, text: Stream, image: Stream) -> Fused:

@@ -34,19 +34,21 @@ class ImageTextContrast(Objective):
 
         Args:
             model: the backbone.
-            first: compare in the first way alone, as dual encoders of retrieval do; the other heads rest.
+            first: compare in the first way alone, as dual encoders of retrieval do; there is no other head.
         """
         super().__init__(model)
         self.first = first
-        for way in model.ways_alone:
+        for way in model.ways_alone[:1] if first else model.ways_alone:
             self.add_module(way, ContrastiveHead(model.width, model.init_std, model.contrast_width))
-        for head in list(self.children())[1:] if first else []:
-            head.requires_grad_(False)
 
     def heads(self) -> list[ContrastiveHead]:
         """Return the head of each way that is compared in."""
-        found = [head for head in self.children() if isinstance(head, ContrastiveHead)]
-        return found[:1] if self.first else found
+        return list(self.named_heads().values())
+
+    def named_heads(self) -> dict[str, ContrastiveHead]:
+        """Return these heads by the names that checkpoints give them: ``itc``, and ``itc_pair`` of VLMo's second."""
+        found = [(way, head) for way, head in self.named_children() if isinstance(head, ContrastiveHead)]
+        return {self.name if not place else f"{self.name}_{way}": head for place, (way, head) in enumerate(found)}
 
     def vectors_of(self, model: Backbone, encoded: Encoded) -> Vectors:
         """Return the unit vectors (K, B, C) of a micro-batch."""

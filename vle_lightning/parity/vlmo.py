@@ -88,7 +88,7 @@ def run_infer(case: Case) -> Iterator[Check]:
 def run_alone(modality: Modality, case: Case) -> Iterator[Check]:
     """VLMo.infer_text and infer_image: both contrasts of one modality."""
     heads = Heads(load(case).width)
-    encoder = load(case, itc=heads)
+    encoder = load(case, itc=heads.single, itc_pair=heads.pair)
 
     def answer() -> Answer:
         single, pair = encoder.encode_alone(stream_of(encoder, modality, case), modality)
@@ -103,13 +103,13 @@ def run_alone(modality: Modality, case: Case) -> Iterator[Check]:
 
     mask = torch.ones(len(stream_of(encoder, modality, case).mask), 1, dtype=torch.bool)
     with torch.no_grad():
-        yield from judge(case, network(encoder, itc=heads), Pass(mask), answer)
+        yield from judge(case, network(encoder, itc=heads.single, itc_pair=heads.pair), Pass(mask), answer)
 
 
 def run_single(modality: Modality, case: Case) -> Iterator[Check]:
     """VLMo.infer_text_ft and infer_image_ft: one modality by its own experts alone."""
     heads = Heads(load(case).width)
-    encoder = load(case, itc=heads)
+    encoder = load(case, itc=heads.single, itc_pair=heads.pair)
 
     def answer() -> Answer:
         stream = stream_of(encoder, modality, case)
@@ -142,7 +142,7 @@ def contrast(head: ContrastiveHead, images: Tensor, words: Tensor) -> tuple[Tens
 def run_itc(case: Case) -> Iterator[Check]:
     """objectives.compute_itc in a single process: the mean of two contrasts."""
     heads = Heads(load(case).width)
-    encoder = load(case, itc=heads)
+    encoder = load(case, itc=heads.single, itc_pair=heads.pair)
 
     def answer() -> Answer:
         sides: tuple[Modality, ...] = ("image", "text")
@@ -160,13 +160,13 @@ def run_itc(case: Case) -> Iterator[Check]:
         }
         return Answer(outputs, lambda: loss, (), "itc_loss")
 
-    yield from judge(case, network(encoder, itc=heads), Pass(texts(case).mask), answer)
+    yield from judge(case, network(encoder, itc=heads.single, itc_pair=heads.pair), Pass(texts(case).mask), answer)
 
 
 def run_irtr(case: Case) -> Iterator[Check]:
     """objectives.compute_irtr: the first contrast alone."""
     heads = Heads(load(case).width)
-    encoder = load(case, itc=heads)
+    encoder = load(case, itc=heads.single, itc_pair=heads.pair)
 
     def answer() -> Answer:
         vectors = []
@@ -178,7 +178,7 @@ def run_irtr(case: Case) -> Iterator[Check]:
         outputs = {"irtr_i2t_logits": scores, "irtr_t2i_logits": scores.T}
         return Answer(outputs | {"irtr_logit_scale": heads.single.log_scale.exp()}, lambda: loss, (), "irtr_loss")
 
-    yield from judge(case, network(encoder, itc=heads), Pass(texts(case).mask), answer)
+    yield from judge(case, network(encoder, itc=heads.single, itc_pair=heads.pair), Pass(texts(case).mask), answer)
 
 
 def run_itm(case: Case) -> Iterator[Check]:

@@ -5,14 +5,11 @@ No pair is fused, so that a large set is searched at once; where asked, the fusi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor, nn
 
 from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import Architecture
-from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.models.backbone import Blind
 from vle_lightning.models.heads import in_float32, initialise
 from vle_lightning.objectives.base import Extra
@@ -79,16 +76,7 @@ class DualRetrievalTask(RankingTask):
 
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the heads of contrast and matching."""
-        return {"itc": self.contrast, "itm_score": self.head}
-
-    def _fill(self, pretrained: Pretrained, heads: Mapping[str, nn.Module], option: str) -> None:
-        """Fill what the source holds; VLMo's files that were fine-tuned for retrieval have the first way alone."""
-        held = pretrained.heads.get("itc")
-        if held is not None:
-            first = f"{self.model.ways_alone[0]}."
-            resting = {name: part for name, part in self.contrast.state_dict().items() if not name.startswith(first)}
-            pretrained = pretrained._replace(heads={**pretrained.heads, "itc": {**resting, **held}})
-        super()._fill(pretrained, heads, option)
+        return {**self.contrast.named_heads(), "itm_score": self.head}
 
     @property
     def scorer(self) -> Score | None:

@@ -12,7 +12,6 @@ from vle_lightning.batch import DataFacts, PretrainBatch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import Architecture
 from vle_lightning.hub.pretrained import Pretrained
-from vle_lightning.hub.towers import fill_encoder
 from vle_lightning.models.backbone import Blind
 from vle_lightning.objectives.base import (
     Hiding,
@@ -42,6 +41,8 @@ COUNTED = {  # option -> the head whose outputs it counts, and their bias
     "classes": ("mpc", "region_head.3.bias"),
     "codes": ("mim_codes", "head.3.bias"),
 }
+
+CONTRAST = "itc"  # the objective that has a published head for each of its ways
 
 SHARED = ("itm", "itm_hard")  # objectives of one published head
 
@@ -87,7 +88,7 @@ class PretrainTask(VisionLanguageTask):
             init: a checkpoint or run folder to start from.
             text_init: what the text encoder starts from (transformers name or folder); without ``init``.
             image_init: likewise: for a CLIP ViT a transformers name or folder, or open_clip:MODEL/PRETRAINED; for an
-                encoder of timm timm:NAME, or a file of its weights.
+                encoder of timm timm:NAME, or a file of its weights; for experts (VLMo) a BEiT likewise.
             blind: what is withheld from the model.
             optim: learning rates and schedule.
             seed: of dropout.
@@ -127,13 +128,7 @@ class PretrainTask(VisionLanguageTask):
             "tied": tied,
         }
         self.start(init, self.published_heads(), tuple(self.heads().keys() - self.published_heads().keys()))
-        reports = [self.load_report] if self.load_report else []
-        if init:  # holds towers of its own, which those that the experiment names would overwrite
-            text_init = image_init = None
-        for name, source in (("text", text_init), ("image", image_init)):
-            if source:
-                reports.append(str(fill_encoder(self.model, name, source)))
-        self.load_report = "; ".join(reports) or None
+        self.start_encoders(init, text_init, image_init)
 
     @classmethod
     def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
@@ -153,13 +148,15 @@ class PretrainTask(VisionLanguageTask):
         return {"objectives": found, "tied": tied, **counted} if found else {}
 
     def published_heads(self) -> dict[str, nn.Module]:
-        """Return the heads of MLM, ITM and PBC, as far as these objectives are in use."""
+        """Return the heads of MLM, ITM, PBC and contrast, as far as these objectives are in use."""
         used = {name: places for name, places in PUBLISHED.items() if name in self.objectives}
-        return {head: self.objectives[name].get_submodule(part) for name, (head, part) in used.items()}
+        heads = {head: self.objectives[name].get_submodule(part) for name, (head, part) in used.items()}
+        contrast = find_contrast(self._objectives())
+        return heads if contrast is None else {**heads, **contrast.named_heads()}
 
     def heads(self) -> dict[str, nn.Module]:
         """Return all heads; those of other objectives than VLE's three are not published, and have their names."""
-        others = {name: self.objectives[name] for name in self.objectives if name not in PUBLISHED}
+        others = {name: self.objectives[name] for name in self.objectives if name not in (*PUBLISHED, CONTRAST)}
         return {**self.published_heads(), **others}
 
     def step(self, batch: PretrainBatch, stage: Stage) -> Tensor:  # type: ignore[override]

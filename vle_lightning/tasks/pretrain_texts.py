@@ -34,6 +34,7 @@ class PretrainTextsTask(UnimodalTask):
         tied: bool = False,
         freeze: list[str] | None = None,
         init: str | None = None,
+        image_init: str | None = None,
         blind: Blind = "none",
         optim: OptimConfig = OptimConfig(),  # noqa: B008 (frozen)
         seed: int = 0,
@@ -45,6 +46,8 @@ class PretrainTextsTask(UnimodalTask):
             tied: MLM's decoder is the table of word embeddings (VLE); else it has weights of its own (VLMo).
             freeze: parts of the encoder that stay as they are, such as ``blocks.attention``; none by default.
             init: a checkpoint or run folder to start from, such as one of pre-training on images alone.
+            image_init: a BEiT to start attention and image experts from, as VLMo does: timm:NAME, or a file; without
+                ``init``.
             blind: nothing may be withheld.
             optim: learning rates and schedule.
             seed: of dropout.
@@ -57,6 +60,7 @@ class PretrainTextsTask(UnimodalTask):
         self.options = {"tied": tied, "freeze": list(freeze or ())}
         self.add_scores([*TextMLM.score_names, "loss"])
         self.start(init, self.heads())
+        self.start_encoders(init, image_init=image_init)
 
     @classmethod
     def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
