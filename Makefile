@@ -1,6 +1,6 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
+.PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain pretrain-vlmo finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
 	finetune-nlvr finetune-retrieval finetune-classification finetune-segmentation ablation results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-slurm lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
@@ -69,6 +69,12 @@ data-flickr8k: $(READY) ## convert SRC=folder (Flickr8k, Karpathy's file) to dat
 pretrain: $(READY) ## pre-train (the toy world by default): EXPERIMENT= ARGS=
 	$(if $(EXPERIMENT),,$(MAKE) --no-print-directory data-toy)
 	$(RUN) -m vle_lightning fit --config $(or $(EXPERIMENT),experiments/pretrain/toy.yaml) $(ARGS)
+
+pretrain-vlmo: data-toy ## VLMo's three stages on the toy world, and pairs from scratch beside them; goes on where it stopped
+	$(RUN) -m vle_lightning fit --config experiments/pretrain_images/vlmo_toy.yaml --ckpt_path auto $(ARGS)
+	$(RUN) -m vle_lightning fit --config experiments/pretrain_texts/vlmo_toy.yaml --ckpt_path auto $(ARGS)
+	$(RUN) -m vle_lightning fit --config experiments/pretrain/vlmo_toy.yaml --ckpt_path auto $(ARGS)
+	$(RUN) -m vle_lightning fit --config experiments/pretrain/vlmo_toy.yaml --ckpt_path auto --model.init null --run_name pretrain-vlmo_toy-scratch $(ARGS)
 
 finetune-vcr: $(READY) ## fine-tune on VCR: Q->A, QA->R, from scratch, blind (or the one EXPERIMENT=)
 	$(call finetune,study experiments/vcr/toy_q2a.yaml experiments/vcr/toy_qa2r.yaml --out $(or $(OUT),checkpoints/vcr-toy) --scratch --blind)

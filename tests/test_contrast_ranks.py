@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.test_micro_batches import PRETRAIN, ROOT, finish, fit, kill_after_first_save, opened, start
 
-DUAL = ROOT / "experiments" / "retrieval" / "dual_toy.yaml"
+DUAL = ROOT / "experiments" / "dual_retrieval" / "vlmo_toy.yaml"
 GLOBAL = 32
 EXPERIMENT: dict[str, Any] = {
     "trainer": {"max_steps": 20, "enable_progress_bar": False},
