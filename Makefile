@@ -149,7 +149,7 @@ parity: $(READY) ## compare ours with the authors' numbers, tensor by tensor: FI
 tensorboard: $(READY) ## watch all runs in the browser
 	$(VENV)/bin/tensorboard --logdir checkpoints $(ARGS)
 
-bench: $(READY) ## time VLE-base beside plain alternatives: a pre-training step, a VCR question
+bench: $(READY) ## time VLE-base and VLMo-base beside plain alternatives: pre-training steps, a VCR question, retrieval
 	$(RUN) -m vle_lightning.bench $(ARGS)
 
 bench-data: $(READY) ## time the way from shard to batch beside Pillow and bare decoding: ARGS="--photos FOLDER"

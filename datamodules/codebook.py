@@ -81,6 +81,8 @@ class PatchCodebook:
             raise ValueError(f"data.codebook: {path} is no codebook that {MAKE} has made: {error}") from error
         if centres.ndim != 2 or centres.shape[1] != 3 * patch_size**2:
             raise ValueError(f"data.codebook: {path} has centres {tuple(centres.shape)} for patches of {patch_size} px")
+        if not centres.isfinite().all():
+            raise ValueError(f"data.codebook: {path} is damaged: some centres are not finite (NaN or infinity)")
         return cls(centres, patch_size, mean, std)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ def open_codebook(source: str, mean: Colours = MEAN, std: Colours = STD) -> Code
     module, _, name = source.rpartition(".")
     try:
         made: Codebook = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # someone's own module may raise anything
         raise ValueError(
             f"data.codebook: {source} is neither a file of {MAKE} nor a module.Class to be made: {error}"
         ) from error

@@ -21,6 +21,8 @@ from tests.slurm.cluster import wait_until
 from tests.test_run_folder import ROOT, end, hold
 from vle_lightning.callbacks.recorder import FinalValidation
 from vle_lightning.cli import main, raised_by_us
+from vle_lightning.errors import UserError
+from vle_lightning.experiment import read_settings
 
 pytestmark = pytest.mark.usefixtures("unrendered")  # the shared run, which is made before, has real pictures
 
@@ -324,7 +326,8 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     ),
     "task": (
         {"task": "poetry"},
-        "choose one of classification, nlvr, nlvr2, pretrain, retrieval, segmentation, snli_ve, vcr, vqa",
+        "choose one of classification, dual_retrieval, nlvr, nlvr2, pretrain, pretrain_images, pretrain_texts, "
+        "retrieval, segmentation, snli_ve, vcr, vqa",
     ),
 }
 
@@ -394,6 +397,30 @@ def test_a_file_without_options_is_refused(content: str, capsys: pytest.CaptureF
     Path("broken.yaml").write_text(content)
     assert main(["fit", "--config", "broken.yaml"]) == 2
     assert "broken.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("model: {objectivs: {}}", "there is no option model.objectivs; did you mean model.objectives?"),
+        ("modle: {}", "there is no option modle; "),
+        ("modle: {optim: {}}", "there is no option modle.optim; did you mean model.optim"),
+        ("model: {optim: {lrr: {}}}", "there is no option model.optim.lrr; did you mean model.optim.lr?"),
+    ],
+)
+def test_unknown_options_are_told_though_they_hold_nothing(content: str, told: str) -> None:
+    Path("empty.yaml").write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_settings(["--config", str(PRETRAIN), "--config", "empty.yaml"])
+    assert str(caught.value).startswith(f"empty.yaml: {told}")
+
+
+def test_known_options_may_hold_nothing() -> None:
+    architecture = {"preset": "tiny", "text": {}, "image": {"kind": "timm_image", "options": {}}}
+    content = {"trainer": {}, "data": {}, "model": {"optim": {}, "objectives": {}, "architecture": architecture}}
+    Path("empty.yaml").write_text(yaml.safe_dump(content))
+    settings = read_settings(["--config", str(PRETRAIN), "--config", "empty.yaml"])
+    assert settings["model"]["architecture"] == architecture
 
 
 def test_errors_of_libraries_keep_their_traceback() -> None:

@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.test_micro_batches import PRETRAIN, ROOT, finish, fit, kill_after_first_save, opened, start
 
+DUAL = ROOT / "experiments" / "retrieval" / "dual_toy.yaml"
 GLOBAL = 32
-EXPERIMENT = {
+EXPERIMENT: dict[str, Any] = {
     "trainer": {"max_steps": 20, "enable_progress_bar": False},
     "model": {
         "architecture": {
@@ -30,11 +31,18 @@ EXPERIMENT = {
         "pixel_mean": [0.5, 0.5, 0.5], "pixel_std": [0.5, 0.5, 0.5],
     },
 }  # fmt: skip
+RETRIEVAL = {  # of a dual encoder, which has no objectives to choose
+    "trainer": {"max_steps": 6, "enable_progress_bar": False},
+    "validate_every": 6,
+    "model": {"architecture": EXPERIMENT["model"]["architecture"], "init": None, "optim": {"lr": 1.0e-3}},
+    "data": {"global_batch_size": GLOBAL, "workers": 0, "limit_val": 9, "test_split": None},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _in_the_workplace(workplace: Path) -> Iterator[None]:
     (workplace / "small.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    (workplace / "dual.yaml").write_text(yaml.safe_dump(RETRIEVAL))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace)
         patch.setenv("PYTHONPATH", str(ROOT))
@@ -100,3 +108,22 @@ def test_a_killed_run_goes_on_along_the_same_curve(ranks: int, alone: Path) -> N
     assert 0 < opened(alone.with_name(name) / "last.ckpt")["global_step"] < 20
     assert finish(fit(PRETRAIN, name, *saving, "--ckpt_path", "last")) == 0
     compare(alone, alone.with_name(name))
+
+
+def fit_dual(name: str, ranks: int, accumulation: int) -> int:
+    command = ["fit", "--config", str(DUAL), "--config", "dual.yaml", "--run_name", name]
+    return finish([*command, *options(ranks, accumulation)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 2), (2, 1), (2, 2)])
+def test_a_dual_encoder_trains_and_is_judged_alike_on_any_ranks(ranks: int, accumulation: int, workplace: Path) -> None:
+    alone, folder = (workplace / "checkpoints" / name for name in ("dual_1_1", f"dual_{ranks}_{accumulation}"))
+    if not alone.exists():
+        assert fit_dual(alone.name, 1, 1) == 0
+    assert fit_dual(folder.name, ranks, accumulation) == 0
+    compare(alone, folder)
+    scores = [json.loads((one / "metrics.json").read_text()) for one in (alone, folder)]
+    recalls = [{name: score for name, score in found.items() if "r@" in name} for found in scores]
+    assert recalls[0]
+    assert recalls[0] == recalls[1]

@@ -54,7 +54,7 @@ VLMO = {  # vlmo/config.py
     "pretrain": {"base": Rates(2e-4, 1.0), "base_plus": Rates(1e-4, 1.0), "large": Rates(5e-5, 1.0)},
     "vqa": {"base": Rates(3e-5, 20.0), "base_plus": Rates(3e-5, 20.0), "large": Rates(1.5e-5, 20.0)},
     "nlvr2": {"base": Rates(5e-5, 1.0), "base_plus": Rates(3e-5, 1.0), "large": Rates(3e-5, 1.0)},
-    "dual_retrieval": {"base": Rates(3e-5, 1.0), "base_plus": Rates(3e-5, 1.0), "large": Rates(2e-5, 1.0)},
+    "retrieval": {"base": Rates(3e-5, 1.0), "base_plus": Rates(3e-5, 1.0), "large": Rates(2e-5, 1.0)},
 }
 VLE = {"vqa": Rates(7e-6, 50.0), "vcr": Rates(1e-5, 5.0)}
 # meter_utils.set_schedule, VLE's vqav2_train_module.py after it, and vlmo_utils.set_schedule before both
@@ -79,7 +79,8 @@ def build(file: Path) -> VisionLanguageTask:
     if "answers" in model:
         own["answers"] = 7
     options = {key: value for key, value in model.items() if not key.endswith("init")}
-    task = import_module(f"vle_lightning.tasks.{file.parent.name}").Task(**(options | own))
+    name = yaml.safe_load(file.read_text())["task"]
+    task = import_module(f"vle_lightning.tasks.{name}").Task(**(options | own))
     assert isinstance(task, VisionLanguageTask)
     return task
 

@@ -40,6 +40,7 @@ from vle_lightning.parsing import (
     ParseError,
     explain,
     read_experiment,
+    refuse_empty,
     refuse_misplaced,
     spell_out,
 )
@@ -142,6 +143,7 @@ class ExperimentCLI(LightningCLI):
         except OmegaConfBaseException as error:
             key = str(error.full_key).split(".", 1)[-1]
             raise UserError(f"{self.experiment.source(key)}: {key}: {str(error.msg).splitlines()[0]}") from error
+        refuse_empty(self.experiment, GROUPS, self._options())
         settings = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
         check_values(settings, self.experiment)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -176,6 +176,37 @@ def refuse_misplaced(experiment: Experiment, groups: Iterable[str], linked: Mapp
             raise UserError(f"{experiment.source(key)}: {key} follows from {origin}; set that instead")
 
 
+def refuse_empty(experiment: Experiment, groups: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse unknown options that hold none themselves, such as ``objectivs: {}``: jsonargparse passes over them.
+
+    Args:
+        experiment: the files and the command line.
+        groups: options that hold options, such as ``model``.
+        known: all options there are.
+
+    Raises:
+        UserError: one is unknown.
+    """
+    options = set(known) - set(groups)
+    for file, content in zip(experiment.files, experiment.settings, strict=True):
+        for key in _empty(content):
+            above = {key.rsplit(".", count)[0] for count in range(key.count(".") + 1)}
+            if not (above & options or any(option.startswith(f"{key}.") for option in options)):
+                raise UserError(f"{file}: {_unknown(key, options)}")
+
+
+def _empty(content: object, above: str = "") -> Iterator[str]:
+    for name, value in content.items() if isinstance(content, dict) else ():
+        key = f"{above}{name}"
+        yield from (key,) if value == {} else _empty(value, f"{key}.")
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)
+    hint = f"did you mean {close[0]}?" if close else "`python -m vle_lightning fit --help` lists all options"
+    return f"there is no option {key}; {hint}"
+
+
 def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
     """Turn a message of jsonargparse into one that names key, place and remedy.
 
@@ -189,9 +220,7 @@ def explain(message: str, experiment: Experiment, known: Iterable[str]) -> str:
         return f"{experiment.source(key)}: {key}: {_shorten(reason)}"
     if unknown := UNKNOWN.search(message):
         key = unknown.group(1)
-        close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.75)
-        hint = f"did you mean {close[0]}?" if close else "`python -m vle_lightning fit --help` lists all options"
-        return f"{experiment.source(key)}: there is no option {key}; {hint}"
+        return f"{experiment.source(key)}: {_unknown(key, known)}"
     return f"{', '.join(map(str, experiment.files)) or 'command line'}: {_shorten(message)}"
 
 

@@ -36,20 +36,22 @@ def find_kind(base: type[PartConfig], kind: str, where: str) -> type[Any]:
         where: the option, for messages.
 
     Raises:
-        UserError: the module is not found, or does not define such a configuration.
+        UserError: the module is not found, cannot be imported, or does not define such a configuration.
     """
     name = f"{base.family}.{kind}" if "." not in kind and kind in _modules(base.family) else kind
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise  # the module exists, and lacks another one itself
+            raise _broken(where, kind, error) from error
         raise UserError(
             f"{where}.kind is {kind!r}; choose {', '.join(kinds_of(base))}, or name a module of your own that Python "
             "finds (PYTHONPATH)"
         ) from error
-    except (TypeError, ValueError) as error:  # a name that no module can have
-        raise UserError(f"{where}.kind is {kind!r}; choose {', '.join(kinds_of(base))}") from error
+    except Exception as error:  # someone's own module may raise anything
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UserError(f"{where}.kind is {kind!r}; choose {', '.join(kinds_of(base))}") from error
+        raise _broken(where, kind, error) from error
     found = [
         value
         for value in vars(module).values()
@@ -72,6 +74,11 @@ def kinds_of(base: type[PartConfig]) -> list[str]:
         if any(_is_concrete(value, base) for value in owned):
             names.append(name)
     return sorted(names)
+
+
+def _broken(where: str, kind: str, error: Exception) -> UserError:
+    told = " ".join(str(error).split())
+    return UserError(f"{where}.kind: the module {kind} cannot be imported: {type(error).__name__}: {told}")
 
 
 def _is_concrete(value: type[object], base: type[PartConfig]) -> bool:

@@ -113,6 +113,25 @@ def test_what_is_wrong_is_one_sentence_before_data_is_read(
     assert not Path("checkpoints/never").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("def x(:", "SyntaxError: invalid syntax"),
+        ("import no_such_module_of_mine", "ModuleNotFoundError: No module named 'no_such_module_of_mine'"),
+        ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
+    ],
+)
+def test_a_part_of_ones_own_that_cannot_be_imported_says_why(
+    content: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_part.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as caught:
+        PretrainTask({"preset": "tiny", "text": {"kind": "broken_part"}})
+    assert f"text.kind: the module broken_part cannot be imported: {told}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 OPTION = "--model.architecture"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from datamodules.codebook import PatchCodebook, cluster, main, open_codebook, patches_of, write_codebook
@@ -32,6 +33,11 @@ class Quarters:
 
 class Beyond(Quarters):
     codes = 1
+
+
+class Raises:
+    def __init__(self) -> None:
+        raise RuntimeError("no luck")
 
 
 class NoCodebook:
@@ -167,6 +173,8 @@ def test_the_data_module_says_what_the_task_has_to_know(shards: Path, tokenizer_
         ({"codebook": "nowhere.safetensors"}, r"data\.codebook: nowhere\.safetensors not found; python -m datamodules"),
         ({"codebook": "BOOK"}, r"data\.codebook .*\.safetensors is of patches of 4 px, but data\.patch_size is 8"),
         ({"codebook": "SPOILT"}, r"data\.codebook: .*spoilt\.safetensors is no codebook"),
+        ({"codebook": "NAN"}, r"data\.codebook: .*nan\.safetensors is damaged: some centres are not finite"),
+        ({"codebook": f"{__name__}.Raises"}, r"data\.codebook: .*Raises is neither a file .*: no luck"),
         ({"codebook": "no_such_module.Class"}, r"data\.codebook: no_such_module\.Class is neither a file"),
         ({"codebook": "plainword"}, r"data\.codebook: plainword is neither a file"),
         ({"codebook": f"{__name__}.NoCodebook"}, r"data\.codebook: .*NoCodebook must have encode"),
@@ -175,8 +183,9 @@ def test_the_data_module_says_what_the_task_has_to_know(shards: Path, tokenizer_
 def test_impossible_options_name_their_key(
     shards: Path, tokenizer_folder: Path, tmp_path: Path, changes: dict[str, Any], told: str
 ) -> None:
-    files = {"BOOK": tmp_path / "book.safetensors", "SPOILT": tmp_path / "spoilt.safetensors"}
+    files = {name: tmp_path / f"{name.lower()}.safetensors" for name in ("BOOK", "SPOILT", "NAN")}
     write_codebook(files["BOOK"], np.zeros((2, 48), dtype=np.uint8), 4)
+    save_file({"centres": np.full((2, 192), np.nan, dtype=np.float32)}, files["NAN"], metadata={"patch_size": "8"})
     files["SPOILT"].write_bytes(files["BOOK"].read_bytes()[:40])
     changes = {key: str(files.get(value, value)) if key == "codebook" else value for key, value in changes.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=told):

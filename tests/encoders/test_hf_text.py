@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,10 +71,26 @@ def test_options_reach_the_library() -> None:
         ({"options": {"colour": 3}}, "options holds colour, which a roberta does not have"),
         ({"options": {"hidden_act": "no_such"}}, "cannot build this roberta with these options: it has no 'no_such'"),
         ({"options": {"hidden_act": 3}}, "expected str, got int"),
+        ({"options": {"dtype": "float16"}}, "options holds dtype, which a roberta does not have"),
         ({"heads": 3}, "16"),
+        ({"type": "fnet"}, "a fnet reads padding as it reads words"),
+        ({"type": "convbert"}, "a convbert lets padding into the states of its words"),
+        ({"type": "esm"}, "an? esm has weights that never get a gradient"),
+        ({"type": "layoutlm"}, "a layoutlm does not run without its pooler"),
+        ({"type": "squeezebert"}, "transformers cannot build this squeezebert"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_sentence(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
         replace(TINY, **changes).build()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", '{"model_type": "bert", "hidden_size": "many"}', '{"model_type": "vit"}']
+)
+def test_a_configuration_that_cannot_be_is_told_in_a_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="model.architecture.text.name: .*") as caught:
+        replace(TINY, name=str(tmp_path)).resolved("model.architecture.text")
     assert "\n" not in str(caught.value)

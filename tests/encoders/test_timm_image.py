@@ -169,9 +169,20 @@ VIT = TimmImageConfig(64, "vit_base_patch16_siglip_224", options=SMALL_VIT)
         (replace(VIT, name="resnet50"), "resnet50 is no vision transformer"),
         (replace(VIT, name="convnext_tiny"), "convnext_tiny is no vision transformer"),
         (replace(VIT, name="cait_xxs24_224", options={}), "cait_xxs24_224 is no vision transformer"),
+        (
+            replace(VIT, name="vit_small_r26_s32_224", options={}),
+            "r26_s32_224 is no vision transformer",
+        ),  # behind a CNN
+        (replace(VIT, name="naflexvit_base_patch16_gap", options={"depth": 1}), "patch16_gap is no vision transformer"),
         (replace(VIT, image_size=50), "50 pixels are no multiple of the patches of vit_base_patch16_siglip_224, 16"),
         (replace(SWIN, image_size=72), "72 pixels are no multiple of the patches of swin_tiny_patch4_window7_224, 16"),
         (replace(VIT, options={"colour": 3}), "with these options: .*'colour'"),
+        (replace(VIT, options={**SMALL_VIT, "pretrained": True}), "options holds pretrained, which no option sets"),
+        (
+            replace(VIT, options={"num_classes": 3, "checkpoint_path": "x"}),
+            "options holds checkpoint_path, num_classes",
+        ),
+        (replace(SWIN, options={**SMALL_SWIN, "drop_path_rate": 0.1}), "options holds drop_path_rate"),
         (replace(VIT, options={**SMALL_VIT, "num_heads": 3}), "divisible by num_heads"),
         (replace(VIT, options={**SMALL_VIT, "num_heads": 0}), "cannot build"),
         (replace(VIT, options={**SMALL_VIT, "depth": 0}), "give a depth of at least 1"),

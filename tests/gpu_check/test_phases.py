@@ -31,10 +31,10 @@ def test_each_phase_has_its_own_time_and_hooks_leave_with_the_block() -> None:
             module(torch.ones(1))
         with phases.phase("backward"):
             pass
+    seen = dict(phases.seconds)
     module(torch.ones(1))
-    assert phases.seconds["forward"] >= phases.seconds["forward/sleeper"] >= 0.04
-    assert phases.seconds["forward/sleeper"] < 0.06 + phases.seconds["forward"] - phases.seconds["forward/sleeper"]
-    assert phases.seconds["backward"] < 0.02
+    assert phases.seconds == seen  # a busy machine takes its time, but none of it is counted behind the block
+    assert seen["forward"] >= seen["forward/sleeper"] >= 0.04 > seen["backward"]
 
 
 def test_operators_of_a_step_are_counted() -> None:

@@ -142,9 +142,36 @@ def test_a_tensor_that_does_not_fit_is_told_by_meters_name(
     assert told in str(caught.value)
 
 
-def test_an_option_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"meter.ckpt.*heads = 3"):
-        from_pretrained(write_file(tmp_path / "meter.ckpt", meter_weights(), num_heads=3))
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_heads": 3}, r"meter.ckpt.*heads = 3"),
+        ({"num_heads": 0.5}, r"meter.ckpt.*heads = 0: must be at least 1"),
+        ({"num_heads": "4"}, r"meter.ckpt.*option num_heads is '4', no number"),
+        ({"drop_rate": float("inf")}, r"meter.ckpt.*option drop_rate is inf, no number"),
+        ({"text": {"num_attention_heads": [2]}}, r"meter.ckpt.*option num_attention_heads is \[2\], no number"),
+    ],
+)
+def test_an_option_that_cannot_be_is_one_sentence(options: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        from_pretrained(write_file(tmp_path / "meter.ckpt", meter_weights(), **options))
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        (dict([*meter_weights().items(), (5, torch.zeros(2))]), "5 is no name of a tensor"),
+        ({**meter_weights(), "vit_model.visual.positional_embedding": torch.zeros(0, IMAGE)}, "image_size = 0"),
+        (
+            {key: value for key, value in swin_weights().items() if not key.startswith("vit_model.layers.")},
+            "vit_model.layers.0.blocks.0.attn.relative_position_bias_table is missing",
+        ),
+    ],
+    ids=["a number for a name", "an empty table", "no layers"],
+)
+def test_a_file_that_tells_no_sizes_is_one_sentence(weights: Any, told: str, tmp_path: Path) -> None:  # noqa: ANN401
+    with pytest.raises(UserError, match=f"meter.ckpt.*{told}"):
+        from_pretrained(write_file(tmp_path / "meter.ckpt", weights))
 
 
 # The tasks

@@ -68,6 +68,11 @@ REFUSED = {
     "eps": (changed("fusion", layer_norm_eps=1e-5), "model.architecture.fusion.layer_norm_eps (1e-05)"),
     "vit": (of_timm(VIT, patch_size=8, embed_dim=6, depth=1, num_heads=1), "image.name (vit_tiny_patch16_224)"),
     "window": (of_timm(SWIN, **SWIN_OPTIONS, window_size=4), "METER's Swin has windows of 8 x 8 tokens"),
+    "pooling": (of_timm({**SWIN, "pooling": "first"}, **SWIN_OPTIONS), "model.architecture.image.pooling (first)"),
+    "colours": (
+        of_timm({**SWIN, "mean": [0.5, 0.5, 0.5], "std": [0.229, 0.224, 0.225]}, **SWIN_OPTIONS),
+        "no place for model.architecture.image.mean ([0.5, 0.5, 0.5]); export",
+    ),
     "mlp": (of_timm(SWIN, **SWIN_OPTIONS, window_size=8, mlp_ratio=2.0), "image.options.mlp_ratio (2.0)"),
     "merged": ({**TINY, "fusion": {**FUSION, "kind": "merged_attention"}}, "fusion (merged_attention)"),
     "decoder": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any, Self
 
 from huggingface_hub.errors import StrictDataclassError
@@ -32,8 +33,9 @@ DROPOUTS = (
     "mlp_dropout",
 )
 RECORDS = {"model_type", "architectures", "dtype", "transformers_version"}  # what a config.json says beside its sizes
+OURS = {"model_type", "dtype"}  # what no option sets: the type has its field, weights are float32
 # what transformers raises where options cannot be
-BROKEN = (StrictDataclassError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError)
+BROKEN = (StrictDataclassError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, AssertionError)
 FEWER = {"bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"}  # ids that a small vocabulary may lack
 
 
@@ -80,22 +82,14 @@ class HFTextConfig(TextEncoderConfig):
             return self
         try:
             found = AutoConfig.from_pretrained(self.name, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{where}.name: {self.name} cannot be read (not found, or no network?): {error}") from error
+        except (OSError, *BROKEN) as error:
+            told = " ".join(str(error).split())
+            raise UserError(f"{where}.name: {self.name} cannot be read (not found, or no network?): {told}") from error
         sizes: dict[str, Any] = {ours: getattr(found, theirs, None) for ours, theirs in SIZES.items()}
         if lacking := [SIZES[ours] for ours, value in sizes.items() if not isinstance(value, int)]:
             raise UserError(f"{where}.name: {self.name} ({found.model_type}) is no text encoder: no {lacking[0]}")
         own, plain = found.to_diff_dict(), AutoConfig.for_model(found.model_type)
-        known = {
-            *SIZES.values(),
-            *EPSILONS,
-            *DROPOUTS,
-            *FEWER,
-            "model_type",
-            "architectures",
-            "dtype",
-            "transformers_version",
-        }
+        known = {*SIZES.values(), *EPSILONS, *DROPOUTS, *FEWER, *RECORDS}
         options = {key: value for key, value in own.items() if key not in known and getattr(plain, key, value) != value}
         epsilon = next((float(getattr(found, key)) for key in EPSILONS if hasattr(found, key)), self.layer_norm_eps)
         return replace(
@@ -117,7 +111,7 @@ class HFTextConfig(TextEncoderConfig):
             ) from error
         if self.type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # those that read a text in both directions
             raise UserError(f"model.architecture.text.type: {self.type} is no encoder of text alone")
-        if unknown := sorted(key for key in self.options if not hasattr(plain, key)):
+        if unknown := sorted(key for key in self.options if key in OURS or not hasattr(plain, key)):
             raise UserError(
                 f"model.architecture.text.options holds {', '.join(unknown)}, which a {self.type} does not have; the "
                 f"names are those of transformers' {type(plain).__name__}"
@@ -133,6 +127,15 @@ class HFTextConfig(TextEncoderConfig):
         return config
 
 
+PADDED, IDLE = "lets padding into the states of its words", "has weights that never get a gradient"
+UNFIT = {  # found by running them: what would go wrong, and only in training
+    **dict.fromkeys(("convbert", "nystromformer"), PADDED),
+    **dict.fromkeys(("esm", "longformer", "luke", "mra", "neomme", "roformer"), IDLE),
+    "layoutlm": "does not run without its pooler",
+    "flaubert": "does not keep its layers in one list, by which they are sharded and recomputed",
+}
+
+
 class HFTextEncoder(TextEncoder):
     """An encoder of transformers without its pooler."""
 
@@ -143,8 +146,15 @@ class HFTextEncoder(TextEncoder):
                 f"model.architecture.text.pad_token_id {config.pad_token_id} is no token of a vocabulary of "
                 f"{config.vocab_size}; give the id that the tokenizer pads with"
             )
+        if config.type in UNFIT:
+            raise UserError(f"model.architecture.text.type: a {config.type} {UNFIT[config.type]}; use another type")
         theirs = config.theirs()
         self.model = _without_pooler(theirs, config.type)
+        if "attention_mask" not in signature(self.model.forward).parameters:
+            raise UserError(
+                f"model.architecture.text.type: a {config.type} reads padding as it reads words, so that a text would "
+                "depend on its batch; use another type"
+            )
         self.width, self.vocabulary, self.norm_eps = config.width, config.vocab_size, config.layer_norm_eps
         self.padding = config.pad_token_id
         self.max_tokens = _count_positions(self.model)

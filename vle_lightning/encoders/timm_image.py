@@ -20,6 +20,12 @@ Pooling = Literal["first", "mean"]
 OPTION = "model.architecture.image"
 # what timm raises where options cannot be
 BROKEN = (TypeError, AssertionError, ValueError, RuntimeError, LookupError, ArithmeticError)
+# arguments of timm's that are fields here, or that would load weights, or make another module than all tokens' states
+OURS = {
+    *("model_name", "img_size", "drop_path_rate", "num_classes", "global_pool", "in_chans", "features_only"),
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+    *("dynamic_img_size", "scriptable", "exportable", "no_jit", "device", "dtype"),
+}
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,11 @@ def create_model(config: TimmImageConfig, **source: Any) -> Any:  # noqa: ANN401
         close = timm.list_models(f"*{config.name.split('_')[0]}*")[:3]
         hint = f", such as {', '.join(close)}" if close else ""
         raise UserError(f"{OPTION}.name is {config.name!r}: timm has no such model; see timm.list_models(){hint}")
+    if taken := sorted(OURS & config.options.keys()):
+        raise UserError(
+            f"{OPTION}.options holds {', '.join(taken)}, which no option sets: picture size and drop path have fields "
+            "of their own, and weights come by model.image_init"
+        )
     settings: dict[str, Any] = {"num_classes": 0, "drop_path_rate": config.drop_path, **config.options, **source}
     try:
         model = timm.create_model(config.name, global_pool="", img_size=config.image_size, **settings)
@@ -202,7 +213,9 @@ def create_model(config: TimmImageConfig, **source: Any) -> Any:  # noqa: ANN401
     stages: Any = getattr(model, "layers", ())
     in_stages = isinstance(stages, nn.Sequential) and all(hasattr(stage, "blocks") for stage in stages)
     is_plain = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
-    if not (is_plain or in_stages) or not hasattr(model, "set_input_size"):
+    cut: Any = getattr(model, "patch_embed", None)  # by patches alone: one behind a CNN does not say what a patch sees
+    cuts_alone = hasattr(cut, "grid_size") and not hasattr(cut, "backbone")
+    if not (is_plain or in_stages) or not hasattr(model, "set_input_size") or not cuts_alone:
         raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here")
     parts: Any = stages if in_stages else [model]
     if not all(len(part.blocks) for part in parts):

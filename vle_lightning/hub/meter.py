@@ -19,6 +19,7 @@ from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.hf_text import HFTextConfig
 from vle_lightning.encoders.timm_image import TimmImageConfig
 from vle_lightning.errors import UserError
+from vle_lightning.files import is_number
 from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.hub.keymap import KeyMap, invert, translate
 from vle_lightning.hub.towers import split_projections
@@ -130,6 +131,8 @@ def read_meter(weights: Mapping[str, Tensor], options: Mapping[str, Any], where:
     Raises:
         UserError: a tensor that tells a size is missing.
     """
+    if strange := [key for key in weights if not isinstance(key, str)]:
+        raise UserError(f"{where} is no METER checkpoint that can be read: {strange[0]!r} is no name of a tensor")
     own = {key: value for key, value in weights.items() if key.split(".")[0] not in METER_HEADS}
     encoder = translate(split_projections(own), METER_KEYS)
     heads: dict[str, dict[str, Tensor]] = {}
@@ -155,8 +158,8 @@ def meter_architecture(weights: Mapping[str, Tensor], options: Mapping[str, Any]
     """Read the architecture off the encoder's tensors, by our names."""
     sizes = _Sizes(weights, where)
     width = sizes.of("text_projection.weight")[0]
-    drop = _number(options.get("drop_rate"), 0.1)
-    heads = int(_number(options.get("num_heads"), 0)) or max(width // HEAD_WIDTH, 1)
+    drop = _number(options, "drop_rate", 0.1, where)
+    heads = int(_number(options, "num_heads", max(width // HEAD_WIDTH, 1), where))
     fusion = CoAttentionConfig(
         width=width,
         layers=sizes.count(r"fusion\.text\.(\d+)\..*"),
@@ -200,19 +203,19 @@ def _text(sizes: _Sizes, options: Mapping[str, Any]) -> TextEncoderConfig:
         width=width,
         type=kind,
         layers=sizes.count(r"text\.model\.encoder\.layer\.(\d+)\..*"),
-        heads=int(_number(given.get("num_attention_heads"), 0)) or max(width // HEAD_WIDTH, 1),
+        heads=int(_number(given, "num_attention_heads", max(width // HEAD_WIDTH, 1), sizes.where)),
         intermediate=sizes.of("text.model.encoder.layer.0.intermediate.dense.weight")[0],
         max_positions=sizes.of("text.model.embeddings.position_embeddings.weight")[0],
-        pad_token_id=int(_number(given.get("pad_token_id"), 1 if kind == "roberta" else 0)),
-        layer_norm_eps=_number(given.get("layer_norm_eps"), 1e-5 if kind == "roberta" else 1e-12),
-        dropout=_number(given.get("hidden_dropout_prob"), 0.1),
+        pad_token_id=int(_number(given, "pad_token_id", 1 if kind == "roberta" else 0, sizes.where)),
+        layer_norm_eps=_number(given, "layer_norm_eps", 1e-5 if kind == "roberta" else 1e-12, sizes.where),
+        dropout=_number(given, "hidden_dropout_prob", 0.1, sizes.where),
         options={"type_vocab_size": types},
     )
 
 
 def _clip(sizes: _Sizes) -> ImageEncoderConfig:
     width, _, patch, _ = sizes.of("image.patch_embedding.weight", 4)
-    side = math.isqrt(sizes.of("image.position_embedding.weight")[0] - 1)
+    side = math.isqrt(max(sizes.of("image.position_embedding.weight")[0] - 1, 0))
     return ClipViTConfig(
         image_size=side * patch,
         patch_size=patch,
@@ -226,7 +229,7 @@ def _clip(sizes: _Sizes) -> ImageEncoderConfig:
 def _swin(sizes: _Sizes) -> ImageEncoderConfig:
     """Read a Swin: METER's window is the grid of the last stage, so that bias tables tell the pictures' size."""
     embed, _, patch, _ = sizes.of("image.model.patch_embed.proj.weight", 4)
-    stages = sizes.count(r"image\.model\.layers\.(\d+)\..*")
+    stages = max(sizes.count(r"image\.model\.layers\.(\d+)\..*"), 1)  # of none, the first one is named as missing
     depths = [sizes.count(rf"image\.model\.layers\.{stage}\.blocks\.(\d+)\..*") for stage in range(stages)]
     tables = [
         sizes.of(f"image.model.layers.{stage}.blocks.0.attn.relative_position_bias_table") for stage in range(stages)
@@ -246,9 +249,14 @@ def _swin(sizes: _Sizes) -> ImageEncoderConfig:
     )
 
 
-def _number(value: object, default: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else default  # type: ignore[arg-type]
+def _number(options: Mapping[str, Any], name: str, default: float, where: str) -> float:
+    """Return an option of the file; it may be missing, but no tensor shows that it is wrong."""
+    value = options.get(name)
+    if value is None:
+        return default
+    if not is_number(value):
+        raise UserError(f"{where} is no METER checkpoint that can be read: its option {name} is {value!r}, no number")
+    return float(value)
 
 
 def meter_name(name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from vle_lightning.encoders.clip_vit import ClipViTConfig
@@ -93,6 +94,9 @@ def _strange(config: DualStreamConfig) -> list[str]:
     if isinstance(image, TimmImageConfig):
         found |= {} if image.name.startswith("swin_") else {"image.name": image.name}
         found |= {f"image.options.{name}": image.options[name] for name in image.options.keys() - SWIN_OPTIONS}
+        swins = {"pooling": "mean", "mean": [*IMAGENET_DEFAULT_MEAN], "std": [*IMAGENET_DEFAULT_STD]}
+        given = {name: getattr(image, name) for name in swins}  # None: as the name has it, which is the same
+        found |= {f"image.{name}": value for name, value in given.items() if value not in (None, swins[name])}
     if isinstance(image, ClipViTConfig):
         fixed = {"heads": max(image.width // HEAD_WIDTH, 1), "activation": "quick_gelu", "layer_norm_eps": CLIP_EPS}
         ours = {name: getattr(image, name) for name in fixed}
@@ -146,14 +150,15 @@ def _check_windows(named: Mapping[str, Tensor], side: int) -> None:
 def _options(config: DualStreamConfig, image_width: int, heads: Mapping[str, nn.Module]) -> dict[str, Any]:
     text, image, fusion = config.text, config.image, config.fusion
     assert isinstance(text, HFTextConfig)
-    swin = isinstance(image, TimmImageConfig)
+    window = f"swin_base_patch4_window{image.image_size // SWIN_STRIDE}_{image.image_size}"
+    swin, patch = isinstance(image, TimmImageConfig), getattr(image, "patch_size", SWIN_STRIDE)
     names = {"itm_score": "itm", "mlm_score": "mlm", "vqa_classifier": "vqa", "nlvr2": "nlvr2", "snli_ve": "snli"}
     losses = [names.get(name, "irtr") for name in heads]
     return {
-        "vit": f"swin_base_patch4_window{image.image_size // SWIN_STRIDE}_{image.image_size}" if swin else "ViT-B/16",
+        "vit": window if swin else f"ViT-B/{patch}",
         "tokenizer": "roberta-base" if text.type == "roberta" else "bert-base-uncased",
         "image_size": image.image_size,
-        "patch_size": getattr(image, "patch_size", SWIN_STRIDE),
+        "patch_size": patch,
         "resolution_before": image.image_size,
         "input_image_embed_size": image_width,
         "input_text_embed_size": text.width,

@@ -23,6 +23,7 @@ from vle_lightning.inference.kinds import (
     VQAPipeline,
 )
 from vle_lightning.inference.processor import Processor
+from vle_lightning.inference.retrieve import RetrievePipeline
 from vle_lightning.inference.vcr import VCRPipeline
 
 PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
@@ -33,6 +34,7 @@ PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
     "vcr-q2a": partial(VCRPipeline, mode="q2a"),
     "vcr-qa2r": partial(VCRPipeline, mode="qa2r"),
     "features": FeaturesPipeline,
+    "retrieve": RetrievePipeline,
     "classify": ClassifyPipeline,
 }
 
@@ -51,7 +53,7 @@ def pipeline(
     """Load a model for one use.
 
     Args:
-        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r, features or classify.
+        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r, features, classify or retrieve.
         source: a hub name, a folder of the published layout or of ours, a run folder, or its .ckpt file.
         processor: of tokenizer and image settings, or where to find it; that of the source by default.
         tokenizer: folder or hub name, for a checkpoint that comes with neither tokenizer nor image settings, as METER's

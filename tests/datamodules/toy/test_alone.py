@@ -14,6 +14,7 @@ from datamodules.toy.build import WorldOptions, build_world
 from datamodules.toy.language import parse
 from datamodules.toy.scenes import SPLITS, draw_world
 from datamodules.toy.tasks import draw_tasks
+from datamodules.toy.vision import draw_vision
 from datamodules.transforms import decode
 
 OPTIONS = WorldOptions(train_scenes=14, val_scenes=4, seed=3)
@@ -49,7 +50,8 @@ def test_their_scenes_are_shown_nowhere_else() -> None:
     drawn = draw_world(0, {"train": 300, "val": 40})
     world = {split: [d.scene for d in drawn if d.scene_id.split == split] for split in SPLITS}
     tasks = draw_tasks(0, world)
-    taken = frozenset(scene.key for scenes in (*world.values(), tasks.scenes()) for scene in scenes)
+    vision = draw_vision(0, world)
+    taken = frozenset(scene.key for scenes in (*world.values(), tasks.scenes(), vision.scenes()) for scene in scenes)
     alone = draw_alone(0, world, taken)
     train, val = ({scene.key for scene in alone.bare[split]} for split in SPLITS)
     assert len(alone.bare["train"]) == 214
