@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.hub.vlmo_file import SIZE, TEXTS, WIDTH, vlmo_weights, write_file
 from vle_lightning.errors import UserError
 from vle_lightning.inference import Processor, pipeline
+from vle_lightning.inference.retrieve import RetrievePipeline
 from vle_lightning.tasks.vqa import VQATask
 
 NAMES = ["yes", "no", "two", "red", "blue"]
@@ -67,8 +68,24 @@ def test_a_file_of_pretraining_matches_restores_and_gives_features(
     assert [len(place) for place in words] == [3]
     found = pipeline("features", file, tokenizer=tokenizer)(image=picture, text="a small dog")
     assert (found["image"].shape, found["text"].shape) == ((17, WIDTH), (5, WIDTH))
+    assert np.linalg.norm(found["image_vector"]) == pytest.approx(1, abs=1e-5)
     with pytest.raises(UserError, match="has no head 'vqa_classifier'"):
         pipeline("vqa", file, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("heads", [("itc",), ("itc", "itc_vl")])
+def test_pictures_are_found_by_a_file_with_one_contrast_or_two(
+    heads: tuple[str, ...], tokenizer: str, picture: Image.Image, tmp_path: Path
+) -> None:
+    file = write_file(tmp_path / "vlmo.pt", vlmo_weights(*heads))
+    find = pipeline("retrieve", file, tokenizer=tokenizer)
+    assert isinstance(find, RetrievePipeline)
+    picture.save(tmp_path / "a.png")
+    picture.rotate(90).save(tmp_path / "b.png")
+    index = find.index_images([tmp_path / "a.png", tmp_path / "b.png"])
+    best = find(index=index, text="a small dog")
+    assert len(best) == 2
+    assert best[0]["score"] >= best[1]["score"]
 
 
 def test_a_text_that_is_too_long_is_one_sentence(tokenizer: str, picture: Image.Image, tmp_path: Path) -> None:
