@@ -96,6 +96,7 @@ def test_validate_finds_the_best_checkpoint_and_its_scores(
     assert str(recorded)[:8] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_put_aside(pretrained: Path) -> None:
     twice = pretrained.with_name("twice")
     shutil.copytree(pretrained, twice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -83,6 +84,9 @@ def of_the_text_alone() -> int:
     return int(counts[0] - counts[1])
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("make", "batch", "left_out"),
     [
@@ -91,10 +95,10 @@ def of_the_text_alone() -> int:
             pretrain_batch(rows=4),
             lambda: pooling(4, 2) - of_the_text_alone(),
         ),
-        (lambda: VCRTask("tiny"), vcr_batch(rows=4, regions=2), lambda: pooling(4, 4 * 2)),
-        (vqa_task, vqa_batch(), lambda: 0),
+        slow(lambda: VCRTask("tiny"), vcr_batch(rows=4, regions=2), lambda: pooling(4, 4 * 2)),
+        slow(vqa_task, vqa_batch(), lambda: 0),
         (lambda: ClassificationTask("tiny", 7), label_batch(), lambda: 0),
-        (lambda: SegmentationTask("toy", 3, 8), mask_batch(), lambda: 0),
+        slow(lambda: SegmentationTask("toy", 3, 8), mask_batch(), lambda: 0),
     ],
     ids=["pretrain", "vcr", "vqa", "classification", "segmentation"],
 )
@@ -115,6 +119,7 @@ def test_looking_for_anomalies_changes_no_count() -> None:
         assert torch.is_anomaly_enabled()
 
 
+@pytest.mark.slow
 def test_retrieval_fuses_for_the_poolers_only() -> None:
     ours, theirs = counted(RetrievalTask("tiny"), retrieval_batch(), Stage.TRAIN)
     assert sum(ours.values()) == theirs
@@ -122,6 +127,7 @@ def test_retrieval_fuses_for_the_poolers_only() -> None:
     assert 0 < ours["fusion"] < whole
 
 
+@pytest.mark.slow
 def test_recomputed_activations_count_once() -> None:
     batch = pretrain_batch()
     plain, _ = counted(PretrainTask("tiny", classes=CLASSES), batch)
@@ -190,6 +196,7 @@ def test_each_part_is_what_the_formulas_say(name: str) -> None:
     assert {part: encoder_flops(config, "none", call) for part, call in calls.items()} == formulas(config, 3, 11)
 
 
+@pytest.mark.slow
 def test_text_costs_its_positions_once_a_call() -> None:
     config = replace(PRESETS["tiny"], text=DebertaConfig(64, 32, 2, 4, 64, position_buckets=8, max_positions=32))
     one, two, three = (encoder_flops(config, "none", EncoderCall("text", (rows, 9))) for rows in (1, 2, 3))

@@ -87,6 +87,7 @@ def work(rank: int, folder: Path) -> None:
     (folder / f"rank-{rank}").write_bytes(pickle.dumps(found))
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=work, args=(rank, tmp_path)) for rank in range(2)]

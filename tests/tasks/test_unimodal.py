@@ -228,6 +228,7 @@ def test_data_that_do_not_fit_are_named() -> None:
     assert told.startswith("data.tokenizer has 999 tokens")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["image", "text"])
 def test_eight_samples_are_learned_by_heart(modality: str) -> None:
     L.seed_everything(0)
