@@ -49,8 +49,8 @@ def name_of(file: Path) -> str:
 
 
 def has_a_twin(file: Path) -> bool:
-    """Is there the same recipe for a smaller model? At tiny width it differs by its numbers alone."""
-    return bool({"large", "plus"} & set(file.stem.split("_")))
+    """Is there the same recipe for a smaller model or set? At tiny width it differs by its numbers alone."""
+    return bool({"large", "plus"} & set(file.stem.split("_"))) or file.stem.endswith("_coco")
 
 
 def at_tiny_width(file: Path) -> list[str]:

@@ -111,7 +111,10 @@ def test_a_micro_batch_of_one_and_one_of_fillers_train(case: Case) -> None:
     assert all(float(p.grad.abs().sum()) == 0 for p in task.parameters() if p.grad is not None)
 
 
-@cases
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if "mome" in name else (), id=name) for name, case in CASES.items()],
+)
 def test_a_task_comes_back_from_its_folder_and_its_checkpoint(case: Case, tmp_path: Path) -> None:
     task, batch = case[0]().eval(), case[1]()
     task.save_pretrained(tmp_path)
