@@ -1,7 +1,7 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
-	finetune-nlvr finetune-retrieval ablation results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-slurm lint parity tensorboard bench bench-data
+.PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain pretrain-vlmo finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
+	finetune-nlvr finetune-retrieval finetune-classification finetune-segmentation ablation results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-slurm lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
@@ -70,6 +70,12 @@ pretrain: $(READY) ## pre-train (the toy world by default): EXPERIMENT= ARGS=
 	$(if $(EXPERIMENT),,$(MAKE) --no-print-directory data-toy)
 	$(RUN) -m vle_lightning fit --config $(or $(EXPERIMENT),experiments/pretrain/toy.yaml) $(ARGS)
 
+pretrain-vlmo: data-toy ## VLMo's three stages on the toy world, and pairs from scratch beside them; goes on where it stopped
+	$(RUN) -m vle_lightning fit --config experiments/pretrain_images/vlmo_toy.yaml --ckpt_path auto $(ARGS)
+	$(RUN) -m vle_lightning fit --config experiments/pretrain_texts/vlmo_toy.yaml --ckpt_path auto $(ARGS)
+	$(RUN) -m vle_lightning fit --config experiments/pretrain/vlmo_toy.yaml --ckpt_path auto $(ARGS)
+	$(RUN) -m vle_lightning fit --config experiments/pretrain/vlmo_toy.yaml --ckpt_path auto --model.init null --run_name pretrain-vlmo_toy-scratch $(ARGS)
+
 finetune-vcr: $(READY) ## fine-tune on VCR: Q->A, QA->R, from scratch, blind (or the one EXPERIMENT=)
 	$(call finetune,study experiments/vcr/toy_q2a.yaml experiments/vcr/toy_qa2r.yaml --out $(or $(OUT),checkpoints/vcr-toy) --scratch --blind)
 
@@ -87,6 +93,12 @@ finetune-nlvr: $(READY) ## train on NLVR from scratch, then blind (make data-nlv
 
 finetune-retrieval: $(READY) ## fine-tune on retrieval, then blind (or the one EXPERIMENT=)
 	$(call finetune,study experiments/retrieval/toy.yaml --out $(or $(OUT),checkpoints/retrieval-toy) --blind)
+
+finetune-classification: $(READY) ## fine-tune on image classification, then from scratch (or the one EXPERIMENT=)
+	$(call finetune,study experiments/classification/toy.yaml --out $(or $(OUT),checkpoints/classification-toy) --scratch)
+
+finetune-segmentation: $(READY) ## fine-tune on semantic segmentation, then from scratch (or the one EXPERIMENT=)
+	$(call finetune,study experiments/segmentation/toy.yaml --out $(or $(OUT),checkpoints/segmentation-toy) --scratch)
 
 ablation: data-toy ## METER's study on the embedded world, about an hour on 2 cores: ARGS="--rows swin", ARGS="--scale vle-base"
 	$(RUN) -m vle_lightning ablation $(or $(STUDY),experiments/ablations/meter_toy.yaml) $(ARGS)
@@ -143,7 +155,7 @@ parity: $(READY) ## compare ours with the authors' numbers, tensor by tensor: FI
 tensorboard: $(READY) ## watch all runs in the browser
 	$(VENV)/bin/tensorboard --logdir checkpoints $(ARGS)
 
-bench: $(READY) ## time VLE-base beside plain alternatives: a pre-training step, a VCR question
+bench: $(READY) ## time VLE-base and VLMo-base beside plain alternatives: pre-training steps, a VCR question, retrieval
 	$(RUN) -m vle_lightning.bench $(ARGS)
 
 bench-data: $(READY) ## time the way from shard to batch beside Pillow and bare decoding: ARGS="--photos FOLDER"

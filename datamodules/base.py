@@ -36,12 +36,14 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     task: ClassVar[str]
     kind: ClassVar[Kind]  # which samples of a record the task reads
+    reads_texts: ClassVar[bool] = True  # False: nothing is tokenised, and there is no tokenizer
+    reads_images: ClassVar[bool] = True  # False: the options of pictures mean nothing
 
     def __init__(
         self,
         root: str,
         sources: dict[str, float],
-        tokenizer: str,
+        tokenizer: str | None = None,
         batch_size: int = 32,
         global_batch_size: int = 32,
         image_size: int = 224,
@@ -70,7 +72,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         Args:
             root: folder of the shards; or its address: http(s), or s3 and gs with s3fs and gcsfs.
             sources: passes per epoch over each folder of ``root``.
-            tokenizer: folder or hub name.
+            tokenizer: folder or hub name; tasks without texts need none.
             batch_size: samples of a micro-batch, on one device; fewer where a step has not so many for each device.
             global_batch_size: samples of an optimiser step.
             image_size: height and width that the model sees, in pixels.
@@ -144,7 +146,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
                 f"data.root: folder {self.root} not found; make data-toy makes the embedded world's, "
                 "python -m datamodules.prepare --help says how to convert a data set"
             )
-        check_folder(self.tokenizer_name)
+        if self.reads_texts:
+            check_folder(self.tokenizer_folder)
         if not self.sources:
             raise ValueError(f"data.sources is empty; name folders of {self.root}, such as {{coco: 1.0}}")
         check_splits(self.train_splits, {"val_split": self.val_split, "test_split": self.test_split})
@@ -171,12 +174,14 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             if value is not None and value < bound:
                 raise ValueError(f"data.{name} is {value}; it must be at least {bound}")
         check_workers(self.workers)
-        ImageTransform(self.image_size, *self.training_view)
+        if self.reads_images:
+            ImageTransform(self.image_size, *self.training_view)
 
     def setup(self, stage: str) -> None:
         """Open the tokenizer and the splits of a stage (fit, validate, test or predict)."""
         self.check()
-        _ = self.tokenizer  # opened before any worker needs it
+        if self.reads_texts:
+            _ = self.tokenizer  # opened before any worker needs it
         splits: dict[str, list[str | None]] = {
             "fit": [*self.train_splits, self.val_split, self.test_split],  # what is missing is told before, not after
             "validate": [self.val_split],
@@ -188,10 +193,17 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
                 self._folders[split] = [self._open(split, source) for source in self._sources_of(split)]
 
     @property
+    def tokenizer_folder(self) -> str:
+        """Return the folder or hub name of the tokenizer; raises ValueError where the experiment names none."""
+        if self.tokenizer_name is None:
+            raise ValueError("data.tokenizer is not set; name a folder, such as data/toy/tokenizer, or a hub name")
+        return self.tokenizer_name
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, opened at need."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_name)
+            self._tokenizer = load_tokenizer(self.tokenizer_folder)
         return self._tokenizer
 
     @property
@@ -201,9 +213,13 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
 
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
-        padding: int | None = self.tokenizer.pad_token_id
-        length = self.max_text_length
-        return DataFacts(self.vocab_size, self.image_size, pixels=self.pixels, padding=padding, text_length=length)
+        facts = DataFacts()
+        if self.reads_texts:
+            padding: int | None = self.tokenizer.pad_token_id
+            facts = facts._replace(vocabulary=self.vocab_size, padding=padding, text_length=self.max_text_length)
+        if self.reads_images:
+            facts = facts._replace(image_size=self.image_size, pixels=self.pixels)
+        return facts
 
     def labels(self) -> list[str] | None:
         """Return what the numbers of the task's head mean; None where they have no names."""
@@ -249,7 +265,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         transform = ImageTransform(self.image_size, *self.training_view)
         dataset = self.training_data(folders, transform)
         is_over = partial(epoch_is_over, self.trainer)
-        self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over)
+        looks_ahead = bool(self.trainer and getattr(self.trainer.lightning_module, "looks_ahead", False))
+        self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over, looks_ahead)
         self._train_loader.load_state_dict(self._start)
         return self._train_loader
 
@@ -371,6 +388,14 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def _open(self, split: str, source: str) -> ShardFolder:
         cache = CacheOptions(self.cache_dir, int(self.cache_gb * 1e9))
         folder = ShardFolder(open_store(self.root, source, split, cache=cache))
+        return self.accept(folder)
+
+    def accept(self, folder: ShardFolder) -> ShardFolder:
+        """Return an opened folder as the task reads it.
+
+        Raises:
+            ValueError: it holds another kind of samples.
+        """
         if folder.kind != self.kind:
             raise ValueError(f"data.sources: {folder.name} holds {folder.kind}, but task {self.task} reads {self.kind}")
         return folder
@@ -387,8 +412,13 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self._check_machine(folders, self.batch_size, len(sampler))
         mean, std = self.pixels
         transform = ImageTransform(self.image_size, framing=self.framing, pixel_mean=mean, pixel_std=std)
-        dataset = MicroBatchDataset(folders, transform, self.eval_builder(), self.seed)
-        return BatchLoader(dataset, sampler, self.workers)
+        return BatchLoader(self.evaluation_data(folders, transform), sampler, self.workers)
+
+    def evaluation_data(
+        self, folders: Sequence[ShardFolder], transform: ImageTransform
+    ) -> MicroBatchDataset[SampleT, BatchT]:
+        """Make what reads the micro-batches of a split that is evaluated."""
+        return MicroBatchDataset(folders, transform, self.eval_builder(), self.seed)
 
     def _check_machine(self, folders: Sequence[ShardFolder], batch_size: int, *passes: int) -> None:
         """Raise LoaderError where the machine lacks what the workers of these passes (in batches) need at a time."""

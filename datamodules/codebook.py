@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from datamodules.shards import SampleError, ShardFolder
 from datamodules.transforms import MEAN, STD, Framing, ImageTransform, decode
-from vle_lightning.batch import Colours
+from vle_lightning.batch import IGNORED, Colours
 from vle_lightning.entry import enter
 
 SUFFIX = ".safetensors"
@@ -118,6 +118,31 @@ def open_codebook(source: str, mean: Colours = MEAN, std: Colours = STD) -> Code
     if type(getattr(made, "codes", None)) is not int or not callable(getattr(made, "encode", None)):
         raise ValueError(f"data.codebook: {source} must have encode(pixels) and a number of codes")
     return made
+
+
+def patch_codes(codebook: Codebook | None, pixel_values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the codes (B, P) of all patches of normalised images (B, 3, H, W); IGNORED without a codebook.
+
+    Raises:
+        ValueError: the codebook has other codes than it says, or another grid of patches.
+    """
+    shape = (len(pixel_values), grid[0] * grid[1])
+    if codebook is None:
+        return torch.full(shape, IGNORED)
+    codes = codebook.encode(pixel_values)
+    if tuple(codes.shape) != shape or not 0 <= int(codes.min()) <= int(codes.max()) < codebook.codes:
+        raise ValueError(
+            f"data.codebook gave codes {tuple(codes.shape)} from {int(codes.min())} to {int(codes.max())}; it must "
+            f"give {shape}, one for each patch, below its number of codes, {codebook.codes}"
+        )
+    return codes.long()
+
+
+def check_patch_size(codebook: Codebook | None, source: str | None, patch_size: int) -> None:
+    """Raise ValueError where a codebook is of other patches than the model's; one of somebody else's need not say."""
+    own = getattr(codebook, "patch_size", None)
+    if own not in (None, patch_size):
+        raise ValueError(f"data.codebook {source} is of patches of {own} px, but data.patch_size is {patch_size}")
 
 
 def patches_of(images: Sequence[Tensor], patch_size: int) -> Levels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ class BatchHead:
     number: int
     skipped: tuple[Skip, ...]
     pixel_values: Tensor  # (B, 3, H, W) float; (B, 2, 3, H, W) where samples are about two images
+    planned: int = 0  # rows of the micro-batch if all its samples can be used; 0: as many as it has
 
 
 class BatchBuilder(ABC, Generic[SampleT, BatchT_co]):
@@ -104,9 +106,14 @@ class MicroBatchDataset(Dataset[BatchT_co], Generic[SampleT, BatchT_co]):
         if not samples:
             raw, image, sample = self._filler(which, skipped, rng)
             names, pixels, samples, valid = [raw.sample_id], [image], [sample], [False]
-        images = self.transform.normalise(pixels)
-        head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images)
+        images = self.stack(pixels)
+        planned = len(which.samples)
+        head = BatchHead(tuple(names), torch.tensor(valid), which.step, which.number, tuple(skipped), images, planned)
         return self.finish(head, samples, rng)
+
+    def stack(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Make one tensor of the images of a batch, normalised."""
+        return self.transform.normalise(pixels)
 
     def finish(self, head: BatchHead, samples: Sequence[SampleT], rng: np.random.Generator) -> BatchT_co:
         """Make the batch of what was read; a subclass may read more."""
@@ -180,6 +187,16 @@ def record_boxes(record: Record, where: str) -> NDArray[np.float64]:
             "bad box", f"{where}: box {first} is {boxes[first].tolist()}, outside the image or of zero area"
         )
     return boxes
+
+
+def row_keys(*names: Sequence[str]) -> Tensor:
+    """Return numbers (B, N) int64 that stand for N names of each of B rows: equal where the names are."""
+    return torch.tensor([[_key(name) for name in row] for row in zip(*names, strict=True)], dtype=torch.int64)
+
+
+def _key(name: str) -> int:
+    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1  # 63 bits: two of a million names are alike once in ten million sets
 
 
 def pad(rows: Sequence[NDArray[np.generic]], fill: float, dtype: torch.dtype) -> Tensor:

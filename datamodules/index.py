@@ -25,6 +25,7 @@ from datamodules.manifest import ShardEntry
 
 TEXT_EXTENSIONS = ("json", "txt")
 RIGHT = "right"  # KEY.right.jpg is the second image of a pair
+MASK = "mask"  # KEY.mask.png is the mask of the image; the index has it where a pair has its second image
 AGAIN = "make the shards again with python -m datamodules.prepare"
 BAD_NPY = (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError)
 
@@ -34,7 +35,7 @@ class Column(IntEnum):
 
     IMAGE_OFFSET = 0
     IMAGE_BYTES = 1
-    RIGHT_OFFSET = 2  # of the second image
+    RIGHT_OFFSET = 2  # of the second image, or the mask
     RIGHT_BYTES = 3  # 0: there is none
     TEXT_OFFSET = 4
     TEXT_BYTES = 5
@@ -113,7 +114,7 @@ def column_of(extensions: str) -> Column:
     """Return the column of the offset of a member ``KEY.extensions``."""
     if extensions in TEXT_EXTENSIONS:
         return Column.TEXT_OFFSET
-    return Column.RIGHT_OFFSET if extensions.startswith(f"{RIGHT}.") else Column.IMAGE_OFFSET
+    return Column.RIGHT_OFFSET if extensions.startswith((f"{RIGHT}.", f"{MASK}.")) else Column.IMAGE_OFFSET
 
 
 def checksum(members: Iterable[tuple[int, bytes]]) -> int:

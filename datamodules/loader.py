@@ -11,6 +11,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
@@ -112,6 +114,7 @@ class MicroBatchLoader(BatchLoader[BatchT_co]):
         sampler: MicroBatchSampler,
         workers: int,
         is_over: Callable[[], bool] = lambda: False,
+        looks_ahead: bool = False,
     ) -> None:
         """Take the options of `BatchLoader`; the workers stay for the whole run.
 
@@ -120,9 +123,10 @@ class MicroBatchLoader(BatchLoader[BatchT_co]):
             sampler: this rank's micro-batches.
             workers: processes; 0 loads in this one.
             is_over: says at the start of an iteration that the trainer's epoch had all its batches already.
+            looks_ahead: the first micro-batch of a step brings the others of this rank along (`Batch.ahead`).
         """
         super().__init__(dataset, sampler, workers, persistent=True)
-        self._is_over = is_over
+        self._is_over, self._group = is_over, sampler.per_step if looks_ahead else 1
         self._handed_out = 0  # micro-batches of this rank since the start of the run
 
     @property
@@ -136,9 +140,12 @@ class MicroBatchLoader(BatchLoader[BatchT_co]):
             return
         self._sampler.start_step = self.step
         self._handed_out = self.step * self._sampler.per_step
-        for batch in super().__iter__():
-            self._handed_out += 1
-            yield batch
+        batches = super().__iter__()
+        while group := list(islice(batches, self._group)):
+            group[0] = replace(group[0], ahead=tuple(group[1:]))
+            for batch in group:
+                self._handed_out += 1
+                yield batch
 
     def close(self) -> None:
         """End the workers; another iteration starts new ones.

@@ -97,6 +97,55 @@ def draw_patches(rows: int, patches: int, share: float, rng: np.random.Generator
     return drawn
 
 
+BLOCK, ASPECT, TRIES = 16 / 196, 0.3, 10  # BEiT's: least share of a block, least height / width, tries for a block
+
+
+def draw_blocks(rows: int, grid: tuple[int, int], share: float, rng: np.random.Generator) -> Bools:
+    """Draw the patches that masked image modelling hides in blocks (BEiT, arXiv 2106.08254, algorithm 1).
+
+    Rectangles are laid at random until the share is reached: of at least 16 in 196 patches and at most what is missing,
+    height over width from 0.3 to 1 / 0.3. Where ten tries in a row add no patch or too many, the rest is drawn one by
+    one, so that all images have equally many.
+
+    Args:
+        rows: B images.
+        grid: height and width of an image in patches.
+        share: of the patches, rounded, at least one; 0 draws nothing.
+        rng: the micro-batch's generator for patches.
+
+    Returns:
+        (B, P), True on drawn patches, row by row.
+    """
+    patches = grid[0] * grid[1]
+    count = min(max(1, round(share * patches)), patches) if share else 0
+    drawn = np.zeros((rows, *grid), dtype=bool)
+    for picture in drawn if count else ():
+        while (missing := count - int(picture.sum())) and _lay_block(picture, missing, rng):
+            pass
+        if missing:
+            free = np.flatnonzero(~picture)
+            picture.flat[rng.choice(free, missing, replace=False)] = True
+    return drawn.reshape(rows, patches)
+
+
+def _lay_block(picture: Bools, most: int, rng: np.random.Generator) -> bool:
+    """Hide a rectangle in one image (height, width) that adds 1 to ``most`` patches; say whether one was found."""
+    height, width = picture.shape
+    least = min(round(BLOCK * picture.size), most)
+    for area, slant, y, x in rng.random((TRIES, 4)).tolist():
+        aspect = ASPECT ** (1 - 2 * slant)
+        target = least + area * (most - least)
+        down, across = round((target * aspect) ** 0.5), round((target / aspect) ** 0.5)
+        if not (0 < down < height and 0 < across < width):
+            continue
+        top, left = int(y * (height - down + 1)), int(x * (width - across + 1))
+        block = picture[top : top + down, left : left + across]
+        if 0 < block.size - int(block.sum()) <= most:
+            block[:] = True
+            return True
+    return False
+
+
 def covered_patches(boxes: NDArray[np.floating[Any]], grid: tuple[int, int]) -> Bools:
     """Say which patches each box overlaps; the same rule as the model's ``box_patches``.
 

@@ -15,14 +15,14 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
 from datamodules.classes import read_classes
-from datamodules.codebook import Codebook, open_codebook
-from datamodules.dataset import BatchBuilder, BatchHead, MicroBatchDataset, pad, record_boxes
+from datamodules.codebook import Codebook, check_patch_size, open_codebook, patch_codes
+from datamodules.dataset import BatchBuilder, BatchHead, MicroBatchDataset, pad, record_boxes, row_keys
 from datamodules.masking import draw_boxes, draw_patches, mask_tokens, pair_partners
 from datamodules.records import Kind
 from datamodules.shards import RawSample, SampleError, ShardFolder
 from datamodules.texts import SIDES, mark_words, tokenise, word_pattern
 from datamodules.transforms import ImageTransform, View
-from vle_lightning.batch import IGNORED, DataFacts, PretrainBatch, Skip
+from vle_lightning.batch import DataFacts, PretrainBatch, Skip
 
 ItmImages = Literal["shifted", "drawn"]
 DRAWN = 1  # last number of the seed of drawn images; none is like 0
@@ -123,6 +123,7 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
             texts=texts,
+            keys=row_keys(head.sample_ids, [sample.image_id for sample in samples], texts),
             masked_input_ids=torch.from_numpy(masked),
             mlm_targets=torch.from_numpy(targets),
             mlm_content=torch.from_numpy(tokens.spread(mark_words(texts, self.content)) == 1),
@@ -135,25 +136,8 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
             hidden_boxes=pad([part.numpy() for part, _ in hidden], 0, torch.float32),
             hidden_classes=pad([part.numpy() for _, part in hidden], -1, torch.int64),
             hidden_patches=torch.from_numpy(patches),
-            patch_codes=self.patch_codes(head.pixel_values),
+            patch_codes=patch_codes(self.codebook, head.pixel_values, self.grid),
         )
-
-    def patch_codes(self, pixel_values: Tensor) -> Tensor:
-        """Return the codes (B, P) of all patches of normalised images; IGNORED without a codebook.
-
-        Raises:
-            ValueError: the codebook has other codes than it says, or another grid of patches.
-        """
-        shape = (len(pixel_values), self.grid[0] * self.grid[1])
-        if self.codebook is None:
-            return torch.full(shape, IGNORED)
-        codes = self.codebook.encode(pixel_values)
-        if tuple(codes.shape) != shape or not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook.codes:
-            raise ValueError(
-                f"data.codebook gave codes {tuple(codes.shape)} from {int(codes.min())} to {int(codes.max())}; it must "
-                f"give {shape}, one for each patch, below its number of codes, {self.codebook.codes}"
-            )
-        return codes.long()
 
 
 class DrawingDataset(MicroBatchDataset[PretrainSample, PretrainBatch]):
@@ -255,12 +239,7 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
             raise ValueError(f"data.image_size {self.image_size} is no multiple of data.patch_size {self.patch_size}")
         if not 0 <= self.masking.patch_share <= 1:
             raise ValueError(f"data.patch_share is {self.masking.patch_share}; give a share of at least 0, at most 1")
-        own = getattr(self.codebook, "patch_size", None)  # one of somebody else's need not say
-        if own not in (None, self.patch_size):
-            raise ValueError(
-                f"data.codebook {self.codebook_source} is of patches of {own} px, but data.patch_size is "
-                f"{self.patch_size}"
-            )
+        check_patch_size(self.codebook, self.codebook_source, self.patch_size)
         self.read_classes()
 
     def read_classes(self) -> dict[str, int]:

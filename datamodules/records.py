@@ -2,8 +2,10 @@
 
 A record lies in a shard as ``KEY.json`` beside ``KEY.jpg`` (or ``.png``): UTF-8, sorted keys, compact
 separators. Where the statements are about two images (NLVR2), the right one lies beside them as
-``KEY.right.jpg``. Boxes are xyxy, normalised to [0, 1] of the whole image. A *sample* is one text, one question,
-one VCR item or one statement.
+``KEY.right.jpg``; where the image has a mask, a class number a pixel, it lies beside it as ``KEY.mask.png``. Boxes are
+xyxy, normalised to [0, 1] of the whole image. A *sample* is one text, one question, one VCR item, one statement, one
+label or one mask; of images alone it is the image. A record of a text alone (a passage) has one text and lies without
+an image.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-Kind = Literal["texts", "questions", "vcr", "statements"]  # which list of a record a data set's samples come from
+# which list of a record a data set's samples come from; images are samples themselves, passages are texts alone
+Kind = Literal["texts", "questions", "vcr", "statements", "labels", "masks", "images", "passages"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+LISTS: tuple[Kind, ...] = ("texts", "questions", "vcr", "statements", "labels", "masks")  # of a record
 Box = tuple[float, float, float, float]
 TaggedText = tuple[str | tuple[int, ...], ...]  # words, and tags: the numbers of the objects that are meant
 
@@ -101,16 +105,54 @@ class Statement:
 
 
 @dataclass(frozen=True)
+class Label:
+    """The class of an image."""
+
+    id: str
+    label: str | None  # the name of the class; None where hidden
+
+    @classmethod
+    def from_raw(cls, raw: dict[str, Any]) -> Self:
+        """Build from parsed JSON."""
+        return cls(string(raw, "id"), None if raw["label"] is None else string(raw, "label"))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The mask of an image, ``KEY.mask.png`` beside it: a pixel is 0 for no class, or the number of a class from 1."""
+
+    id: str
+
+    @classmethod
+    def from_raw(cls, raw: dict[str, Any]) -> Self:
+        """Build from parsed JSON."""
+        return cls(string(raw, "id"))
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """The image itself, where that is the sample."""
+
+    id: str = "0"
+
+
+RecordItem = Text | Question | VCRItem | Statement | Label | Mask | WholeImage
+LATER = ("labels", "masks")  # lists that records without any leave out: those made before the kind stay as they are
+
+
+@dataclass(frozen=True)
 class Record:
     """An image's annotations; ``names`` lie beside ``boxes`` ("" where the class is not known)."""
 
-    image_id: str  # unique per image, equal for the same image in other data sets
+    image_id: str  # unique per image, equal for the same image in other data sets; of a passage, of its text
     boxes: tuple[Box, ...] = ()
     names: tuple[str, ...] = ()
     texts: tuple[Text, ...] = ()
     questions: tuple[Question, ...] = ()
     vcr: tuple[VCRItem, ...] = ()
     statements: tuple[Statement, ...] = ()
+    labels: tuple[Label, ...] = ()
+    masks: tuple[Mask, ...] = ()
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -129,6 +171,8 @@ class Record:
                 questions=tuple(map(Question.from_raw, listed(raw["questions"], "questions"))),
                 vcr=tuple(map(VCRItem.from_raw, listed(raw["vcr"], "vcr"))),
                 statements=tuple(map(Statement.from_raw, listed(raw["statements"], "statements"))),
+                labels=tuple(map(Label.from_raw, listed(raw.get("labels", []), "labels"))),
+                masks=tuple(map(Mask.from_raw, listed(raw.get("masks", []), "masks"))),
             )
         except KeyError as error:
             raise ValueError(f"key {error} is missing") from error
@@ -144,13 +188,16 @@ class Record:
             "questions": [vars(question) for question in self.questions],
             "vcr": [vars(item) for item in self.vcr],
             "statements": [vars(statement) for statement in self.statements],
+            "labels": [vars(label) for label in self.labels],
+            "masks": [vars(mask) for mask in self.masks],
         }
+        raw = {key: value for key, value in raw.items() if value or key not in LATER}
         return json.dumps(raw, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
-    def items(self, kind: Kind) -> tuple[Text | Question | VCRItem | Statement, ...]:
+    def items(self, kind: Kind) -> tuple[RecordItem, ...]:
         """Return this record's samples of one kind, in order."""
         match kind:
-            case "texts":
+            case "texts" | "passages":
                 return self.texts
             case "questions":
                 return self.questions
@@ -158,6 +205,12 @@ class Record:
                 return self.vcr
             case "statements":
                 return self.statements
+            case "labels":
+                return self.labels
+            case "masks":
+                return self.masks
+            case "images":
+                return (WholeImage(),)
 
 
 def tagged_text(raw: object) -> TaggedText:

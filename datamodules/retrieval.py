@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
-from datamodules.dataset import BatchBuilder, BatchHead
-from datamodules.index import Column
+from datamodules.dataset import BatchBuilder, BatchHead, row_keys
+from datamodules.images import ImagesOfFolder
 from datamodules.records import Kind, Text
 from datamodules.shards import RawSample, SampleError, ShardFolder
 from datamodules.texts import tokenise
@@ -83,6 +82,7 @@ class RetrievalBuilder(BatchBuilder[RetrievalSample, RetrievalBatch]):
         head = replace(head, skipped=skipped, sample_ids=image_ids if self.all_texts else head.sample_ids)
         return RetrievalBatch(
             **vars(head),
+            keys=row_keys(head.sample_ids, image_ids, [sample.texts[0] for sample in samples]),
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
             owners=torch.arange(rows).repeat_interleave(torch.tensor([len(sample.texts) for sample in samples])),
@@ -94,41 +94,6 @@ class RetrievalBuilder(BatchBuilder[RetrievalSample, RetrievalBatch]):
 
     def _texts_of(self, raw: RawSample) -> tuple[Text, ...]:
         return raw.record.texts if self.all_texts else (raw.record.texts[raw.item],)
-
-
-class ImagesOfFolder(ShardFolder):
-    """A shard folder of texts with a row for each image: the one that holds its first text."""
-
-    def __init__(self, folder: ShardFolder) -> None:
-        """Find the images of an opened folder in its indexes; those of remote shards are fetched.
-
-        Raises:
-            StoreError: a remote index cannot be fetched.
-        """
-        super().__init__(folder.store, check=False)
-        shards = range(len(self.manifest.shards))
-        self.first: list[NDArray[np.int64]] = [
-            np.flatnonzero(self._rows(shard)[:, Column.ITEM] == 0) for shard in shards
-        ]
-        self.shard_sizes = tuple(map(len, self.first))
-
-    def read(self, shard: int, row: int) -> RawSample:
-        """Read the first text's sample of image number ``row`` of a shard; its record holds all texts."""
-        return super().read(shard, int(self.first[shard][row]))
-
-    def images(self, shard: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return a number (K,) for each of the images ``rows`` (K,) of a shard."""
-        return super().images(shard, self.first[shard][rows])
-
-    def numbers(self) -> NDArray[np.int64]:
-        """Return the numbers (I,) of all images, shard by shard."""
-        return np.concatenate([self.images(shard, np.arange(size)) for shard, size in enumerate(self.shard_sizes)])
-
-    def locate(self, number: int) -> RawSample:
-        """Read the image that stands at a place of ``numbers``."""
-        ends = np.cumsum(self.shard_sizes)
-        shard = int(np.searchsorted(ends, number, side="right"))
-        return self.read(shard, number - int(ends[shard]) + self.shard_sizes[shard])
 
 
 def check_distinct(folders: Sequence[ImagesOfFolder]) -> None:

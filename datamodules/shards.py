@@ -64,11 +64,11 @@ class RawSample:
     """One sample as it lies in its shard."""
 
     sample_id: str  # image id, then the item's id
-    image: bytes  # encoded
+    image: bytes  # encoded; empty of a passage
     record: Record
     item: int  # number of the sample in its record
     where: str  # shard and row, for messages
-    right: bytes | None = None  # the second image of a pair, encoded
+    right: bytes | None = None  # the second image of a pair, or the mask of the image, encoded
 
 
 class OpenShard(NamedTuple):
@@ -148,15 +148,16 @@ class ShardFolder:
 
     def _read(self, opened: OpenShard, row: int, shard_bytes: int, where: str) -> RawSample:
         place = opened.rows[row].tolist()
-        members: list[tuple[str, bytes]] = []
-        found: list[tuple[int, bytes]] = []  # offset and content
-        for column in (Column.IMAGE_OFFSET, Column.TEXT_OFFSET, Column.RIGHT_OFFSET):
-            if column != Column.RIGHT_OFFSET or place[Column.RIGHT_BYTES]:
-                members.append(read_member(opened.descriptor, place[column], place[column + 1], shard_bytes))
-                found.append((place[column], members[-1][1]))
-        if len(keys := sorted({key for key, _ in members})) > 1:
-            raise WrongIndexError(f"the index takes {' and '.join(keys)} for one sample")
-        (key, image), (_, text), *right = members
+        columns = [] if self.kind == "passages" else [Column.IMAGE_OFFSET]
+        columns += [Column.TEXT_OFFSET, *([Column.RIGHT_OFFSET] if place[Column.RIGHT_BYTES] else [])]
+        keys: list[str] = []
+        found: dict[Column, bytes] = {}
+        for column in columns:
+            key, found[column] = read_member(opened.descriptor, place[column], place[column + 1], shard_bytes)
+            keys.append(key)
+        if len(set(keys)) > 1:
+            raise WrongIndexError(f"the index takes {' and '.join(sorted(set(keys)))} for one sample")
+        key, text = keys[0], found[Column.TEXT_OFFSET]
         if self.manifest.layout == "captions":
             caption = Text("0", " ".join(text.decode().split()), None)
             record = Record(f"{self.manifest.source}/{key}", texts=(caption,))
@@ -168,11 +169,10 @@ class ShardFolder:
             raise WrongIndexError(f"the index means another image than {record.image_id}, which lies there")
         if not 0 <= item < len(items):
             raise WrongIndexError(f"the index means number {item} of the record's {len(items)} {self.kind}")
-        if place[Column.CHECK] not in (UNCHECKED, checksum(found)):
+        if place[Column.CHECK] not in (UNCHECKED, checksum((place[column], data) for column, data in found.items())):
             raise DamagedError(f"the bytes of {key} are not those that were written")
-        return RawSample(
-            f"{record.image_id}/{items[item].id}", image, record, item, where, right[0][1] if right else None
-        )
+        image, right = found.get(Column.IMAGE_OFFSET, b""), found.get(Column.RIGHT_OFFSET)
+        return RawSample(f"{record.image_id}/{items[item].id}", image, record, item, where, right)
 
     def images(self, shard: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return a number (K,) for the image of each sample; rows (K,) of one shard.

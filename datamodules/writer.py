@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import TarWriter
 
-from datamodules.index import RIGHT, RecordEntry, index_path, index_rows
+from datamodules.index import MASK, RIGHT, RecordEntry, index_path, index_rows
 from datamodules.manifest import Manifest, ShardEntry
 from datamodules.partial import PartialSplit, Skip, make_skip, skip_line, sync, write_file
 from datamodules.records import Kind, Record
@@ -77,18 +77,30 @@ class ShardFolderWriter:
     ) -> None:
         """Append an image (encoded) and its record; a record's samples stay in one shard.
 
-        ``right`` is the second image of a pair, and its extension.
+        ``right`` is the second image of a pair, or the mask of the image where the folder's kind is masks, and its
+        extension. See `write_passage` for records without an image.
 
         Raises:
             ValueError: The key is no tar key or is there already, or the record has no sample of the folder's
-                kind.
+                kind, or no mask where they are that.
         """
+        if self.kind == "masks" and (right is None or right[1] != "png"):
+            raise ValueError(f"{self.folder}: record {key!r} has no mask; give it as a PNG")
+        second = {f"{MASK if self.kind == 'masks' else RIGHT}.{right[1]}": right[0]} if right else {}
+        self._write(key, {extension: image, **second}, record, (extension, *([right[1]] if right else [])))
+
+    def write_passage(self, key: str, record: Record) -> None:
+        """Append a record of a text alone; raises what `write` does."""
+        self._write(key, {}, record, ())
+
+    def _write(self, key: str, images: dict[str, bytes], record: Record, extensions: tuple[str, ...]) -> None:
         samples = len(record.items(self.kind))
-        extensions = (extension,) if right is None else (extension, right[1])
-        if not samples or not set(extensions) <= set(IMAGE_EXTENSIONS) or not KEY.fullmatch(key):
+        pictured = bool(extensions) == (self.kind != "passages") and set(extensions) <= set(IMAGE_EXTENSIONS)
+        if not samples or not pictured or not KEY.fullmatch(key):
             raise ValueError(
                 f"{self.folder}: record {key!r} has {samples} {self.kind}, images {extensions}; needed are"
                 f" a key of letters, digits and _-/, at least one sample, and images of {IMAGE_EXTENSIONS}"
+                f" (none beside passages)"
             )
         if self._pending and self._pending_samples + samples > self.samples_per_shard:
             self._finish_shard()
@@ -96,8 +108,7 @@ class ShardFolderWriter:
             raise ValueError(f"{self.folder}: key {key!r} is written twice; give every image its own key")
         if self._tar is None:
             self._tar = TarWriter(str(self._path()), encoder=False, mtime=0, user="user", group="user")
-        second = {f"{RIGHT}.{right[1]}": right[0]} if right else {}
-        self._tar.write({"__key__": key, extension: image, **second, "json": record.to_json()})
+        self._tar.write({"__key__": key, **images, "json": record.to_json()})
         self._pending[key] = RecordEntry(samples, record.image_id)
         self._pending_samples += samples
         self._shard_classes.update(record.names)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from vle_lightning.batch import IGNORED, PretrainBatch, StatementBatch, VCRBatch, VQABatch
+from vle_lightning.batch import IGNORED, ImageBatch, PretrainBatch, StatementBatch, TextBatch, VCRBatch, VQABatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.optim import make_optimizer
@@ -63,6 +63,7 @@ def pretrain_batch(rows: int = 4, tokens: int = 9, regions: int = 3, seed: int =
         input_ids=ids,
         attention_mask=mask,
         texts=tuple(f"text {row}" for row in range(rows)),
+        keys=torch.arange(rows)[:, None].expand(-1, 3),
         masked_input_ids=ids.masked_fill(chosen, 4),
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,
@@ -76,6 +77,38 @@ def pretrain_batch(rows: int = 4, tokens: int = 9, regions: int = 3, seed: int =
         hidden_classes=torch.where(torch.arange(2) <= torch.arange(rows)[:, None] % 2, classes, -1),
         hidden_patches=(torch.arange(PATCHES) + torch.arange(rows)[:, None]) % 5 == 0,
         patch_codes=(torch.arange(PATCHES) + 7 * torch.arange(rows)[:, None]) % CODES,
+    )
+
+
+def image_batch(rows: int = 4, seed: int = 0) -> ImageBatch:
+    """Make images alone, two patches in five of which touch an object."""
+    random, pairs = generator(seed), pretrain_batch(rows, seed=seed)
+    return ImageBatch(
+        sample_ids=pairs.sample_ids,
+        valid=pairs.valid,
+        step=0,
+        number=0,
+        pixel_values=pairs.pixel_values,
+        hidden_patches=pairs.hidden_patches,
+        patch_codes=pairs.patch_codes,
+        object_patches=torch.rand(rows, PATCHES, generator=random) < 0.4,
+    )
+
+
+def text_batch(rows: int = 4, seed: int = 0) -> TextBatch:
+    """Make texts alone."""
+    pairs = pretrain_batch(rows, seed=seed)
+    return TextBatch(
+        sample_ids=pairs.sample_ids,
+        valid=pairs.valid,
+        step=0,
+        number=0,
+        masked_input_ids=pairs.masked_input_ids,
+        input_ids=pairs.input_ids,
+        attention_mask=pairs.attention_mask,
+        mlm_targets=pairs.mlm_targets,
+        mlm_content=pairs.mlm_content,
+        texts=pairs.texts,
     )
 
 

@@ -96,6 +96,7 @@ def test_validate_finds_the_best_checkpoint_and_its_scores(
     assert str(recorded)[:8] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_put_aside(pretrained: Path) -> None:
     twice = pretrained.with_name("twice")
     shutil.copytree(pretrained, twice)
@@ -324,7 +325,11 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         {"trainer": {"accumulate_grad_batches": 2}},
         "data.global_batch_size",
     ),
-    "task": ({"task": "poetry"}, "choose one of nlvr, nlvr2, pretrain, retrieval, snli_ve, vcr, vqa"),
+    "task": (
+        {"task": "poetry"},
+        "choose one of classification, dual_retrieval, nlvr, nlvr2, pretrain, pretrain_images, pretrain_texts, "
+        "retrieval, segmentation, snli_ve, vcr, vqa",
+    ),
 }
 
 

@@ -18,7 +18,9 @@ from vle_lightning.cli import main
 from vle_lightning.export import MARK
 from vle_lightning.inference.processor import Processor
 from vle_lightning.tasks.base import VisionLanguageTask
+from vle_lightning.tasks.classification import ClassificationTask
 from vle_lightning.tasks.pretrain import PretrainTask
+from vle_lightning.tasks.pretrain_images import PretrainImagesTask
 from vle_lightning.tasks.vqa import VQATask
 
 ANSWERS = ["yes", "no", "two", "red"]
@@ -145,6 +147,19 @@ def test_a_checkpoint_alone_is_exported_without_tokenizer(
     assert export(tmp_path / "alone.ckpt", tmp_path / "out") == 0
     assert "has no tokenizer and image settings" in capsys.readouterr().out
     assert VQATask.from_pretrained(tmp_path / "out").options == {"answers": len(ANSWERS)}
+
+
+@pytest.mark.parametrize("kind", [PretrainImagesTask, ClassificationTask])
+def test_a_run_on_images_alone_is_exported_with_image_settings_and_no_tokenizer(
+    kind: type[PretrainImagesTask | ClassificationTask], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "runs" / "images", kind("vlmo-tiny", 4), {"tokenizer": None})
+    assert export(run, tmp_path / "one") == 0
+    assert export(tmp_path / "one", tmp_path / "two") == 0
+    for source in (run, tmp_path / "one", tmp_path / "two"):
+        processor = Processor.from_pretrained(source)
+        assert not processor.reads_texts
+        assert processor.pixels([Image.new("RGB", (50, 40))]).shape == (1, 3, 64, 64)
 
 
 def test_only_an_earlier_export_is_overwritten(vqa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.factories import ANSWER_NAMES, CLASSES, PARTS, of_kind, pretrain_batch, vcr_batch, vqa_batch
+from tests.factories import (
+    ANSWER_NAMES,
+    CLASSES,
+    CODES,
+    PARTS,
+    image_batch,
+    of_kind,
+    pretrain_batch,
+    text_batch,
+    vcr_batch,
+    vqa_batch,
+)
 from tests.tasks.retrieval_ranks import retrieval_batch
+from tests.tasks.test_image_tasks import label_batch, mask_batch
 from vle_lightning.batch import Batch
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.flops import FlopRecorder, _counted, encoder_flops
-from vle_lightning.models.backbone import Blind, EncoderCall
+from vle_lightning.models.backbone import Blind, EncoderCall, Way
 from vle_lightning.models.dual_stream import DualStream, DualStreamConfig
-from vle_lightning.models.presets import PRESETS
+from vle_lightning.models.presets import EXPERTS, PRESETS
 from vle_lightning.performance import checkpoint_activations
+from vle_lightning.plan.outline import OutlineConfig
 from vle_lightning.streams import Stream
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
+from vle_lightning.tasks.classification import ClassificationTask
 from vle_lightning.tasks.pretrain import PretrainTask
+from vle_lightning.tasks.pretrain_images import PretrainImagesTask
+from vle_lightning.tasks.pretrain_texts import PretrainTextsTask
 from vle_lightning.tasks.retrieval import RetrievalTask
+from vle_lightning.tasks.segmentation import SegmentationTask
 from vle_lightning.tasks.vcr import VCRTask
 from vle_lightning.tasks.vqa import VQATask
 
@@ -66,6 +84,9 @@ def of_the_text_alone() -> int:
     return int(counts[0] - counts[1])
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("make", "batch", "left_out"),
     [
@@ -74,15 +95,18 @@ def of_the_text_alone() -> int:
             pretrain_batch(rows=4),
             lambda: pooling(4, 2) - of_the_text_alone(),
         ),
-        (lambda: VCRTask("tiny"), vcr_batch(rows=4, regions=2), lambda: pooling(4, 4 * 2)),
-        (vqa_task, vqa_batch(), lambda: 0),
+        slow(lambda: VCRTask("tiny"), vcr_batch(rows=4, regions=2), lambda: pooling(4, 4 * 2)),
+        slow(vqa_task, vqa_batch(), lambda: 0),
+        (lambda: ClassificationTask("tiny", 7), label_batch(), lambda: 0),
+        slow(lambda: SegmentationTask("toy", 3, 8), mask_batch(), lambda: 0),
     ],
-    ids=["pretrain", "vcr", "vqa"],
+    ids=["pretrain", "vcr", "vqa", "classification", "segmentation"],
 )
 def test_a_step_is_counted_as_torch_counts_it(
     make: Callable[[], VisionLanguageTask], batch: Batch, left_out: Callable[[], int]
 ) -> None:
-    ours, theirs = counted(make(), batch)
+    task = make()
+    ours, theirs = counted(task, batch, Stage.TRAIN if isinstance(task, SegmentationTask) else Stage.VAL)
     assert sum(ours.values()) + left_out() == theirs
 
 
@@ -95,6 +119,7 @@ def test_looking_for_anomalies_changes_no_count() -> None:
         assert torch.is_anomaly_enabled()
 
 
+@pytest.mark.slow
 def test_retrieval_fuses_for_the_poolers_only() -> None:
     ours, theirs = counted(RetrievalTask("tiny"), retrieval_batch(), Stage.TRAIN)
     assert sum(ours.values()) == theirs
@@ -102,6 +127,7 @@ def test_retrieval_fuses_for_the_poolers_only() -> None:
     assert 0 < ours["fusion"] < whole
 
 
+@pytest.mark.slow
 def test_recomputed_activations_count_once() -> None:
     batch = pretrain_batch()
     plain, _ = counted(PretrainTask("tiny", classes=CLASSES), batch)
@@ -126,7 +152,7 @@ def test_counting_leaves_no_trace() -> None:
     state = torch.get_rng_state()
     recorder.flops()
     assert torch.equal(torch.get_rng_state(), state)
-    assert not any(module._forward_pre_hooks for module in task.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in task.modules())
     seen = recorder.stop()
     task.step(pretrain_batch(rows=6), Stage.VAL)
     assert recorder.stop() == seen
@@ -170,8 +196,43 @@ def test_each_part_is_what_the_formulas_say(name: str) -> None:
     assert {part: encoder_flops(config, "none", call) for part, call in calls.items()} == formulas(config, 3, 11)
 
 
+@pytest.mark.slow
 def test_text_costs_its_positions_once_a_call() -> None:
     config = replace(PRESETS["tiny"], text=DebertaConfig(64, 32, 2, 4, 64, position_buckets=8, max_positions=32))
     one, two, three = (encoder_flops(config, "none", EncoderCall("text", (rows, 9))) for rows in (1, 2, 3))
     assert three - two == two - one
     assert 2 * one - two == 3 * 2 * (2 * 2 * 16 * 32**2)
+
+
+@pytest.mark.parametrize(("way", "length"), [("text_single", 9), ("image_single", 37)])
+def test_a_modality_by_itself_is_counted_by_formula(way: Way, length: int) -> None:
+    """Projections and feed-forward layers a token, attention a pair of tokens; backward is twice forward."""
+    config, rows = EXPERTS["vlmo-tiny"], 3
+    width, inner = config.width, config.intermediate
+    block = length * (4 * width**2 + 2 * width * inner) + 2 * length**2 * width
+    assert encoder_flops(config, "none", EncoderCall(way, (rows, length))) == 3 * 2 * rows * config.layers * block
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_tasks_of_one_modality_tell_of_their_calls(modality: str) -> None:
+    task: VisionLanguageTask
+    task = PretrainTextsTask("vlmo-tiny") if modality == "text" else PretrainImagesTask("vlmo-tiny", codes=CODES)
+    batch: Batch = text_batch() if modality == "text" else image_batch()
+    recorder = FlopRecorder(task)
+    recorder.start()
+    task.log = lambda *_, **__: None  # type: ignore[method-assign]
+    VisionLanguageTask.training_step(task, batch)
+    recording = recorder.stop()
+    sizes = (4, 9) if modality == "text" else (4, 37)
+    assert [call.way for call in recording.encoder] == [modality, f"{modality}_single"]
+    assert recording.encoder[1].sizes == sizes
+    heads = 1 if modality == "image" else 2  # MLM's has a transform before its decoder
+    assert len(recording.heads) == heads
+    twin_model = OutlineConfig.of(task.model).build()
+    with twin_model.calls() as seen:
+        if modality == "text":
+            text = twin_model.encode_text(torch.zeros(4, 9).long(), torch.ones(4, 9).bool())
+            twin_model.encode_unimodal(text, "text")
+        else:
+            twin_model.encode_unimodal(twin_model.encode_image(torch.zeros(4, 3, 48, 48)), "image")
+    assert tuple(seen) == recording.encoder

@@ -46,7 +46,7 @@ WITHOUT_LIGHTNING = (
 )
 # backbones, encoders and fusions, beside what all of them share; parts themselves may build on each other
 KINDS = ("models.dual_stream", "encoders.", "fusion.")
-SHARED = ("encoders.base.", "fusion.base.")
+SHARED = ("encoders.base.", "encoders.positions.", "fusion.base.")
 NAME_KINDS = ("encoders", "fusion", "hub", "parity", "presets.py", "dual_stream.py")
 READ_DATA = ("inference", "experiment", "cli", "bench")  # the only parts that import data modules
 

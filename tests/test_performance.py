@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.factories import CLASSES, PARTS, of_kind, pretrain_batch, statement_batch, vcr_batch, vqa_batch
+from tests.tasks.test_image_tasks import label_batch, mask_batch
 from vle_lightning.batch import Batch, PretrainBatch, RetrievalBatch
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
@@ -27,9 +28,11 @@ from vle_lightning.models.heads import FloatNorm
 from vle_lightning.models.presets import PRESETS
 from vle_lightning.performance import checkpoint_activations, compile_layers
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
+from vle_lightning.tasks.classification import ClassificationTask
 from vle_lightning.tasks.nlvr2 import Task as NLVR2Task
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.retrieval import RetrievalTask
+from vle_lightning.tasks.segmentation import SegmentationTask
 from vle_lightning.tasks.snli_ve import Task as SNLIVETask
 from vle_lightning.tasks.vcr import VCRTask
 from vle_lightning.tasks.vqa import VQATask
@@ -251,6 +254,7 @@ def retrieval_batch(rows: int = 4) -> RetrievalBatch:
         pixel_values=pairs.pixel_values,
         input_ids=pairs.input_ids,
         attention_mask=pairs.attention_mask,
+        keys=pairs.keys,
         owners=torch.arange(rows),
         image_ids=pairs.sample_ids,
         text_ids=pairs.sample_ids,
@@ -266,6 +270,8 @@ STEPS: dict[str, tuple[Callable[[], VisionLanguageTask], Callable[[], Batch]]] =
     "snli_ve": (lambda: SNLIVETask(deep_config()), lambda: statement_batch(classes=3)),
     "nlvr2": (lambda: NLVR2Task(deep_config()), lambda: statement_batch(images=2)),
     "retrieval": (lambda: RetrievalTask(deep_config(), contrastive=0.5), retrieval_batch),
+    "classification": (lambda: ClassificationTask(deep_config(), 7), label_batch),
+    "segmentation": (lambda: SegmentationTask(deep_config(), 3, 8), mask_batch),
 }
 
 
@@ -277,7 +283,7 @@ def test_losses_softmaxes_and_norms_of_a_bf16_step_are_in_float32(name: str) -> 
     with Halved() as halved, torch.autocast("cpu", torch.bfloat16):
         loss = task.step(batch, Stage.TRAIN)
     assert loss.dtype == torch.float32
-    assert halved.count > 20
+    assert halved.count > 10
     assert halved.seen <= ON_THE_CPU
 
 

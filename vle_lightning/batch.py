@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 IGNORED = -100  # the target that cross entropy leaves out
@@ -31,8 +33,8 @@ class Skip(NamedTuple):
 class DataFacts(NamedTuple):
     """What a data module and its task have to agree about; None where a kind of data has no such thing."""
 
-    vocabulary: int  # token ids
-    image_size: int  # pixels
+    vocabulary: int | None = None  # token ids
+    image_size: int | None = None  # pixels
     patch_size: int | None = None  # pixels
     classes: int | None = None
     answers: int | None = None
@@ -55,6 +57,8 @@ class Batch:
     step: int  # the optimiser step, counted from 0 over the whole run
     number: int  # the micro-batch's number within its step: rank + i * world size
     skipped: tuple[Skip, ...] = ()
+    planned: int = 0  # rows that it has if all of its samples can be used; 0: as many as it has
+    ahead: tuple[Self, ...] = ()  # in a rank's first micro-batch of a step: its others, for tasks that look ahead
 
     def __len__(self) -> int:
         """Return the number of rows, fillers included."""
@@ -74,6 +78,7 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
+        changes["ahead"] = tuple(batch._map(function) for batch in self.ahead)
         return dataclasses.replace(self, **changes)
 
 
@@ -95,6 +100,7 @@ class PretrainBatch(ImageTextBatch):
     box covers at least one patch.
     """
 
+    keys: Tensor  # (B, 3) int64: what stands for the sample, its image and its text, equal where these are
     masked_input_ids: Tensor  # (B, T) int64: the text view with masked tokens
     mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
     mlm_content: Tensor  # (B, T) bool: the target is a word of the content list
@@ -108,6 +114,28 @@ class PretrainBatch(ImageTextBatch):
     hidden_classes: Tensor  # (B, H) int64; -1 on padding
     hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling, hidden in the image view of patches
     patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image; IGNORED without a codebook
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch(Batch):
+    """B images alone, some of whose patches are to be hidden; P patches each, row by row."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says
+    hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling
+    patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image
+    object_patches: Tensor  # (B, P) bool: the patch touches an object; False where the objects are not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBatch(Batch):
+    """B texts alone, some of whose tokens are masked."""
+
+    masked_input_ids: Tensor  # (B, T) int64
+    input_ids: Tensor  # (B, T) int64
+    attention_mask: Tensor  # (B, T) bool; False on padding
+    mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
+    mlm_content: Tensor  # (B, T) bool: the target is a word of the content list
+    texts: tuple[str, ...]  # for pictures and reports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +175,30 @@ class StatementBatch(ImageTextBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelBatch(Batch):
+    """B images, each of one class."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says
+    targets: Tensor  # (B,) int64: the class; IGNORED where it is hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskBatch(Batch):
+    """B images, each pixel of one class or of none."""
+
+    pixel_values: Tensor  # (B, 3, H, W) float, normalised as the data module says
+    targets: Tensor  # (B, H, W) int64: the class of each pixel; IGNORED where it has none
+    own_targets: tuple[NDArray[np.uint8], ...] = ()  # where scored: (h, w) at the picture's size, class + 1, 0 for none
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetrievalBatch(Batch):
     """B images and the T texts that describe them: one text an image in training, all of them in evaluation."""
 
     pixel_values: Tensor  # (B, 3, H, W) float, CLIP-normalised
     input_ids: Tensor  # (T, L) int64
     attention_mask: Tensor  # (T, L) bool; False on padding
+    keys: Tensor  # (B, 3) int64: what stands for the sample, its image and its first text, equal where these are
     owners: Tensor  # (T,) int64: the row of the image that each text describes
     image_ids: tuple[str, ...]  # of the B images: two rows may show one image
     text_ids: tuple[str, ...]  # of the T texts

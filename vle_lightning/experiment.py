@@ -186,7 +186,9 @@ class ExperimentCLI(LightningCLI):
         """Build the trainer, with accumulation and validation counted in optimiser steps."""
         settings, run = self.settings, self.run
         given_size, size = self.model.model.config.image_size, self.datamodule.image_size
-        resizes = self.subcommand == "fit" and not settings.ckpt_path and given_size != size
+        resizes = (
+            self.subcommand == "fit" and not settings.ckpt_path and self.datamodule.reads_images and given_size != size
+        )
         if self.model.load_report and is_first_process():
             then = f"; then resized the image encoder's positions from {given_size} to {size} pixels" if resizes else ""
             print(f"model.init: {self.model.load_report}{then}")

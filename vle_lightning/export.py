@@ -42,6 +42,8 @@ def run_export(arguments: Sequence[str]) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         folder = Path(temporary)
+        for name in task.new_heads:  # as they were drawn: VLMo's layout leaves out those that do not train
+            task.heads()[name].requires_grad_(False)
         task.save_pretrained(folder, options.format)
         has_processor = write_processor(folder, options.run, run, options.format)
         names = sorted(file.name for file in folder.iterdir())
@@ -69,9 +71,9 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--to", required=True, help="the folder to write")
     parser.add_argument(
         "--format",
-        choices=("own", "vle", "meter"),
+        choices=("own", "vle", "meter", "vlmo"),
         default="own",
-        help="vle, meter: the published layouts, which their authors' code reads (default: %(default)s)",
+        help="vle, meter, vlmo: the published layouts, which their authors' code reads (default: %(default)s)",
     )
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the hub as well")
     parser.add_argument("--private", action="store_true", help="of a repository that --push makes")
@@ -127,6 +129,8 @@ def find_task(pretrained: Pretrained) -> type[VisionLanguageTask]:
     heads = pretrained.heads
     guess = "vqa" if VQA_HEAD in heads else "vcr" if any(name.startswith("vcr_") for name in heads) else "pretrain"
     told = {"nlvr2": "nlvr2", "snli_ve": "snli_ve", "rank_output": "retrieval"}  # METER's
+    if "itc" in heads and "mlm_score" not in heads:  # VLMo's, fine-tuned for retrieval
+        told["itc"] = "dual_retrieval"
     guess = next((task for head, task in told.items() if guess == "pretrain" and head in heads), guess)
     name = pretrained.description.task or guess
     try:
@@ -171,7 +175,10 @@ def clip_settings(size: int) -> dict[str, Any]:
 def tell(target: Path, task: VisionLanguageTask, layout: str, has_processor: bool) -> None:
     """Print what was written, and what had no place in it."""
     lost = sorted(task.heads().keys() - task.published_heads().keys()) if layout == "vle" else []
-    if lost:
+    lost = lost or sorted(task.heads().keys() - task.trained_heads().keys()) if layout == "vlmo" else lost
+    if lost and layout == "vlmo":
+        print(f"left out, for the source does not hold it: {', '.join(lost)}")
+    elif lost:
         print(f"left out, for the published layout has no place for it: {', '.join(lost)}")
     if not has_processor:
         print(f"{target} has no tokenizer and image settings, for the source names none; pipelines need them")

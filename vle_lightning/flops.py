@@ -8,6 +8,7 @@ backward. What activation checkpointing computes again is not counted: these are
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,26 +23,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from vle_lightning.hub.architecture import read_architecture, to_plain
-from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Way
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Modality, Way
 from vle_lightning.streams import Fused, Stream
 from vle_lightning.tasks.base import VisionLanguageTask
 
 PARTS = ("text", "image", "fusion", "heads")
-PART_OF: Mapping[Way, str] = {
-    "text": "text",
-    "image": "image",
-    "fusion": "fusion",
-    "pairs": "fusion",
-    "restore": "fusion",
-}
+ALONE: Mapping[Way, Modality] = {"text_alone": "text", "image_alone": "image"}
+SINGLE: Mapping[Way, Modality] = {"text_single": "text", "image_single": "image"}
 MULTIPLY_ADD = 2  # operations
 
 
 class HeadCall(NamedTuple):
-    """A call of a linear layer outside of the encoder."""
+    """A call of a linear layer or a convolution outside of the encoder."""
 
     name: str  # of the module in the task
-    rows: int
+    rows: int  # how many vectors it multiplies: of a convolution the places of its output, of a transposed its input's
     reaches_back: bool  # its input needs a gradient, too
 
 
@@ -80,7 +76,7 @@ class FlopRecorder:
         self._encoder, self._heads = self._watch.enter_context(self._task.model.calls()), []
         for name in linear_sizes(self._task):
             see_head = partial(self._see_head, name)
-            self._handles.append(self._task.get_submodule(name).register_forward_pre_hook(see_head))
+            self._handles.append(self._task.get_submodule(name).register_forward_hook(see_head))
 
     def stop(self) -> Recording:
         """Stop watching; return what was seen since the start."""
@@ -95,18 +91,33 @@ class FlopRecorder:
         model = self._task.model
         return flops_by_part(self.stop(), model.config, model.blind, linear_sizes(self._task))
 
-    def _see_head(self, name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
+    def _see_head(self, name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         states = inputs[0]
-        self._heads.append(HeadCall(name, states.shape[:-1].numel(), states.requires_grad))
+        if isinstance(module, nn.Linear):
+            rows = states.shape[:-1].numel()
+        else:
+            places = states if isinstance(module, nn.ConvTranspose2d) else output
+            rows = len(places) * places.shape[-2:].numel()
+        self._heads.append(HeadCall(name, rows, states.requires_grad))
 
 
 def linear_sizes(task: VisionLanguageTask) -> dict[str, tuple[int, int]]:
-    """Return inputs and outputs of each linear layer of the heads, by name; a sharded weight does not hide them."""
-    return {
-        name: (module.in_features, module.out_features)
-        for name, module in task.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith("model.")
-    }
+    """Return inputs and outputs of each linear layer of the heads, by name; a sharded weight does not hide them.
+
+    A convolution is a linear layer on what its window sees, a transposed one on what it spreads over its window.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for name, module in task.named_modules():
+        if name.startswith("model."):
+            continue
+        if isinstance(module, nn.Linear):
+            found[name] = (module.in_features, module.out_features)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            window = math.prod(module.kernel_size) // module.groups
+            wide = isinstance(module, nn.ConvTranspose2d)
+            sizes = (1, window) if wide else (window, 1)
+            found[name] = (module.in_channels * sizes[0], module.out_channels * sizes[1])
+    return found
 
 
 def flops_by_part(
@@ -115,10 +126,10 @@ def flops_by_part(
     """Count the training FLOPs, forward and backward, of what was recorded.
 
     The encoder is run on fake tensors, where nothing is computed, once for each distinct size. Projections count
-    with their tower, poolers with the fusion. Of the heads their linear layers are counted; pooling patches and
-    comparing contrastive vectors (below a thousandth of a step) are not. A withheld tower does not run. Whatever ran is
-    taken to reach the loss: MPC's pass leaves the text half of the last fusion layer and the poolers alone, and they
-    are counted all the same.
+    with their tower, poolers with the fusion. Of the heads linear layers and convolutions are counted; pooling patches
+    and comparing contrastive vectors (below a thousandth of a step) are not. A withheld tower does not run. Whatever
+    ran is taken to reach the loss: MPC's pass leaves the text half of the last fusion layer and the poolers alone, and
+    they are counted all the same.
 
     Args:
         recording: the sizes.
@@ -131,7 +142,7 @@ def flops_by_part(
     """
     flops = dict.fromkeys(PARTS, 0.0)
     for call, count in Counter(recording.encoder).items():
-        flops[PART_OF[call.way]] += count * encoder_flops(config, blind, call)
+        flops[config.part_of_call(call.way)] += count * encoder_flops(config, blind, call)
     for head in recording.heads:
         inputs, outputs = heads[head.name]
         passes = 3 if head.reaches_back else 2  # forward, gradient of the weight, gradient of the input
@@ -213,15 +224,23 @@ def run_part(model: Backbone, call: EncoderCall) -> Tensor:
     if call.way == "image":
         rows, height, width = call.sizes
         return model.encode_image(torch.zeros(rows, 3, height, width)).states
-    rows, tokens, states, *restored = call.sizes
-    text, image = (
+    if call.way == "image_layers":
+        rows, height, width, depth = call.sizes
+        return model.image_layers(torch.zeros(rows, 3, height, width), [depth])[0].states
+    rows, *lengths = call.sizes
+    streams = [
         Stream(torch.zeros(rows, n, model.width, requires_grad=True), torch.ones(rows, n, dtype=torch.bool))
-        for n in (tokens, states)
-    )
+        for n in lengths[:2]
+    ]
+    if call.way in ALONE:
+        return torch.cat([part.states for part in model.encode_alone(streams[0], ALONE[call.way])])
+    if call.way in SINGLE:
+        return model.encode_unimodal(streams[0], SINGLE[call.way])
+    text, image = streams
     if call.way == "pairs":
         return model.pool_pairs(text, image)
     if call.way == "restore":
-        ids = torch.zeros(rows, *restored, dtype=torch.long)
+        ids = torch.zeros(rows, lengths[2], dtype=torch.long)
         return model.restore(Fused(*(stream.states for stream in (text, image, image))), text, image, ids)
     fused = model.fuse(text, image)
     return torch.cat([part.flatten() for part in fused])

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vle_lightning.errors import UserError
 
 MODEL = "model."  # the beginning of the names of the backbone's parameters
-NORMS = (nn.LayerNorm,)
+NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class OptimConfig:
     token_type_multiplier: float | None = None  # None: as the fusion (ours; VLE's and METER's is 1)
     weight_decay: float = 0.01  # METER; none on norms, biases and Swin's tables of position biases
     decay_head_norms: bool = False  # on the norms of classifiers, which VLE's and METER's rule by name overlooks
+    decay_expert_norms: bool = False  # on the norms before experts, which VLMo's rule by name overlooks
     betas: tuple[float, float] = (0.9, 0.98)  # METER
     warmup: float = 0.1  # share of all steps, METER
     end: float = 0.0  # learning rate at the last step, as a share of the peak
@@ -63,7 +64,9 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, obj
     undecayed = {
         id(parameter)
         for name, module in task.named_modules()
-        if isinstance(module, NORMS) and not (config.decay_head_norms and in_classifier(name))
+        if isinstance(module, NORMS)
+        and not (config.decay_head_norms and in_classifier(name))
+        and not (config.decay_expert_norms and in_expert(name))
         for parameter in module.parameters(recurse=False)
     }
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
@@ -96,6 +99,11 @@ def rate_of(task: nn.Module, name: str) -> str:
 def in_classifier(name: str) -> bool:
     """Is a module part of a classifier? MLM's head has a norm that VLE and METER name as one, and leave undecayed."""
     return not name.startswith(("model.", "objectives.mlm."))
+
+
+def in_expert(name: str) -> bool:
+    """Is a module part of an expert? VLMo's rule names ``norm2``, which its code calls ``norm2_text`` and so on."""
+    return name.startswith(MODEL) and ".experts." in name
 
 
 def schedule_factor(step: int, steps: int, warmup: float, end: float = 0.0) -> float:

@@ -239,7 +239,10 @@ def skipped_by_split(counts: Counter[Kind]) -> dict[str, dict[str, int]]:
 
 def names_of(datamodule: Recorded) -> Names:
     """Say how the data's numbers read."""
-    return Names(datamodule.tokenizer.decode, datamodule.class_names if isinstance(datamodule, Classed) else ())
+    return Names(
+        lambda ids: str(datamodule.tokenizer.decode(ids)),
+        datamodule.class_names if isinstance(datamodule, Classed) else (),
+    )
 
 
 def print_scores(file: Path) -> None:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Stream(NamedTuple):
@@ -19,6 +19,13 @@ class Stream(NamedTuple):
     def repeat(self, times: int) -> Stream:
         """Repeat each row ``times`` times, neighbours together: (B * times, N, D)."""
         return Stream(*(tensor.repeat_interleave(times, dim=0) for tensor in self))
+
+    def padded(self, length: int) -> Stream:
+        """Return this stream with padding behind its states, ``length`` of them in all."""
+        missing = length - self.mask.shape[1]
+        if not missing:
+            return self
+        return Stream(nn.functional.pad(self.states, (0, 0, 0, missing)), nn.functional.pad(self.mask, (0, missing)))
 
     def append(self, other: Stream) -> Stream:
         """Return this stream with the states of another one of B rows behind its own."""
@@ -89,6 +96,7 @@ class Pairing(Enum):
     """Which text lies beside which image."""
 
     TRUE = "true"
+    HARD = "hard"  # 3 B pairs: the true ones, images with a hard text each, texts with a hard image each
     HALF_SHIFTED = "half shifted"  # half of the images get the next text of another image, or texts a drawn image
 
 

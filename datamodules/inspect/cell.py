@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from datamodules.inspect.drawing import Colour, draw_boxes, font, wrap
 from datamodules.inspect.wording import Item
 from datamodules.pictures import DECODING_ERRORS, load_upright, open_raster, to_rgb
-from datamodules.records import Kind, Question, Record, Statement, TaggedText, Text, VCRItem
+from datamodules.records import Kind, Label, Mask, Question, Record, Statement, TaggedText, Text, VCRItem, WholeImage
 from datamodules.shards import RawSample
 from datamodules.tagged import UNKNOWN, render
 
@@ -58,16 +58,19 @@ def draw_parts(sample: RawSample, item: Item, turn: bool = False) -> list[Image.
     """Draw the pictures in a row, and the texts."""
     record, pair = sample.record, sample.right is not None
     width = (CELL_WIDTH - GAP // 2) // 2 if pair else CELL_WIDTH
-    pictures = [open_scaled(data, width, turn) for data in (sample.image, sample.right) if data is not None]
+    pictures = [open_scaled(data, width, turn) for data in (sample.image, sample.right) if data]
+    if isinstance(item, Mask):
+        pictures[1] = ImageOps.equalize(pictures[1])  # class numbers are nearly black
     numbered = isinstance(item, VCRItem)  # its texts name objects by their numbers
     names = [f"{i} {name or UNKNOWN}" if numbered else name for i, name in enumerate(record.names)]
-    unplaced = draw_boxes(pictures[0], record.boxes, names, mentioned(item))
+    unplaced = draw_boxes(pictures[0], record.boxes, names, mentioned(item)) if pictures else []
     told = paragraphs(item, record)
     if unplaced:
         counts = Counter(unplaced).items()
         listed = ", ".join(f"{name} ×{count}" if count > 1 else name for name, count in counts)
         told.append(Paragraph(f"no room for the names of: {listed}", GREY, size=11))
-    return [side_by_side(pictures, CELL_WIDTH, GAP // 2), draw_text(told)]
+    shown = [side_by_side(pictures, CELL_WIDTH, GAP // 2)] if pictures else []
+    return [*shown, draw_text(told)]
 
 
 def open_scaled(data: bytes, width: int, turn: bool = False) -> Image.Image:
@@ -94,6 +97,8 @@ def mentioned(item: Item) -> set[int]:
 def paragraphs(item: Item, record: Record) -> list[Paragraph]:
     """Return what stands below the picture."""
     match item:
+        case WholeImage():
+            return []
         case Text():
             known = "" if item.boxes else "it is not known which boxes this mentions"
             known = "this mentions no box" if item.boxes == () else known
@@ -120,6 +125,10 @@ def paragraphs(item: Item, record: Record) -> list[Paragraph]:
                 Paragraph(item.label if item.label is not None else "label hidden"),
                 Paragraph(group, GREY, size=11),
             ]
+        case Label():
+            return [Paragraph(item.label if item.label is not None else "label hidden", bold=True)]
+        case Mask():
+            return [Paragraph("right: the mask, a class number a pixel", GREY, size=11)]
 
 
 def choices(title: str, texts: Sequence[TaggedText], label: int | None, called: Sequence[str]) -> list[Paragraph]:

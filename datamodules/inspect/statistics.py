@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.inspect.verify import Verified
 from datamodules.inspect.wording import wordings
-from datamodules.records import KINDS, Kind
+from datamodules.records import LISTS, Kind
 from datamodules.tagged import nouns
 
 SHARES = (0.0, 0.5, 0.9, 1.0)
@@ -60,7 +60,8 @@ class Statistics:
         """
         self.kind, self.tokenizer = kind, tokenizer
         self.images = 0
-        self.samples: Counter[Kind] = Counter({kind: 0 for kind in KINDS})
+        self.kinds = LISTS if kind in LISTS else (kind,)
+        self.samples: Counter[Kind] = Counter({kind: 0 for kind in self.kinds})
         self.boxes = 0
         self.classes: Counter[str] = Counter()  # boxes by name, without those that have none
         self.with_known_boxes = 0  # texts of which it is known which boxes they mention
@@ -70,20 +71,24 @@ class Statistics:
         """Count a record."""
         record = verified.record
         self.images += 1
-        for kind in KINDS:
+        for kind in self.kinds:
             self.samples[kind] += len(record.items(kind))
         self.boxes += len(record.boxes)
         self.classes.update(name for name in record.names if name)
         self.with_known_boxes += sum(text.boxes is not None for text in record.texts)
+        if verified.sizes:
+            self._add_picture(verified)
+        self._add_texts(verified)
+
+    def _add_picture(self, verified: Verified) -> None:
         width, height = verified.sizes[0]
         self._extend("image width, px", (size[0] for size in verified.sizes))
         self._extend("image height, px", (size[1] for size in verified.sizes))
         self._extend("image file, kB", [verified.image_bytes / len(verified.sizes) / 1000])
-        self._extend("boxes per image", [len(record.boxes)])
-        sides = [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in record.boxes]
+        self._extend("boxes per image", [len(verified.record.boxes)])
+        sides = [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in verified.record.boxes]
         self._extend("box area, share of the image", (across * down for across, down in sides))
         self._extend("box aspect, width / height", (across * width / (down * height) for across, down in sides))
-        self._add_texts(verified)
 
     def _add_texts(self, verified: Verified) -> None:
         called = nouns(verified.record.names)

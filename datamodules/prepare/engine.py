@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import pkgutil
 import random
 import re
@@ -23,6 +24,7 @@ from datamodules.manifest import NAME as MANIFEST
 from datamodules.partial import PartialSplit, already_made, first_of_each
 from datamodules.prepare.foreign import CaptionTars, index_tars
 from datamodules.prepare.images import EncodedImage, Place, open_places, prepare_image, read_image, upright_record
+from datamodules.prepare.masks import prepare_mask
 from datamodules.prepare.origin import AnyDataset, Options, origin
 from datamodules.prepare.parallel import ordered_map, progress_line
 from datamodules.prepare.raw import Item, Order, RawDataset
@@ -33,6 +35,7 @@ T = TypeVar("T")
 SPLITS = ("train", "val")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")
 ENDINGS = ("", ".tar", ".zip")  # of a place with images
+CLASSES = "classes.json"  # in OUT/NAME: the names of the classes of labels and masks
 CHUNK = 16  # images a thread takes at a time: small pictures take less time than handing them over does
 
 
@@ -61,7 +64,8 @@ def all_classes() -> dict[str, type[AnyDataset]]:
     package = importlib.import_module("datamodules.prepare")
     names = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
     modules = {name: importlib.import_module(f"datamodules.prepare.{name}") for name in names}
-    return {name: module.Dataset for name, module in modules.items() if hasattr(module, "Dataset")}
+    found = {name: module.Dataset for name, module in modules.items() if hasattr(module, "Dataset")}
+    return {getattr(dataset, "command", None) or name: dataset for name, dataset in found.items()}
 
 
 def convert(
@@ -160,7 +164,11 @@ def convert_split(
         tell_start(writer.partial, console)
         write_items(dataset, split, writer, options)
         dataset.finish(folder.parent.parent)
-    console.print(f"{folder}: {writer.images:,} images; left out: {first_of_each(writer.skipped, writer.listed)}")
+        if names := dataset.class_names():
+            text = json.dumps(names, ensure_ascii=False, indent=1) + "\n"
+            (folder.parent / CLASSES).write_text(text, encoding="utf-8")
+    counted = "texts" if dataset.kind == "passages" else "images"
+    console.print(f"{folder}: {writer.images:,} {counted}; left out: {first_of_each(writer.skipped, writer.listed)}")
 
 
 def index_split(
@@ -190,20 +198,23 @@ def tell_start(partial: PartialSplit, console: Console) -> None:
 class Encoded(NamedTuple):
     """An item's images as they go into the shard."""
 
-    image: EncodedImage
-    right: EncodedImage | None
+    image: EncodedImage | None  # None: the item is a text alone
+    right: EncodedImage | None  # or the mask
 
 
 def write_items(dataset: RawDataset, split: str, writer: ShardFolderWriter, options: Options) -> None:
     """Write a split's items but those that are in finished shards, with a line of progress."""
     with progress_line() as progress:
         task = progress.add_task(f"{writer.source} {split}", total=options.limit, completed=writer.items)
-        places = open_places(dataset.src, dataset.image_places(split), options.follow_links)
+        names = dataset.image_places(split)
+        places = open_places(dataset.src, names, options.follow_links) if names else []
         items = dataset.items(split, Shuffled(options.seed, split), writer.skip)
         rest = itertools.islice(items, writer.items, options.limit)
         for item, encoded in encoded_images(rest, places, options, dataset.stored_boxes):
             if isinstance(encoded, SampleError):
                 writer.leave_out(encoded.kind, encoded.where)
+            elif encoded.image is None:
+                writer.write_passage(item.key, item.record)
             else:
                 writer.write(item.key, encoded.image.data, encoded.image.extension, item.record, encoded.right)
             progress.advance(task)
@@ -229,11 +240,15 @@ def encoded_item(
     def encoded(data: bytes, name: str) -> EncodedImage:
         return prepare_image(data, name, options.longest_side, options.quality)
 
+    if item.image_name is None:
+        return item, Encoded(None, None)
     try:
         data = read_image(places, item.image_name)
         image = encoded(data, item.image_name)
         if stored_boxes and item.record.boxes:
             item = item._replace(record=upright_record(item.record, data))
+        if item.mask is not None:
+            return item, Encoded(image, prepare_mask(read_image(places, item.mask.name), item.mask, data, image.data))
         if item.right_name is None:
             return item, Encoded(image, None)
         return item, Encoded(image, encoded(read_image(places, item.right_name), item.right_name))

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from datamodules.pictures import DECODING_ERRORS, open_raster, upright_size
 from datamodules.prepare.images import Place, open_places, read_image
@@ -37,7 +37,7 @@ from datamodules.prepare.rows import (
     parse_line,
     read_line,
 )
-from datamodules.records import Record, Text
+from datamodules.records import Kind, Record, Text
 from datamodules.shards import SampleError
 
 FIELDS: Fields = {
@@ -56,7 +56,7 @@ NO_OBJECTS = Objects((), (), ())
 class Dataset(RawDataset):
     """``SPLIT.jsonl``, and the images below the raw folder or in an archive."""
 
-    kind = "texts"
+    kind: ClassVar[Kind] = "texts"
     stored_boxes = False  # boxes are drawn on what a viewer shows
 
     def image_places(self, split: str) -> tuple[str, ...]:
@@ -84,12 +84,17 @@ class Dataset(RawDataset):
                 if row is None:
                     continue
                 objects = self.objects(row, where, skip)
-                texts = usable_texts(row, objects, number + 1, where, skip)
-                if texts:
+                texts = self.texts(row, objects, number + 1, where, skip)
+                if texts is not None:
                     record = Record(f"image_folder/{row['image']}", objects.boxes, objects.names, texts)
                     yield Item(f"{number + 1:09d}", row["image"], record)
-                else:
-                    skip("no caption", where)
+
+    def texts(self, row: Row, objects: Objects, line: int, where: str, skip: SkipDefect) -> tuple[Text, ...] | None:
+        """Return the usable captions of a line; None, counted, where it has none."""
+        found = usable_texts(row, objects, line, where, skip)
+        if not found:
+            skip("no caption", where)
+        return found or None
 
     def objects(self, row: Row, where: str, skip: SkipDefect) -> Objects:
         """Return the usable boxes of a line."""

@@ -67,8 +67,10 @@ def origin(dataset: AnyDataset, split: str, options: Options, arguments: Mapping
     links = {"follow_links": True} if options.follow_links else {}  # what was made before the option stays equal
     files = dataset.annotation_files(split)
     names = [str(path.relative_to(dataset.src)) if path.is_relative_to(dataset.src) else path.name for path in files]
+    listing = dataset.listing(split)
     return {
         **common,
+        **({} if listing is None else {"listing": listing}),
         "options": {name: getattr(options, name) for name in MAKING} | links,
         "annotations": dict(zip(names, map(file_digest, files), strict=True)),
     }

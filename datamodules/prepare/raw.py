@@ -21,13 +21,21 @@ MIN_SIDE = 2 * 10.0**-BOX_DECIMALS  # of the image's; a smaller box may be round
 CLIP_TOLERANCE = 1.0  # px beyond the edge that annotators' rounding explains; more is reported
 
 
+class MaskFile(NamedTuple):
+    """The mask of an image, a PNG of one channel."""
+
+    name: str  # file name, relative to one of `RawDataset.image_places`
+    classes: int  # the largest number that a pixel may have
+
+
 class Item(NamedTuple):
     """One image and what is known of it."""
 
     key: str  # of the sample in its shard
-    image_name: str  # file name, relative to one of `RawDataset.image_places`
+    image_name: str | None  # file name, relative to one of `RawDataset.image_places`; None of a text alone
     record: Record
     right_name: str | None = None  # of the second image of a pair
+    mask: MaskFile | None = None
 
 
 class Objects(NamedTuple):
@@ -50,6 +58,7 @@ class RawDataset(ABC):
     """A data set in its official raw layout."""
 
     kind: ClassVar[Kind]
+    command: ClassVar[str | None] = None  # its name on the command line; that of its module by default
     # whether boxes are given in pixels of the images as stored, and not of the upright ones; those that have any say so
     stored_boxes: ClassVar[bool] = False
     follow_links = False  # see `datamodules.prepare.images.Folder`; an option of all data sets
@@ -66,7 +75,7 @@ class RawDataset(ABC):
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the names below ``src`` of what may hold the images: folders, or archives NAME.tar, NAME.zip.
 
-        Those that exist are used.
+        Those that exist are used. None of texts alone.
         """
 
     def check_splits(self, splits: Sequence[str]) -> None:  # noqa: B027 (most have nothing to check)
@@ -88,9 +97,18 @@ class RawDataset(ABC):
             FileNotFoundError: One is missing.
         """
 
+    def listing(self, split: str) -> str | None:
+        """Return a hash of what decides a split beside its files of annotations; None where nothing does."""
+        del split
+        return None
+
     @abstractmethod
     def items(self, split: str, order: Order, skip: SkipDefect) -> Iterator[Item]:
         """Yield a split's images with their records in the given order; report defects to ``skip``."""
+
+    def class_names(self) -> list[str]:
+        """Return the names of the classes of labels or masks, in order; ``OUT/NAME/classes.json`` gets them."""
+        return []
 
     def finish(self, out: Path) -> None:  # noqa: B027  (most data sets have nothing to add)
         """Write what belongs beside the shards of all splits."""

@@ -44,6 +44,14 @@ class Purpose(IntEnum):
     GALLERY_SCENES = 12
     GALLERY_PICTURES = 13
     GALLERY_CAPTIONS = 14
+    BARE_SCENES = 15
+    BARE_PICTURES = 16
+    TOLD_SCENES = 17
+    TOLD_CAPTIONS = 18
+    CLASS_SCENES = 20
+    CLASS_PICTURES = 21
+    MASK_SCENES = 22
+    MASK_PICTURES = 23
 
 
 class StreamId(NamedTuple):

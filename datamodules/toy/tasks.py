@@ -41,6 +41,15 @@ class Tasks:
     covered: dict[str, list[CoveredScene]]
     gallery: dict[str, list[GalleryScene]]
 
+    def scenes(self) -> Iterator[Scene]:
+        """Yield every scene that is shown."""
+        for pairs in self.pairs.values():
+            yield from pairs.pool
+        for scenes in self.covered.values():
+            yield from (covered.scene for covered in scenes)
+        for gallery in self.gallery.values():
+            yield from (shown.scene for shown in gallery)
+
     def texts(self) -> Iterator[str]:
         """Yield every sentence that a tokenizer has to know."""
         for pairs in self.pairs.values():

@@ -151,6 +151,12 @@ def _ground(rng: np.random.Generator) -> NDArray[np.float32]:
     return ground
 
 
+def coverage(item: SceneObject) -> NDArray[np.float32]:
+    """Return how much of each pixel of its box an object covers, (pixels, pixels) in [0, 1]."""
+    covered: NDArray[np.float32] = _stencil(item.shape, item.pixels)[..., 0]
+    return covered
+
+
 @functools.cache
 def _stencil(shape: int, pixels: int) -> NDArray[np.float32]:
     """Return how much of each pixel the shape covers, (pixels, pixels, 1); it touches all four edges."""

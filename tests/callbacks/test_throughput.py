@@ -68,6 +68,7 @@ def test_a_bad_step_has_no_norm_to_log(tmp_path: Path) -> None:
     assert "speed/gradient_norm" not in run_steps(Throughput(lambda _: {}, Health(tmp_path)), trainer)
 
 
+@pytest.mark.slow
 def test_utilisation_is_the_models_flops_over_those_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch, peak = PretrainTask("tiny", {"itm": 1.0}), pretrain_batch(rows=4), 1e9
     shown: dict[str, float] = {}

@@ -110,6 +110,7 @@ def test_ways_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best == {"a": 1, "b": 2}
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(
         "sys.argv",

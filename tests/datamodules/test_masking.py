@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.masking import covered_patches, draw_boxes, mask_tokens, pair_partners
+from datamodules.masking import _lay_block, covered_patches, draw_blocks, draw_boxes, mask_tokens, pair_partners
 from vle_lightning.batch import IGNORED
 from vle_lightning.models.regions import box_patches
 
@@ -124,3 +127,69 @@ def test_every_box_is_drawn_at_times() -> None:
     rng = np.random.default_rng(0)
     counts = sum(draw_boxes(boxes, np.zeros((1, 6), int), rng, (6, 6)).astype(int) for _ in range(600))
     assert np.all(np.abs(np.asarray(counts) - 200) < 60)  # 2 of 6 each time
+
+
+def blocks_of(hidden: np.ndarray) -> int:
+    """Count hidden patches that have a hidden neighbour."""
+    padded = np.pad(hidden, 1)
+    near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return int((hidden & near).sum())
+
+
+@given(
+    rows=st.integers(1, 4),
+    grid=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+    share=st.floats(0.01, 1.0),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_blocks_hide_equally_many_patches_of_each_image(
+    rows: int, grid: tuple[int, int], share: float, seed: int
+) -> None:
+    patches = grid[0] * grid[1]
+    drawn = draw_blocks(rows, grid, share, np.random.default_rng(seed))
+    assert drawn.shape == (rows, patches)
+    assert (drawn.sum(1) == min(patches, max(1, round(share * patches)))).all()
+    assert np.array_equal(drawn, draw_blocks(rows, grid, share, np.random.default_rng(seed)))
+    assert not draw_blocks(rows, grid, 0.0, np.random.default_rng(seed)).any()
+
+
+def beits(draw: random.Random) -> np.ndarray:
+    """Restate BEiT's own masks (unilm, beit/masking_generator.py) for 75 of 14 x 14 patches; some have a few less."""
+    mask, count = np.zeros((14, 14), dtype=bool), 0
+    while count < 75:
+        added = 0
+        for _ in range(10):
+            area, ratio = draw.uniform(16, 75 - count), math.exp(draw.uniform(math.log(0.3), math.log(1 / 0.3)))
+            height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if width < 14 and height < 14:
+                top, left = draw.randint(0, 14 - height), draw.randint(0, 14 - width)
+                block = mask[top : top + height, left : left + width]
+                if 0 < height * width - block.sum() <= 75 - count:
+                    added = int(height * width - block.sum())
+                    block[:] = True
+                    break
+        if not added:
+            break
+        count += added
+    return mask
+
+
+def test_blocks_fall_where_beits_do() -> None:
+    drawn = draw_blocks(2000, (14, 14), 75 / 196, np.random.default_rng(0)).reshape(-1, 14, 14)
+    source = random.Random(0)
+    theirs = np.array([beits(source) for _ in range(2000)])
+    assert (drawn.sum((1, 2)) == 75).all()
+    assert abs(drawn.mean(0) - theirs.mean(0)).max() < 0.06
+    for masks in (drawn, theirs):  # nearly every hidden patch has a hidden neighbour; one by one, five in six
+        assert sum(map(blocks_of, masks)) / masks.sum() > 0.99
+
+
+def test_a_first_block_has_beits_sizes() -> None:
+    """At least 16 of 196 patches up to rounding, height over width from 0.3 to 1 / 0.3 up to rounding."""
+    for seed in range(300):
+        picture = np.zeros((14, 14), dtype=bool)
+        assert _lay_block(picture, 75, np.random.default_rng(seed))
+        rows, columns = picture.any(1).sum(), picture.any(0).sum()
+        assert picture.sum() == rows * columns
+        assert 12 <= picture.sum() <= 75
+        assert 0.3 * 0.8 < rows / columns < 1 / 0.3 / 0.8

@@ -14,8 +14,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.dataset import BatchHead
+from datamodules.images import ImagesOfFolder
 from datamodules.records import Text
-from datamodules.retrieval import ImagesOfFolder, RetrievalBuilder, RetrievalDataModule
+from datamodules.retrieval import RetrievalBuilder, RetrievalDataModule
 from datamodules.sampler import EvalSampler
 from datamodules.shards import RawSample, SampleError, ShardFolder
 from datamodules.transforms import View

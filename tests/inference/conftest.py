@@ -14,6 +14,7 @@ from vle_lightning.inference.processor import Processor
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.streams import Stream
 from vle_lightning.tasks.base import VisionLanguageTask
+from vle_lightning.tasks.dual_retrieval import DualRetrievalTask
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.vcr import VCRTask
 from vle_lightning.tasks.vqa import VQATask
@@ -53,13 +54,15 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tokenizer_folder: Path) -> Callable[[str], Path]:
-    """Give the folder of a tiny exported model: pretrain, vqa, vcr-q2a or vcr-qa2r; each is made once."""
+    """Give the folder of a tiny exported model: pretrain, vqa, vcr-q2a, vcr-qa2r or a dual encoder; each once."""
     made: dict[str, Path] = {}
     kinds: dict[str, Callable[[], VisionLanguageTask]] = {
         "pretrain": lambda: PretrainTask("tiny", classes=5),
         "vqa": lambda: VQATask("tiny", answers=len(ANSWERS)),
         "vcr-q2a": lambda: VCRTask("tiny", mode="q2a"),
         "vcr-qa2r": lambda: VCRTask("tiny", mode="qa2r"),
+        "dual": lambda: DualRetrievalTask("tiny"),
+        "dual-experts": lambda: DualRetrievalTask("vlmo-tiny"),
     }
 
     def export(kind: str) -> Path:

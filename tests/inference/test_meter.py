@@ -153,7 +153,7 @@ def test_features_are_the_encoders_states(pretrained: Path, tokenizer: str, pict
 
 
 def test_what_a_bare_file_lacks_is_told_in_one_sentence(vqa: Path, tokenizer: str) -> None:
-    with pytest.raises(UserError, match=r"such as METER's, give tokenizer$"):
+    with pytest.raises(UserError, match=r"such as METER's or VLMo's, give tokenizer$"):
         pipeline("vqa", vqa)
     with pytest.raises(UserError, match="^processor and tokenizer were given; give one of the two$"):
         pipeline("vqa", vqa, tokenizer=tokenizer, processor=Processor.prepared(tokenizer, SIZE))

@@ -82,6 +82,7 @@ def test_drawn_images_teach_the_image_encoder() -> None:
     assert pixels.grad.flatten(1).any(1).all()
 
 
+@pytest.mark.slow
 def test_a_plan_counts_drawn_images_and_hidden_patches() -> None:
     sample = Sample(10, 48, patches=0.15)
     plain, drawn = (

@@ -240,5 +240,6 @@ def first_rows(batch: PretrainBatch, rows: int) -> PretrainBatch:
 
 
 def test_an_unknown_objective_is_named_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="no objective 'itn'; choose among itm, mim_codes, mim_contrast, mlm, mpc, pbc"):
+    known = "itc, itm, itm_hard, mim_codes, mim_contrast, mlm, mpc, pbc"
+    with pytest.raises(UserError, match=f"no objective 'itn'; choose among {known}"):
         find_objective("itn")

@@ -12,7 +12,7 @@ import torch
 
 from tests.factories import PARTS
 from tests.plan.measured import MIDDLE, SAMPLE
-from vle_lightning.flops import PART_OF, run_part
+from vle_lightning.flops import run_part
 from vle_lightning.models.backbone import EncoderCall
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS
@@ -103,7 +103,7 @@ def test_the_batch_is_extrapolated_exactly() -> None:
     parts = kept_by_part(PRESETS["toy"], workload.recording, 1.0, ON_CPU)
     counted = dict.fromkeys(PARTS, 0.0)
     for call in workload.recording.encoder:
-        counted[PART_OF[call.way]] += saved_bytes(PRESETS["toy"], call, ON_CPU)
+        counted[PRESETS["toy"].part_of_call(call.way)] += saved_bytes(PRESETS["toy"], call, ON_CPU)
     assert {part: kept.whole for part, kept in parts.items()} == pytest.approx(counted)
 
 

@@ -46,6 +46,7 @@ def test_views_follow_from_the_objectives(objectives: dict[str, float] | None, c
     assert [(call.way, call.sizes[0]) for call in workload.recording.encoder] == calls
 
 
+@pytest.mark.slow
 def test_a_joint_pass_saves_a_fusion() -> None:
     sample = Sample(10, 48)
     apart, joint = (pretraining_workload("tiny", 4, sample, passes=passes).flops() for passes in ("apart", "joint"))

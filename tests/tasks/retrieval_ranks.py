@@ -9,12 +9,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from tests.factories import SIZE, generator, make_texts
 from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
 from vle_lightning.tasks.base import Stage
+from vle_lightning.tasks.dual_retrieval import DualRetrievalTask
 from vle_lightning.tasks.retrieval import RetrievalTask
 
 IMAGES = 6
@@ -37,6 +38,7 @@ def retrieval_batch(
         pixel_values=torch.randn(rows, 3, SIZE, SIZE, generator=random),
         input_ids=ids,
         attention_mask=mask,
+        keys=torch.arange(rows)[:, None].expand(-1, 3),
         owners=owners,
         image_ids=tuple(f"image/{row}" for row in range(rows)),
         text_ids=tuple(f"image/{row}/{place}" for row in range(rows) for place in range(captions)),
@@ -56,6 +58,7 @@ def part_of(batch: RetrievalBatch, rows: list[int], valid: bool = True) -> Retri
         pixel_values=batch.pixel_values[rows],
         input_ids=batch.input_ids[texts],
         attention_mask=batch.attention_mask[texts],
+        keys=batch.keys[rows],
         owners=torch.tensor([rows.index(int(batch.owners[text])) for text in texts]),
         image_ids=tuple(batch.image_ids[row] for row in rows),
         text_ids=tuple(batch.text_ids[text] for text in texts),
@@ -71,10 +74,22 @@ def make_task(**options: Any) -> RetrievalTask:  # noqa: ANN401
         return RetrievalTask("tiny", **options).eval()
 
 
+def make_dual(architecture: str = "vlmo-tiny", **options: Any) -> DualRetrievalTask:  # noqa: ANN401
+    """Build a tiny dual encoder with fixed weights that tell texts, and images, apart."""
+    torch.manual_seed(0)
+    with patch.object(DualRetrievalTask, "log"):
+        task = DualRetrievalTask(architecture, **options).eval()
+    for module in task.model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.3)
+    return task
+
+
 @torch.no_grad()
-def results_of(share: list[int]) -> dict[str, Any]:
+def results_of(share: list[int], is_dual: bool = False) -> dict[str, Any]:
     """Score and rank this rank's share, two images a batch; a rank without images sees a filler."""
-    task, whole = make_task(contrastive=1.0, folds=(1, 3)), retrieval_batch(IMAGES, captions=2)
+    task = make_dual(folds=(1, 3)) if is_dual else make_task(contrastive=1.0, folds=(1, 3))
+    whole = retrieval_batch(IMAGES, captions=2)
     pieces = [share[start : start + 2] for start in range(0, len(share), 2)]
     batches = [part_of(whole, rows) for rows in pieces] or [part_of(whole, [0], valid=False)]
     results: dict[str, Any] = {}
@@ -102,7 +117,7 @@ def broken(rank: int, share: list[int]) -> str:
     return "no error"
 
 
-def work(rank: int, folder: Path) -> None:
+def work(rank: int, folder: Path, is_dual: bool = False) -> None:
     """Be this rank in a world of two (which rank 2 is not part of) and in one of three, and write what it computes."""
     torch.set_num_threads(1)
     results: dict[int, tuple[dict[str, Any], str]] = {}
@@ -110,6 +125,6 @@ def work(rank: int, folder: Path) -> None:
         if rank < world > 1:
             store = f"file://{folder}/store-{world}"
             distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=PATIENCE)
-            results[world] = results_of(shares[rank]), broken(rank, [2 * rank, 2 * rank + 1])
+            results[world] = results_of(shares[rank], is_dual), broken(rank, [2 * rank, 2 * rank + 1])
             distributed.destroy_process_group()
     (folder / f"rank-{rank}").write_bytes(pickle.dumps(results))

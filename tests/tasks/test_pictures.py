@@ -203,6 +203,7 @@ def test_a_gallery_keeps_images_with_their_texts() -> None:
         pixel_values=torch.arange(3.0)[:, None, None, None].expand(3, 3, 8, 8),
         input_ids=torch.arange(5)[:, None],
         attention_mask=torch.ones(5, 1, dtype=torch.bool),
+        keys=torch.arange(3)[:, None].expand(-1, 3),
         owners=torch.tensor([2, 0, 1, 2, 1]),
         image_ids=("i0", "i1", "i2"),
         text_ids=tuple("abcde"),

@@ -149,9 +149,9 @@ def test_the_contrastive_loss_is_that_of_its_definition() -> None:
         for line in (similarities[row], similarities[:, row]):
             rivals = [line[k].exp() for k in range(3) if k == row or groups[k] != groups[row]]
             terms.append(-(line[row].exp() / sum(rivals)).log().item())
-    loss = contrastive_loss(similarities, groups, valid)
+    loss = contrastive_loss(similarities, groups[:, None] == groups, valid)
     assert loss.item() == pytest.approx(sum(terms) / 6, abs=1e-6)
-    assert contrastive_loss(similarities, groups, torch.zeros(4, dtype=torch.bool)).item() == 0
+    assert contrastive_loss(similarities, groups[:, None] == groups, torch.zeros(4, dtype=torch.bool)).item() == 0
 
 
 def test_the_temperature_starts_at_clips_and_is_clamped() -> None:

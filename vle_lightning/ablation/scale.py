@@ -14,7 +14,7 @@ from vle_lightning.ablation.rows import Options, Row, Study, merge
 from vle_lightning.ablation.running import PRETRAIN
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import PRESET, read_architecture
-from vle_lightning.models.presets import PRESETS
+from vle_lightning.models.presets import ALL_PRESETS
 from vle_lightning.plan.command import Options as PlanOptions
 from vle_lightning.plan.command import make_plan
 
@@ -53,8 +53,8 @@ def at_scale(
     Raises:
         UserError: there is no such preset.
     """
-    if preset not in PRESETS:
-        raise UserError(f"--scale: there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    if preset not in ALL_PRESETS:
+        raise UserError(f"--scale: there is no preset {preset!r}; choose one of {', '.join(ALL_PRESETS)}")
     counted = []
     with tempfile.TemporaryDirectory() as folder:
         for row in rows:

@@ -25,10 +25,10 @@ BATCH, REGIONS, CLASSES = 4, 5, 1600
 SHORTEST, LONGEST, PADDED = 8, 20, 50  # tokens; the plain recipe pads every text to 50
 
 
-def make_batch(image_size: int, vocabulary: int) -> PretrainBatch:
-    """Draw four random pairs with seed 0, text lengths uniform in 8-20 tokens, five boxes each."""
+def make_batch(image_size: int, vocabulary: int, shortest: int = SHORTEST, longest: int = LONGEST) -> PretrainBatch:
+    """Draw four random pairs with seed 0, text lengths uniform in 8-20 tokens by default, five boxes each."""
     random = torch.Generator().manual_seed(0)
-    lengths = torch.randint(SHORTEST, LONGEST + 1, (BATCH,), generator=random)
+    lengths = torch.randint(shortest, longest + 1, (BATCH,), generator=random)
     tokens = int(lengths.max())
     mask = torch.arange(tokens) < lengths[:, None]
     ids = torch.randint(5, vocabulary, (BATCH, tokens), generator=random).masked_fill(~mask, 0)
@@ -43,6 +43,7 @@ def make_batch(image_size: int, vocabulary: int) -> PretrainBatch:
         input_ids=ids,
         attention_mask=mask,
         texts=("",) * BATCH,
+        keys=torch.arange(BATCH)[:, None].expand(-1, 3),
         masked_input_ids=ids.masked_fill(chosen, 4),
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,
@@ -59,9 +60,9 @@ def make_batch(image_size: int, vocabulary: int) -> PretrainBatch:
     )
 
 
-def padded(batch: PretrainBatch) -> PretrainBatch:
-    """Pad the texts to 50 tokens, as METER and ViLT do."""
-    more = PADDED - batch.input_ids.shape[1]
+def padded(batch: PretrainBatch, tokens: int = PADDED) -> PretrainBatch:
+    """Pad the texts to 50 tokens, as METER and ViLT do, or to another length."""
+    more = tokens - batch.input_ids.shape[1]
     return replace(
         batch,
         input_ids=F.pad(batch.input_ids, (0, more)),
@@ -84,11 +85,12 @@ def plain_loss(task: PretrainTask, batch: PretrainBatch) -> Tensor:
     for objective in task.objectives.values():
         assert isinstance(objective, Objective)
         (fused,) = fuse_views(task.model, batch, [objective.views], objective.vectors())
-        losses.append(_all_words_loss(task, fused, batch) if objective.name == "mlm" else objective(fused, batch).loss)
+        losses.append(all_words_loss(task, fused, batch) if objective.name == "mlm" else objective(fused, batch).loss)
     return torch.stack(losses).sum()
 
 
-def _all_words_loss(task: PretrainTask, fused: Fused, batch: PretrainBatch) -> Tensor:
+def all_words_loss(task: PretrainTask, fused: Fused, batch: PretrainBatch) -> Tensor:
+    """Score every word at every token, and judge the masked ones."""
     mlm = task.objectives["mlm"]
     logits = mlm.get_submodule("decoder")(mlm.get_submodule("transform")(fused.text))
     return F.cross_entropy(logits.flatten(0, 1), batch.mlm_targets.flatten(), ignore_index=IGNORED)

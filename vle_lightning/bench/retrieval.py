@@ -35,6 +35,7 @@ def make_set(images: int, captions: int, image_size: int, vocabulary: int) -> Re
         pixel_values=torch.randn(images, 3, image_size, image_size, generator=random),
         input_ids=torch.randint(5, vocabulary, mask.shape, generator=random).masked_fill(~mask, 0),
         attention_mask=mask,
+        keys=torch.arange(images)[:, None].expand(-1, 3),
         owners=torch.arange(images).repeat_interleave(captions),
         image_ids=names,
         text_ids=tuple(f"{row:04d}" for row in range(texts)),

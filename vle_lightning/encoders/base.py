@@ -115,10 +115,10 @@ class ImageEncoder(nn.Module):
         """Encode B images (B, 3, H, W), normalised; states (B, prefix + P, D)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
-    def blackened(self, pixel_values: Tensor, patches: Tensor) -> Tensor:
-        """Return the pixels (B, 3, H, W) with those of hidden patches, (B, P) bool, black."""
-        rows, columns = self.layout.grid(pixel_values)
-        side = self.layout.patch_size
-        pixels = patches.view(-1, 1, rows, columns).repeat_interleave(side, 2).repeat_interleave(side, 3)
-        black = pixel_values.new_tensor(self.pixels.black)
-        return torch.where(pixels, black[:, None, None], pixel_values)
+
+def blackened(pixel_values: Tensor, patches: Tensor, layout: ImageLayout, pixels: PixelFacts) -> Tensor:
+    """Return the pixels (B, 3, H, W) with those of hidden patches, (B, P) bool, black."""
+    rows, columns = layout.grid(pixel_values)
+    side = layout.patch_size
+    chosen = patches.view(-1, 1, rows, columns).repeat_interleave(side, 2).repeat_interleave(side, 3)
+    return torch.where(chosen, pixel_values.new_tensor(pixels.black)[:, None, None], pixel_values)

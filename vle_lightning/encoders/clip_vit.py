@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoder
 
-from vle_lightning.encoders.base import ImageEncoder, ImageEncoderConfig, PatchMask
+from vle_lightning.encoders.base import ImageEncoder, ImageEncoderConfig, PatchMask, blackened
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.errors import UserError
 from vle_lightning.streams import ImageLayout, Stream
@@ -84,7 +84,7 @@ class ClipViT(ImageEncoder):
     def forward(self, pixel_values: Tensor, hidden: PatchMask | None = None) -> Stream:
         """Encode B images (B, 3, H, W), CLIP-normalised; states (B, 1 + P, D), CLS first, patches row by row."""
         if hidden is not None and hidden.vector is None:
-            pixel_values = self.blackened(pixel_values, hidden.patches)
+            pixel_values = blackened(pixel_values, hidden.patches, self.layout, self.pixels)
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
         if hidden is not None and hidden.vector is not None:
             patches = torch.where(hidden.patches[..., None], hidden.vector.to(patches.dtype), patches)

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from vle_lightning.encoders.base import ImageEncoder, ImageEncoderConfig, PatchMask, PixelFacts
+from vle_lightning.encoders.base import ImageEncoder, ImageEncoderConfig, PatchMask, PixelFacts, blackened
 from vle_lightning.encoders.positions import resize_bias_table
 from vle_lightning.errors import UserError
 from vle_lightning.streams import ImageLayout, Stream
@@ -149,7 +149,7 @@ class TimmImageEncoder(ImageEncoder):
                 f"{self.config.image_size} and takes no others; set data.image_size, or the pipeline's, to that"
             )
         if hidden is not None and hidden.vector is None:
-            pixel_values, hidden = self.blackened(pixel_values, hidden.patches), None
+            pixel_values, hidden = blackened(pixel_values, hidden.patches, self.layout, self.pixels), None
         handle = None if hidden is None else self.model.patch_embed.register_forward_hook(self._hide(hidden))
         try:
             states = self.model.forward_features(pixel_values)

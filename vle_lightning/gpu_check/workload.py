@@ -38,6 +38,7 @@ def make_pairs(rows: int, image_size: int, vocabulary: int, tokens: int = TOKENS
         input_ids=ids,
         attention_mask=torch.ones(rows, tokens, dtype=torch.bool),
         texts=("",) * rows,
+        keys=torch.arange(rows)[:, None].expand(-1, 3),
         masked_input_ids=ids.masked_fill(chosen, 4),
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from vle_lightning.errors import UserError
 from vle_lightning.hub.checks import check_values, with_floats
 from vle_lightning.models.backbone import BackboneConfig
-from vle_lightning.models.presets import PRESETS
+from vle_lightning.models.presets import ALL_PRESETS
 from vle_lightning.parts import PartConfig, find_kind
 
 Architecture = str | dict[str, Any] | BackboneConfig  # a preset's name, plain types, or the configuration itself
@@ -30,8 +30,9 @@ SHARED = (  # sizes that a part of another kind takes over from the one that it 
     "patch_size",
     "token_types",
 )
-# no weight depends on these, or (on Swin's window) none that is not resized with the pictures
-FREE = ("dropout", "attention_dropout", "drop_path", "image_size", "window_size")
+# no weight depends on these, or (on Swin's window) none that is not resized with the pictures; that there is a layer
+# scale the tensors tell, and its number is a start alone
+FREE = ("dropout", "attention_dropout", "drop_path", "image_size", "window_size", "init_std", "layer_scale")
 
 
 def read_architecture(given: Architecture | Mapping[str, Any], where: str = OPTION) -> BackboneConfig:
@@ -74,10 +75,12 @@ def to_plain(config: PartConfig) -> dict[str, Any]:
 
 def differences(theirs: BackboneConfig, ours: BackboneConfig) -> list[str]:
     """Name the options in which two networks differ, so that weights of one are of no use in the other."""
+    if theirs.kind != ours.kind:
+        return [f"architecture.kind is {theirs.kind!r}, the model has {ours.kind!r}"]
     there, here = (dict(_leaves(to_plain(config), "architecture")) for config in (theirs, ours))
     faults = []
     for name in {**there, **here}:
-        if name.count(".") > 1 and name.rsplit(".", 1)[-1] not in FREE and there.get(name) != here.get(name):
+        if name.rsplit(".", 1)[-1] not in FREE and there.get(name) != here.get(name):
             faults.append(f"{name} is {there.get(name)!r}, the model has {here.get(name)!r}")
     return faults
 
@@ -93,9 +96,9 @@ def refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> N
 
 
 def _preset(name: object, where: str) -> BackboneConfig:
-    if not isinstance(name, str) or name not in PRESETS:
-        raise UserError(f"{where}: no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if not isinstance(name, str) or name not in ALL_PRESETS:
+        raise UserError(f"{where}: no preset {name!r}; choose one of {', '.join(ALL_PRESETS)}")
+    return ALL_PRESETS[name]
 
 
 def _find(base: type[PartConfig], kind: object, where: str) -> type[Any]:

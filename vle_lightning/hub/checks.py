@@ -15,6 +15,7 @@ from vle_lightning.errors import UserError
 LEAST = {  # of whole numbers; 1 where nothing is said
     "token_types": 2,  # text and image
     "conv_kernel": 0,  # no convolution
+    "fusion_layers": 0,  # no experts for pairs
     "pad_token_id": 0,
     "position_buckets": -1,  # these two: transformers' word for "not used"
     "max_relative_positions": -1,

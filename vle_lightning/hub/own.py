@@ -29,6 +29,8 @@ UNNAMED = {  # where the heads of the first checkpoints lie, which do not say so
     "objectives.pbc.head": "pbc_classifier",
     "objectives.mpc": "mpc",
 }
+CARRIED = "carried."  # before the names of a published layout: what no model reads, and is written back as it was
+CONTRAST = "itc"
 RETIRED = {"mpc": "head."}  # heads of earlier versions, and what their tensors' names begin with
 
 
@@ -73,9 +75,21 @@ def sort_weights(weights: Mapping[str, Tensor], heads: Mapping[str, str]) -> Own
         else:
             sorted_heads[home][key.removeprefix(f"{heads[home]}.")] = value
     retired = [n for n, part in RETIRED.items() if any(key.startswith(part) for key in sorted_heads.get(n, ()))]
-    kept = {name: head for name, head in sorted_heads.items() if name not in retired}
+    kept = _apart({name: head for name, head in sorted_heads.items() if name not in retired})
     told = tuple(f"{name} (of an earlier version, which read something else)" for name in retired)
     return OwnWeights(encoder, kept, tuple(sorted(dropped)), told)
+
+
+def _apart(heads: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Part the ways of contrast, which were one head at first: ``single.`` is ``itc``, ``pair.`` is ``itc_pair``."""
+    joined = heads.get(CONTRAST, {})
+    if not any(key.startswith("single.") for key in joined):
+        return heads
+    parted = {
+        name: {key.removeprefix(f"{way}."): value for key, value in joined.items() if key.startswith(f"{way}.")}
+        for name, way in ((CONTRAST, "single"), (f"{CONTRAST}_pair", "pair"))
+    }
+    return {**heads, **{name: head for name, head in parted.items() if head}}
 
 
 def guess_heads(weights: Mapping[str, Tensor]) -> dict[str, str]:

@@ -20,11 +20,13 @@ from vle_lightning.encoders.hf_text import HFTextEncoder
 from vle_lightning.encoders.timm_image import TimmImageEncoder
 from vle_lightning.encoders.word_embeddings import WordEmbeddings
 from vle_lightning.errors import UserError
+from vle_lightning.hub.beit import TIMM, fill_mome
 from vle_lightning.hub.filling import LoadReport, fill
 from vle_lightning.hub.folder import BROKEN, read_plain, read_weights
 from vle_lightning.hub.keymap import KeyMap, translate
 from vle_lightning.hub.vle_options import IMAGE, TEXT
 from vle_lightning.models.backbone import Backbone
+from vle_lightning.models.mome import MoME
 
 Loaded = TypeVar("Loaded")
 OPEN_CLIP = "open_clip:"  # prefix of open_clip:ARCHITECTURE/PRETRAINED, as in open_clip:ViT-B-16-quickgelu/openai
@@ -54,7 +56,6 @@ OPEN_CLIP_VISUAL: KeyMap = {
 }
 
 
-TIMM = "timm:"  # prefix of a name of timm's weights
 BERT_EMBEDDINGS = {
     "word_embeddings.weight": "words.weight",
     "position_embeddings.weight": "positions.weight",
@@ -84,12 +85,18 @@ def fill_encoder(model: Backbone, modality: str, source: str) -> LoadReport:
     Args:
         model: the backbone.
         modality: text or image.
-        source: what its kind of encoder can start from, see `FILLERS`.
+        source: what its kind of encoder can start from, see `FILLERS`; of a backbone without encoders what all of it
+            can, see `BACKBONES`.
 
     Raises:
         UserError: the encoder cannot start from anything, or the source does not fit it.
     """
+    for backbone, fill_backbone in BACKBONES.items():
+        if isinstance(model, backbone):
+            return fill_backbone(model, modality, source)
     encoder = model.encoders().get(modality)
+    if encoder is None:
+        raise UserError(f"model.{modality}_init: {type(model).__name__} has no {modality} encoder of its own")
     for kind, fill_from in FILLERS.items():
         if isinstance(encoder, kind):
             return fill_from(encoder, source)
@@ -301,6 +308,7 @@ def _read_timm(file: Path) -> dict[str, Any]:
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
+BACKBONES: dict[type[Backbone], Callable[[Any, str, str], LoadReport]] = {MoME: fill_mome}
 FILLERS: dict[type[nn.Module], Callable[[Any, str], LoadReport]] = {
     DebertaEncoder: fill_text_tower,
     ClipViT: fill_image_tower,

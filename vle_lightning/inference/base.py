@@ -45,7 +45,7 @@ class Seen(NamedTuple):
 
 
 class Pipeline:
-    """Base of the seven pipelines. A subclass says what an item is given by and what becomes of it."""
+    """Base of the pipelines. A subclass says what an item is given by and what becomes of it."""
 
     text_name = "text"  # the keyword that holds the text
     __call__: Callable[..., Any]  # one item, a list or a stream of them, as keywords or as dictionaries
@@ -62,7 +62,7 @@ class Pipeline:
             UserError: tokenizer and model do not belong together.
         """
         self.settings, self.processor = settings, settings.processor
-        words, rows = len(self.processor.tokenizer), encoder.vocabulary
+        words, rows = len(self.processor.tokenizer) if self.processor.reads_texts else 0, encoder.vocabulary
         if words > rows:
             raise UserError(
                 f"{settings.source}: the tokenizer has {words} ids, the model knows {rows}; give the processor "

@@ -1,4 +1,4 @@
-"""The shell commands on pictures: ``python -m vle_lightning {ask,match,heatmap,vcr}``, JSON on stdout."""
+"""The shell commands on pictures: ``python -m vle_lightning {ask,match,heatmap,vcr,retrieve}``, JSON on stdout."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vle_lightning.inference.base import Pipeline
 from vle_lightning.inference.kinds import DRAWN
 from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.pipelines import pipeline
+from vle_lightning.inference.retrieve import RetrievePipeline
 from vle_lightning.inference.vcr_layout import read_annotation, read_boxes
 
 PUBLISHED = {  # the model of each pipeline where none is named
@@ -53,7 +54,6 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     """
     command = ANSWERS[name]
     parser = OneSentenceParser(f"python -m vle_lightning {name}", description=command.__doc__, allow_abbrev=False)
-    parser.add_argument("image", type=Path, help="picture file")
     result = command(parser, arguments)
     print(json.dumps(finite(result), ensure_ascii=False, allow_nan=False))
     return 0
@@ -61,6 +61,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
 
 def ask(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
     """Answer a question about a picture."""
+    _take_picture(parser)
     parser.add_argument("question")
     parser.add_argument("--top_k", type=int, default=5, help="how many answers")
     options = _parse(parser, arguments)
@@ -69,6 +70,7 @@ def ask(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # no
 
 def match(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
     """Say whether a text describes a picture."""
+    _take_picture(parser)
     parser.add_argument("text")
     options = _parse(parser, arguments)
     return _load("itm", options)(image=options.image, text=options.text)
@@ -76,6 +78,7 @@ def match(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # 
 
 def heatmap(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
     """Draw which parts of a picture a text mentions."""
+    _take_picture(parser)
     parser.add_argument("text")
     parser.add_argument("--out", type=Path, required=True, help="picture file to write, such as heat.png")
     parser.add_argument("--zoom", type=int, help="whole factor of the drawing's size (default: at least 256 px)")
@@ -96,6 +99,7 @@ def heatmap(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  
 
 def vcr(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
     """Choose among the four answers (q2a) or rationales (qa2r) of a question about tagged objects."""
+    _take_picture(parser)
     parser.add_argument("annotation", type=Path, help="JSON file, one question in VCR's layout")
     parser.add_argument("--metadata", type=Path, help="JSON file with the boxes; by default in the annotation")
     parser.add_argument("--task", choices=("q2a", "qa2r"), default="q2a", help="what to choose (default: q2a)")
@@ -108,13 +112,50 @@ def vcr(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # no
     )
 
 
+def retrieve(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
+    """Find the pictures that a text describes, or the texts that describe a picture; by a model with contrast."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--images", type=Path, help="folder of pictures to search")
+    source.add_argument("--texts", type=Path, help="file of texts to search, one a line")
+    parser.add_argument("--index", type=Path, help="file to keep the vectors in; what it holds is not encoded again")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--text", help="what to find pictures for")
+    asked.add_argument("--image", type=Path, help="picture to find texts for")
+    parser.add_argument("--top_k", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="encoded at a time (default: %(default)s)")
+    options = _parse(parser, arguments)
+    if options.model is None:
+        raise UserError("--model is missing: no published model is known that has a head of contrast; name yours")
+    if options.images is None and options.texts is None and options.index is None:
+        raise UserError("there is nothing to search: give --images, --texts, or --index of an earlier call")
+    found = _load("retrieve", options)
+    assert isinstance(found, RetrievePipeline)
+    if options.images is not None:
+        index = found.index_images(options.images, options.index, options.batch_size)
+    elif options.texts is not None:
+        index = found.index_texts(options.texts, options.index, options.batch_size)
+    else:
+        index = found.open_index(options.index)
+    result: dict[str, object] = {"kind": index.kind, "size": len(index), **index.changes._asdict()}
+    result["broken"] = [{"image": name, "reason": told} for name, told in index.broken.items()]
+    if options.text is None and options.image is None:
+        return result
+    asked_with = {"text": options.text, "image": options.image}
+    return {"best": found(index=index, top_k=options.top_k, **asked_with), **result}
+
+
 ANSWERS: dict[str, Callable[[argparse.ArgumentParser, Sequence[str]], Any]] = {
     "ask": ask,
     "match": match,
     "heatmap": heatmap,
     "vcr": vcr,
+    "retrieve": retrieve,
 }
 COMMANDS = {name: partial(run_command, name) for name in ANSWERS}
+
+
+def _take_picture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, help="picture file")
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
@@ -124,7 +165,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--dtype", default="float32", help="float type (default: float32)")
     options = parser.parse_args(arguments)
-    open_picture(options.image)  # before a model is fetched
+    if options.image is not None:
+        open_picture(options.image)  # before a model is fetched
     return options
 
 

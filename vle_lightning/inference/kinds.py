@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vle_lightning.errors import UserError
-from vle_lightning.hub.pretrained import from_pretrained
+from vle_lightning.hub.pretrained import from_pretrained, read_pretrained
 from vle_lightning.inference.base import Pipeline, Settings, load_task
 from vle_lightning.inference.items import Item, check_count
 from vle_lightning.inference.pictures import draw_heat, stretch
 from vle_lightning.inference.runs import run_settings
+from vle_lightning.inference.vectors import HEAD, DualEncoder
 from vle_lightning.objectives.itm import ImageTextMatching
 from vle_lightning.objectives.mlm import MaskedLanguageModelling
 from vle_lightning.objectives.pbc import PatchBoxClassification
@@ -191,12 +192,18 @@ class MLMPipeline(Pipeline):
 
 
 class FeaturesPipeline(Pipeline):
-    """Gives the states of the towers, and of their fusion."""
+    """Gives the states of the towers, of their fusion, and the vectors that contrast compares."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load an encoder from any model."""
-        encoder, self.load_report = from_pretrained(settings.source)
-        super().__init__(settings, encoder, encoder)
+        """Load an encoder from any model, and its head of contrast where it has one."""
+        pretrained = read_pretrained(settings.source)
+        self.dual = DualEncoder(pretrained) if HEAD in pretrained.heads else None
+        if self.dual is None:
+            encoder, self.load_report = from_pretrained(settings.source)
+            super().__init__(settings, encoder, encoder)
+        else:
+            self.load_report = self.dual.load_report
+            super().__init__(settings, self.dual, self.dual.model)
 
     def __call__(
         self, items: object = None, *, image: object = None, text: object = None, batch_size: int | None = None
@@ -205,6 +212,8 @@ class FeaturesPipeline(Pipeline):
 
         ``image`` (1 + P, width of the image tower) and ``text`` (T, width of the text tower), whichever is given.
         With both also ``fused_image`` (1 + P, D), ``fused_text`` (T, D) and ``pooled`` (2 D,), text then image.
+        Of a model with a head of contrast also ``image_vector`` and ``text_vector`` (C,), of length one: their product
+        is what `RetrievePipeline` ranks by.
         """
         return self._run(items, self._answer, batch_size, image=image, text=text)
 
@@ -226,6 +235,10 @@ class FeaturesPipeline(Pipeline):
             features["image"] = image.states
         if fused is not None:
             features |= {"fused_text": fused.text, "fused_image": fused.image, "pooled": fused.pooled}
+        if self.dual is not None and tokens is not None:
+            features["text_vector"] = self.dual.embed_texts(*tokens)
+        if self.dual is not None and seen is not None:
+            features["image_vector"] = self.dual.embed_images(seen.pixel_values)[seen.rows]
         rows = {name: states.float().cpu().numpy() for name, states in features.items()}
         found = [
             {name: states[row, :length] if name.endswith("text") else states[row] for name, states in rows.items()}

@@ -1,4 +1,4 @@
-"""The way in to the seven pipelines."""
+"""The way in to the pipelines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import architecture_of, read_pretrained
 from vle_lightning.inference.base import Pipeline, Settings
+from vle_lightning.inference.images import ClassifyPipeline
 from vle_lightning.inference.items import check_count
 from vle_lightning.inference.kinds import (
     FeaturesPipeline,
@@ -22,6 +23,7 @@ from vle_lightning.inference.kinds import (
     VQAPipeline,
 )
 from vle_lightning.inference.processor import Processor
+from vle_lightning.inference.retrieve import RetrievePipeline
 from vle_lightning.inference.vcr import VCRPipeline
 
 PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
@@ -32,6 +34,8 @@ PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
     "vcr-q2a": partial(VCRPipeline, mode="q2a"),
     "vcr-qa2r": partial(VCRPipeline, mode="qa2r"),
     "features": FeaturesPipeline,
+    "retrieve": RetrievePipeline,
+    "classify": ClassifyPipeline,
 }
 
 
@@ -49,11 +53,11 @@ def pipeline(
     """Load a model for one use.
 
     Args:
-        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r or features.
+        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r, features, classify or retrieve.
         source: a hub name, a folder of the published layout or of ours, a run folder, or its .ckpt file.
         processor: of tokenizer and image settings, or where to find it; that of the source by default.
         tokenizer: folder or hub name, for a checkpoint that comes with neither tokenizer nor image settings, as METER's
-            do; pictures are prepared as METER's are, at the size and with the normalisation of the image encoder.
+            and VLMo's do; pictures are prepared as theirs are, at the size and with the normalisation of the model.
         answers: names of the answers of a VQA head, in order, or a JSON list of them, where the source has none.
         device: a GPU by default, where there is one.
         dtype: of the computation, such as "bfloat16".
@@ -86,11 +90,14 @@ def pipeline(
 
 
 def bare_processor(source: str | Path, tokenizer: str) -> Processor:
-    """Make the processor of a checkpoint that is weights alone: METER's central square at its image encoder's size."""
+    """Make the processor of a checkpoint that is weights alone, at its pictures' size.
+
+    METER takes the central square of a picture, VLMo squeezes all of it into one.
+    """
     architecture = architecture_of(read_pretrained(source))
     with torch.device("meta"):
-        pixels = architecture.build().pixels
-    return Processor.prepared(tokenizer, architecture.image_size, "centre", pixels)
+        model = architecture.build()
+    return Processor.prepared(tokenizer, architecture.image_size, model.framing, model.pixels)
 
 
 def read_answers(answers: Sequence[str] | str | Path | None) -> tuple[str, ...] | None:

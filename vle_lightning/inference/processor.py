@@ -17,9 +17,9 @@ from datamodules.tokenizers import MODEL_FILE, load_tokenizer
 from datamodules.transforms import View
 from vle_lightning.encoders.base import PixelFacts
 from vle_lightning.errors import UserError
-from vle_lightning.hub.folder import find_folder
+from vle_lightning.hub.folder import CONFIG, find_folder
 from vle_lightning.inference.pictures import Picture, open_picture
-from vle_lightning.inference.runs import run_settings
+from vle_lightning.inference.runs import IMAGE_TASKS, run_settings
 
 IMAGE_FILE = "preprocessor_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -34,18 +34,33 @@ class Processor:
     """Tokenizer and image settings of one checkpoint."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, image_processor: CLIPImageProcessorPil, files: Iterable[Path] = ()
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        image_processor: CLIPImageProcessorPil,
+        files: Iterable[Path] = (),
     ) -> None:
         """Join a tokenizer and an image processor.
 
         Args:
-            tokenizer: with the fast backend.
+            tokenizer: with the fast backend; None for models of images alone.
             image_processor: the one on Pillow; the one on torchvision is off by one 8-bit level.
             files: that both were read from, for `save_pretrained`.
         """
-        self.tokenizer, self.image_processor, self.files = tokenizer, image_processor, tuple(files)
+        self._tokenizer, self.image_processor, self.files = tokenizer, image_processor, tuple(files)
         model_file = next((file for file in self.files if file.name == MODEL_FILE), None)
         self._pieces = SentencePieceProcessor(model_file=str(model_file)) if model_file else None
+
+    @property
+    def reads_texts(self) -> bool:
+        """Say whether there is a tokenizer."""
+        return self._tokenizer is not None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer; raises UserError where there is none."""
+        if self._tokenizer is None:
+            raise UserError("this model reads images alone and has no tokenizer; give a processor that has one")
+        return self._tokenizer
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Processor:
@@ -62,13 +77,15 @@ class Processor:
         if run is not None:
             return cls.prepared(run.tokenizer, int(run.data["image_size"]), run.framing, run.pixels)
         path = Path(source) if Path(source).is_dir() else find_folder(source).path
+        if _is_of_images(path):
+            return cls(None, _open_image_processor(path / IMAGE_FILE), [path / IMAGE_FILE])
         tokenizer, files = _open_tokenizer(str(path), source)
         return cls(tokenizer, _open_image_processor(path / IMAGE_FILE), [*files, path / IMAGE_FILE])
 
     @classmethod
     def prepared(
         cls,
-        tokenizer: str,
+        tokenizer: str | None,
         image_size: int,
         framing: str = "squeeze",
         pixels: PixelFacts = PixelFacts(),  # noqa: B008 (immutable)
@@ -76,7 +93,7 @@ class Processor:
         """Make a processor that prepares pictures as the data modules do.
 
         Args:
-            tokenizer: folder or hub name.
+            tokenizer: folder or hub name; None for models of images alone.
             image_size: of the square that a picture becomes, in pixels.
             framing: squeeze: all of the picture; centre: its central square.
             pixels: how they are normalised.
@@ -84,7 +101,7 @@ class Processor:
         Raises:
             UserError: the tokenizer is missing or unusable.
         """
-        opened, files = _open_tokenizer(tokenizer, tokenizer)
+        opened, files = (None, []) if tokenizer is None else _open_tokenizer(tokenizer, tokenizer)
         centre, square = framing == "centre", {"height": image_size, "width": image_size}
         settings = CLIPImageProcessorPil(
             size={"shortest_edge": image_size} if centre else square,
@@ -105,7 +122,7 @@ class Processor:
         contents = {file.name: file.read_bytes() for file in self.files}
         # transformers tells the tokenizer's class by the model's config.json unless this file names it
         settings = json.loads(contents.get(TOKENIZER_CONFIG, b"{}"))
-        if "tokenizer_class" not in settings:
+        if self.reads_texts and "tokenizer_class" not in settings:
             settings["tokenizer_class"] = type(self.tokenizer).__name__
             contents[TOKENIZER_CONFIG] = json.dumps(settings, indent=1, sort_keys=True).encode()
         contents.setdefault(IMAGE_FILE, self.image_processor.to_json_string().encode())
@@ -182,6 +199,15 @@ class Processor:
         columns, rows = settings.crop_size["width"], settings.crop_size["height"]
         x0, y0 = (width - columns) // 2, (height - rows) // 2
         return View(width, height, x0, y0, x0 + columns, y0 + rows)
+
+
+def _is_of_images(folder: Path) -> bool:
+    """Say whether a folder is an export of a task on images alone, which comes without a tokenizer."""
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("task") in IMAGE_TASKS
 
 
 def _open_tokenizer(folder: str, source: str | Path) -> tuple[PreTrainedTokenizerBase, list[Path]]:

@@ -14,6 +14,7 @@ from vle_lightning.hub.sharded import is_sharded
 from vle_lightning.yaml_limits import read_yaml
 
 CONFIG = "config.yaml"
+IMAGE_TASKS = ("classification", "segmentation", "pretrain_images")  # read no texts, and have no tokenizer
 
 
 class RunSettings(NamedTuple):
@@ -51,9 +52,10 @@ class RunSettings(NamedTuple):
         return PixelFacts(tuple(mean), tuple(std))
 
     @property
-    def tokenizer(self) -> str:
-        """Return the tokenizer's folder or hub name."""
-        return self.find(str(self.data["tokenizer"]))
+    def tokenizer(self) -> str | None:
+        """Return the tokenizer's folder or hub name; None of a run on images alone."""
+        given = self.data.get("tokenizer")
+        return None if given is None or self.task in IMAGE_TASKS else self.find(str(given))
 
     @property
     def answers(self) -> list[str] | None:
@@ -111,13 +113,14 @@ def run_settings(source: str | Path) -> RunSettings | None:
             raise UserError(
                 f"{path}: there is no {CONFIG} beside it, which names tokenizer and answers; keep both together, "
                 "or name a run folder, an exported folder or a hub name; of a published file of weights alone, such as "
-                "METER's, give tokenizer"
+                "METER's or VLMo's, give tokenizer"
             )
     content = read_yaml(file)
     if not isinstance(content, dict) or not {"task", "model", "data"} <= content.keys():
         raise UserError(f"{file} is not the record of a run: it has no task, model and data")
     data = content["data"]
-    if not isinstance(data, dict) or not {"tokenizer", "image_size"} <= data.keys():
+    needed = {"image_size"} if content["task"] in IMAGE_TASKS else {"tokenizer", "image_size"}
+    if not isinstance(data, dict) or not needed <= data.keys():
         raise UserError(f"{file}: data has no tokenizer and image_size")
     if not fits(data["image_size"], int) or data["image_size"] < 1:
         raise UserError(f"{file}: data.image_size is {data['image_size']!r}; give a number of pixels")

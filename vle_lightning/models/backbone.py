@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -12,21 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from vle_lightning.encoders.base import PatchMask, PixelFacts
+from vle_lightning.errors import UserError
 from vle_lightning.models.regions import pool_patches
 from vle_lightning.parts import PartConfig
 from vle_lightning.streams import Fused, ImageLayout, Stream
 
 TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects take the following ones
 
+Modality = Literal["text", "image"]
 Blind = Literal["none", "image", "text"]  # the masked modality of a baseline
-Way = Literal["text", "image", "fusion", "pairs", "restore"]
+Framing = Literal["squeeze", "centre"]  # of a picture that is no square: all of it, or its central square
+Alone = Literal["text_alone", "image_alone", "text_single", "image_single", "image_layers"]
+Way = Literal["text", "image", "fusion", "pairs", "restore"] | Alone
 
 
 class EncoderCall(NamedTuple):
     """One call of a backbone, as far as its cost goes."""
 
-    way: Way  # the method: encode_text, encode_image, fuse, pool_pairs, restore
-    sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion and pairs: B, T, N; restore: B, T, N, tokens
+    way: Way  # the method: encode_text, encode_image, ..., image_layers; single: encode_unimodal; alone: encode_alone
+    sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion, pairs: B, T, N; restore: B, T, N, tokens;
+    # alone and single: B, N; image_layers: B, height, width, the last layer
 
 
 class Features(NamedTuple):
@@ -35,6 +40,15 @@ class Features(NamedTuple):
     text: Stream | None  # (B, T, width of the text encoder)
     image: Stream | None  # (B, prefix + P, width of the image encoder)
     fused: Fused | None  # of the pairs
+
+
+class Adapted(NamedTuple):
+    """Weights of a network that differs in what a backbone can make up for."""
+
+    weights: dict[str, Tensor]  # by name, such as the backbone has them
+    settled: tuple[str, ...] = ()  # options of the configuration whose difference this makes up for
+    resized: tuple[str, ...] = ()  # what was cut or extended, for the report
+    new: Mapping[str, tuple[str, ...]] = {}  # what the weights lack -> the tensors that stay as they were drawn
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,10 @@ class BackboneConfig(PartConfig):
     def resized(self, image_size: int) -> Self:
         """Return the configuration of the same network for other pictures."""
         raise TypeError(f"{type(self).__name__} does not define resized")
+
+    def part_of_call(self, way: Way) -> str:
+        """Return the part that a call is counted with: text, image or fusion."""
+        return "image" if way == "image_layers" else way if way in ("text", "image") else "fusion"
 
     def least_weights(self) -> int:
         """Return a lower bound of the number of parameters, by arithmetic: building it could take all memory."""
@@ -79,8 +97,16 @@ class Backbone(nn.Module):
         text_width: of the word embeddings.
         norm_eps: of the text encoder's layer norms.
         init_std: standard deviation that new weights are drawn with.
+        ways_alone: names of the ways in which `encode_alone` encodes a modality by itself.
+        alone_trains: has weights that no fusion reads, only `encode_alone`.
+        contrast_width: of the vectors that contrast compares.
     """
 
+    ways_alone: ClassVar[tuple[str, ...]] = ("single",)
+    alone_trains: ClassVar[bool] = False
+    contrast_width: int = 256  # ALBEF's (arXiv 2107.07651)
+    types_option: ClassVar[str] = "fusion.token_types"  # of the configuration: the rows of the token-type table
+    framing: ClassVar[Framing] = "centre"  # of pictures whose checkpoint does not say: METER's, whose files are bare
     rates: ClassVar[Mapping[str, str]]  # beginning of a parameter's name -> learning-rate group; all else is "fusion"
 
     width: int
@@ -122,6 +148,20 @@ class Backbone(nn.Module):
             UserError: the image encoder cannot take such pictures.
         """
 
+    def reshape_images(self, image_size: int) -> None:
+        """Make room for the learned positions of such pictures; their values are loaded next."""
+        self.resize_images(image_size)
+
+    def adapt(self, weights: Mapping[str, Tensor], source: BackboneConfig) -> Adapted:
+        """Make up for what a network lacks or has in excess that this one may start from all the same.
+
+        Args:
+            weights: of the network, by the names here.
+            source: its configuration.
+        """
+        del source
+        return Adapted(dict(weights))
+
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
         """Encode B texts (B, T), mask True on real tokens, to a stream (B, T, D)."""
         if self.blind == "text":
@@ -135,6 +175,39 @@ class Backbone(nn.Module):
             return self._masked(len(pixel_values))
         self._tell("image", (len(pixel_values), *pixel_values.shape[-2:]))
         return self._encode_image(pixel_values, hidden)
+
+    def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
+        """Return the states of a modality by itself, from which its own objectives predict.
+
+        Where each modality has an encoder they are its stream: encoded, and projected to the fusion's width.
+
+        Args:
+            stream: B rows of `encode_text` or `encode_image`.
+            modality: which one.
+
+        Returns:
+            (B, N, D), after the last norm where there is one behind the last layer.
+        """
+        del modality
+        return stream.states
+
+    def reads(self, name: str, modality: Modality) -> bool:
+        """Say whether `encode_unimodal` of a modality reads a parameter, by its name in the backbone."""
+        return name.startswith((f"{modality}.", f"{modality}_projection."))
+
+    def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
+        """Encode B texts or images by themselves, for contrast: a stream for each of `ways_alone`.
+
+        Args:
+            stream: of `encode_text` or `encode_image`.
+            modality: which one.
+            first: in the first way alone.
+
+        Returns:
+            Streams whose first state stands for the whole; of dual streams the one that was given.
+        """
+        del modality, first
+        return (stream,)
 
     def fuse(
         self, text: Stream, image: Stream, text_types: Tensor | None = None, image_types: Tensor | None = None
@@ -194,6 +267,34 @@ class Backbone(nn.Module):
             rows: (B,) int64: the image of each row; row by row by default.
         """
 
+    @property
+    def image_depth(self) -> int:
+        """Return how many layers an image passes that is encoded alone; 0: it cannot be."""
+        return 0
+
+    def image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        """Encode B images alone, and return their states behind some of the layers, before any last norm.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised.
+            depths: how many layers each of the returned states has passed, rising, from 1 to `image_depth`.
+
+        Returns:
+            For each depth states (B, prefix + P, D), D the width of the image's path; patches lie as `layout` says.
+
+        Raises:
+            UserError: a part of this backbone does not give such states, or there is no such layer.
+        """
+        if not self.image_depth:
+            raise UserError(f"model.architecture: a {type(self).__name__} does not encode images alone, layer by layer")
+        if not depths or not 0 < depths[0] <= depths[-1] <= self.image_depth or list(depths) != sorted(set(depths)):
+            raise UserError(
+                f"layers {list(depths)} of the image's path are asked for; give rising numbers from 1 to "
+                f"{self.image_depth}"
+            )
+        self._tell("image_layers", (len(pixel_values), *pixel_values.shape[-2:], depths[-1]))
+        return self._image_layers(pixel_values, depths)
+
     def encoders(self) -> Mapping[str, nn.Module]:
         """Return the encoders that may start from weights of their own, by modality: text and image, or none."""
         return {}
@@ -234,6 +335,9 @@ class Backbone(nn.Module):
     @abstractmethod
     def _fuse(self, text: Stream, image: Stream) -> Fused: ...
 
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        raise TypeError(f"{type(self).__name__} has an image_depth, but does not define _image_layers")
+
     def _pool_pairs(self, text: Stream, image: Stream) -> Tensor:
         return self._fuse(text, image).pooled
 
@@ -244,6 +348,15 @@ class Backbone(nn.Module):
     def _masked(self, rows: int) -> Stream:
         weight = self.token_types.weight
         return Stream(weight.new_zeros(rows, 1, self.width), weight.new_ones(rows, 1, dtype=torch.bool))
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Tell nobody of the calls while the context lasts: they make again what is made later."""
+        watchers, self._watchers = self._watchers, []
+        try:
+            yield
+        finally:
+            self._watchers = watchers
 
     def _tell(self, way: Way, sizes: tuple[int, ...]) -> None:
         for watcher in self._watchers:

@@ -19,16 +19,17 @@ SHARPEST = 100.0  # no similarity is scaled by more: CLIP's clamp
 class ContrastiveHead(nn.Module):
     """Two linear projections of the CLS states to the unit sphere, and a learned temperature; all in float32."""
 
-    def __init__(self, width: int, std: float) -> None:
+    def __init__(self, width: int, std: float, shared: int = SHARED) -> None:
         """Make the projections.
 
         Args:
             width: D of both streams.
             std: of the new weights.
+            shared: width of the vectors; VLMo has D.
         """
         super().__init__()
-        self.text = nn.Linear(width, SHARED, bias=False)
-        self.image = nn.Linear(width, SHARED, bias=False)
+        self.text = nn.Linear(width, shared, bias=False)
+        self.image = nn.Linear(width, shared, bias=False)
         initialise(self, std)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / TEMPERATURE)))
 
@@ -40,29 +41,32 @@ class ContrastiveHead(nn.Module):
         """Return unit vectors (B, C) of image streams (B, 1 + P, D); zeros of a withheld side."""
         return _unit(self.image, image)
 
-    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Return the cosines of images (I, C) and texts (T, C) by the temperature: (I, T)."""
+    def forward(self, images: Tensor, texts: Tensor, learns_scale: bool = True) -> Tensor:
+        """Return the cosines of images (I, C) and texts (T, C) by the temperature: (I, T).
+
+        Without ``learns_scale`` the temperature gets no gradient.
+        """
+        log_scale = self.log_scale if learns_scale else self.log_scale.detach()
         with torch.autocast(images.device.type, enabled=False):
-            return self.log_scale.float().exp().clamp(max=SHARPEST) * images @ texts.T
+            return log_scale.float().exp().clamp(max=SHARPEST) * images @ texts.T
 
 
-def contrastive_loss(similarities: Tensor, groups: Tensor, valid: Tensor) -> Tensor:
+def contrastive_loss(similarities: Tensor, same: Tensor, valid: Tensor) -> Tensor:
     """Average the cross entropies over the texts of each image and over the images of each text.
 
     Args:
         similarities: (B, B) float32, images x texts; text i describes image i.
-        groups: (B,) equal for rows of one image, whose texts are right for each other: these are left out.
+        same: (B, B) bool: the rows whose texts are right for each other, as of one image: these are left out.
         valid: (B,) bool; other rows are neither judged nor compared with.
 
     Returns:
         (): the mean over the valid rows; an exact zero where there are none.
     """
-    others = ~torch.eye(len(groups), dtype=torch.bool, device=groups.device)
-    out = (groups[:, None] == groups) & others | ~valid | ~valid[:, None]
-    logits = similarities.masked_fill(out & others, -torch.inf)
-    targets = torch.arange(len(groups), device=groups.device)[valid]
-    losses = [F.cross_entropy(side[valid], targets, reduction="sum") for side in (logits, logits.T)]
-    return (losses[0] + losses[1]) / 2 / valid.sum().clamp(min=1)
+    out = same | ~valid | ~valid[:, None]
+    logits = similarities.masked_fill(out.fill_diagonal_(False), -torch.inf)
+    targets = torch.arange(len(valid), device=valid.device)
+    losses = [F.cross_entropy(side, targets, reduction="none") for side in (logits, logits.T)]
+    return ((losses[0] + losses[1]) / 2 * valid).sum() / valid.sum().clamp(min=1)
 
 
 def _unit(projection: nn.Module, stream: Stream) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from vle_lightning.encoders.base import ImageEncoderConfig, PatchMask, TextEncoderConfig
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
+from vle_lightning.errors import UserError
 from vle_lightning.fusion.base import Ends, FusionConfig
 from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.fusion.decoder import DecoderConfig
-from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features, Modality
 from vle_lightning.models.heads import Pooler, initialise
 from vle_lightning.streams import Fused, Stream
 
@@ -125,6 +126,13 @@ class DualStream(Backbone):
             self.image.resize(image_size)
             self.config = replace(self.config, image=self.image.config)
 
+    def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
+        """Return the projected stream; of images that are pooled by their mean, this mean."""
+        del first  # there is one way
+        if modality == "text" or not self.image.mean_pooled or self.blind == "image":
+            return (stream,)
+        return (Stream(_mean(stream.states, stream.mask)[:, None], stream.mask[:, :1]),)
+
     def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
         """Return the states that predict the tokens of a text: the decoder's, where there is one."""
         if self.decoder is None:
@@ -148,6 +156,31 @@ class DualStream(Backbone):
             Stream(self.image_projection(images.states), images.mask),
         )
         return Features(texts, images, fused)
+
+    @property
+    def image_depth(self) -> int:
+        """Return the number of the image encoder's layers."""
+        return len(self.image.layers)
+
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        """Watch the image encoder's layers; the last ones run, too, where nothing is asked of them."""
+        seen: list[Tensor] = []
+
+        def keep(layer: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            seen.append(output if isinstance(output, Tensor) else output[0])
+
+        handles = [self.image.layers[depth - 1].register_forward_hook(keep) for depth in depths]
+        try:
+            last = self.image(pixel_values)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if any(states.shape[:2] != last.mask.shape for states in seen):
+            raise UserError(
+                f"model.architecture.image: a {type(self.image).__name__} in stages has layers of different grids; "
+                "image classification and segmentation need one whose layers all see the same patches"
+            )
+        return [Stream(states, last.mask) for states in seen]
 
     def encoders(self) -> dict[str, nn.Module]:
         """Return the text encoder and the image encoder."""
@@ -200,9 +233,13 @@ class DualStream(Backbone):
     def _pooled(self, text_states: Tensor, image_states: Tensor, image_mask: Tensor) -> Tensor:
         first = image_states[:, 0]
         if self.image.mean_pooled:
-            weights = image_mask.to(image_states.dtype)[..., None]
-            first = (image_states * weights).sum(1) / weights.sum(1)
+            first = _mean(image_states, image_mask)
         return torch.cat([self.text_pooler(text_states[:, 0]), self.image_pooler(first)], dim=-1)
 
     def _context(self, text_states: Tensor, text: Stream, image_states: Tensor, image: Stream) -> Stream:
         return Stream(text_states, text.mask).append(Stream(image_states, image.mask))
+
+
+def _mean(states: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(states.dtype)[..., None]
+    return (states * weights).sum(1) / weights.sum(1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.encoders.hf_text import HFTextConfig
 from vle_lightning.encoders.timm_image import TimmImageConfig
 from vle_lightning.fusion.co_attention import CoAttentionConfig
+from vle_lightning.models.backbone import BackboneConfig
 from vle_lightning.models.dual_stream import DualStreamConfig
+from vle_lightning.models.mome import MoMEConfig
 
 
 def _small(width: int, text_layers: int, image_layers: int, fusion_layers: int, **options: float) -> DualStreamConfig:
@@ -21,10 +25,27 @@ def _small(width: int, text_layers: int, image_layers: int, fusion_layers: int, 
     )
 
 
+def _small_experts(width: int, layers: int, fusion_layers: int) -> MoMEConfig:
+    """Build a VLMo for 48 px scenes: patches of 8 px, at most 256 pieces, texts of at most 64 tokens."""
+    return MoMEConfig(
+        image_size=48,
+        patch_size=8,
+        vocab_size=256,
+        width=width,
+        layers=layers,
+        heads=4,
+        intermediate=4 * width,
+        fusion_layers=fusion_layers,
+        text_positions=64,
+        drop_path=0.0,
+        init_std=0.05,
+    )
+
+
 ROBERTA = HFTextConfig(options={"type_vocab_size": 1})  # roberta-base
 METER_FUSION = CoAttentionConfig(token_types=2)
 SWIN = TimmImageConfig(384, "swin_base_patch4_window12_384", drop_path=0.1, pooling="mean")
-PRESETS = {
+PRESETS = {  # of two encoders and their fusion
     "tiny": _small(32, 1, 1, 1),  # for tests: builds in milliseconds
     "toy": _small(96, 2, 2, 4),  # for the embedded world
     "vle-base": DualStreamConfig(),
@@ -37,3 +58,19 @@ PRESETS = {
     "meter-clip16-roberta": DualStreamConfig(ROBERTA, ClipViTConfig(288, 16, layers=11), METER_FUSION),
     "meter-swin-roberta": DualStreamConfig(ROBERTA, SWIN, METER_FUSION),
 }
+EXPERTS = {  # VLMo (arXiv 2111.02358); base-plus is the code's alone
+    "vlmo-tiny": _small_experts(32, 2, 1),  # for tests
+    "vlmo-toy": _small_experts(96, 6, 2),  # for the embedded world
+    "vlmo-base": MoMEConfig(),
+    "vlmo-base-plus": MoMEConfig(
+        width=544,
+        layers=24,
+        heads=16,
+        intermediate=2176,
+        fusion_layers=3,
+        positions="absolute",
+        layer_scale=None,
+    ),
+    "vlmo-large": MoMEConfig(width=1024, layers=24, heads=16, intermediate=4096, fusion_layers=3),
+}
+ALL_PRESETS: Mapping[str, BackboneConfig] = {**PRESETS, **EXPERTS}

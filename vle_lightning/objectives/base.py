@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from dataclasses import dataclass
+from enum import Enum
 from importlib import import_module
 from typing import ClassVar, Literal, NamedTuple, Self
 
@@ -14,8 +15,17 @@ from vle_lightning.errors import UserError
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.streams import Fused, FusedView, ImageView
 
-HELPERS = ("base", "passes")  # modules beside the objectives
+HELPERS = ("base", "contrast", "passes")  # modules beside the objectives
+UNIMODAL = ("image_codes", "text_mlm")  # objectives of one modality alone, which tasks of their own train
 Hiding = Literal["vector", "pixels"]  # what stands for hidden patches: a learned vector, or black pixels
+
+
+class Extra(Enum):
+    """What contrast has for an objective."""
+
+    VECTORS = "vectors"  # of the micro-batch, for contrast
+    CONTRAST = "contrast"  # of the whole step, and where the micro-batch's rows stand in it
+    NEGATIVES = "negatives"  # the drawn partners of the micro-batch's pairs
 
 
 class Score(NamedTuple):
@@ -49,13 +59,17 @@ class Objective(nn.Module):
 
     Attributes:
         views: the fused pass that it judges.
+        fuses: False: it reads text and image of ``views`` before fusion, and no pass is made for it.
         reads: image streams before fusion that ``forward`` takes behind the batch, in this order.
+        extras: what it takes behind these.
     """
 
     name: ClassVar[str]
     score_names: ClassVar[tuple[str, ...]]
     views: ClassVar[FusedView]
+    fuses: ClassVar[bool] = True
     reads: ClassVar[tuple[ImageView, ...]] = ()
+    extras: ClassVar[tuple[Extra, ...]] = ()
     mask_vector: nn.Parameter | None  # (hidden_width of the backbone,) what hidden patches are, if it is learned
 
     @classmethod
@@ -74,7 +88,7 @@ class Objective(nn.Module):
         return {} if self.mask_vector is None else {self.views.image: self.mask_vector}
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
-        """Judge one micro-batch: ``fused`` is the pass over B pairs that ``views`` asks for."""
+        """Judge one micro-batch: ``fused`` is the pass over B pairs that ``views`` asks for, 3 B where it is hard."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
 
@@ -86,7 +100,7 @@ def mean_loss(losses: Tensor) -> Tensor:
 def objective_names() -> list[str]:
     """Return the names of the modules of this package that define an objective, sorted."""
     path = import_module("vle_lightning.objectives").__path__
-    return [module.name for module in pkgutil.iter_modules(path) if module.name not in HELPERS]
+    return [module.name for module in pkgutil.iter_modules(path) if module.name not in (*HELPERS, *UNIMODAL)]
 
 
 def find_objective(name: str) -> type[Objective]:

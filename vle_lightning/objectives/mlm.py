@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vle_lightning.batch import IGNORED, PretrainBatch
+from vle_lightning.batch import IGNORED, PretrainBatch, TextBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
@@ -49,9 +49,13 @@ class MaskedLanguageModelling(Objective):
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge the K masked tokens of valid rows."""
+        return self.judge(fused.text, batch)
+
+    def judge(self, states: Tensor, batch: PretrainBatch | TextBatch) -> ObjectiveOutput:
+        """Judge the K masked tokens of valid rows by the states (B, T, D) of the masked texts."""
         chosen = (batch.mlm_targets != IGNORED) & batch.valid[:, None]
         targets = batch.mlm_targets[chosen]
-        logits = self.logits(fused.text[chosen])
+        logits = self.logits(states[chosen])
         right, content = logits.argmax(-1) == targets, batch.mlm_content[chosen]
         return ObjectiveOutput(
             mean_loss(F.cross_entropy(logits.float(), targets, reduction="none")),

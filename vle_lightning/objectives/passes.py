@@ -12,6 +12,7 @@ from vle_lightning.batch import PretrainBatch
 from vle_lightning.encoders.base import PatchMask
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.regions import box_patches
+from vle_lightning.objectives.contrast import Negatives
 from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Stream, TextView
 
 NO_VECTORS: Mapping[ImageView, Tensor] = {}
@@ -24,6 +25,7 @@ class Encoded(NamedTuple):
     texts: Mapping[TextView, Stream]
     images: Mapping[ImageView, Stream]
     drawn: Stream | None = None  # D images that were drawn for ITM, where there are any
+    negatives: Negatives | None = None  # where pairs are hard
 
 
 def fuse_views(
@@ -67,19 +69,21 @@ def fuse_encoded(model: Backbone, batch: PretrainBatch, encoded: Encoded, views:
     padding for the others. Where the text is masked, ``text`` holds the states that restore it.
 
     Returns:
-        One Fused of B pairs for each of ``views``, in their order; ``image`` has H region tokens after the patches
-        where boxes are hidden.
+        One Fused for each of ``views``, in their order, of B pairs or of 3 B hard ones; ``image`` has H region tokens
+        after the patches where boxes are hidden.
     """
     fused: dict[FusedView, Fused] = {}
     for kind, image in encoded.images.items():
         alike = [view for view in dict.fromkeys(views) if view.image is kind]
         if not alike:
             continue
-        pairs = [_paired(encoded.texts[view.text], image, encoded.drawn, batch, view.pairing) for view in alike]
+        pairs = [_paired(encoded, encoded.texts[view.text], image, batch, view.pairing) for view in alike]
         texts, images = (_stack(streams) for streams in zip(*pairs, strict=True))
-        parts = (tensor.split(len(batch)) for tensor in model.fuse(texts, images))
+        sizes = [len(text.mask) for text, _ in pairs]
+        parts = (tensor.split(sizes) for tensor in model.fuse(texts, images))
         for view, (text, shown), part in zip(alike, pairs, zip(*parts, strict=True), strict=True):
             whole = Fused(*part)
+            whole = whole._replace(text=whole.text[:, : text.mask.shape[1]])
             if view.text is TextView.MASKED:
                 whole = whole._replace(text=model.restore(whole, text, shown, batch.input_ids))
             fused[view] = whole
@@ -140,16 +144,23 @@ def _vector(kinds: list[ImageView], vectors: Mapping[ImageView, Tensor], rows: i
     return torch.cat([*parts, present[0].expand(drawn, 1, -1)])
 
 
-def _paired(text: Stream, image: Stream, drawn: Stream | None, batch: PretrainBatch, pairing: Pairing) -> Pair:
+def _paired(encoded: Encoded, text: Stream, image: Stream, batch: PretrainBatch, pairing: Pairing) -> Pair:
     if pairing is Pairing.TRUE:
         return text, image
-    if drawn is None:
+    if pairing is Pairing.HARD:
+        assert encoded.negatives is not None
+        return _stack([text, encoded.negatives.texts, text]), _stack([image, image, encoded.negatives.images])
+    if encoded.drawn is None:
         return text.select(batch.partner), image
-    return text, image.replace(batch.drawn_rows, drawn)
+    return text, image.replace(batch.drawn_rows, encoded.drawn)
 
 
 def _stack(streams: Iterable[Stream]) -> Stream:
-    return Stream(*(torch.cat(tensors) for tensors in zip(*streams, strict=True)))
+    """Put streams one behind the other, padded to the longest of them."""
+    streams = list(streams)
+    longest = max(stream.mask.shape[1] for stream in streams)
+    padded = [stream.padded(longest) for stream in streams]
+    return Stream(*(torch.cat(tensors) for tensors in zip(*padded, strict=True)))
 
 
 def _unstack(stream: Stream, rows: int | list[int]) -> list[Stream]:

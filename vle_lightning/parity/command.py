@@ -15,6 +15,7 @@ from vle_lightning.parity.models import run_features, run_itm, run_mlm, run_mode
 from vle_lightning.parity.pipelines import run_pipelines
 from vle_lightning.parity.preprocessing import run_images, run_processor, run_tokenizer
 from vle_lightning.parity.questions import run_positions, run_vcr, run_vqa
+from vle_lightning.parity.vlmo import RUNNERS as VLMO
 
 Runners = Mapping[str, Callable[[Case], Iterable[Check]]]
 VLE: Runners = {  # by Case.kind
@@ -33,7 +34,7 @@ VLE: Runners = {  # by Case.kind
     "VCR": run_conversion,
     "pipelines": run_pipelines,
 }
-RUNNERS: dict[str, Runners] = {"vle": VLE, "meter": METER}  # by Folder.family
+RUNNERS: dict[str, Runners] = {"vle": VLE, "meter": METER, "vlmo": VLMO}  # by Folder.family
 
 
 class Summary(NamedTuple):
@@ -61,9 +62,6 @@ def check_fixtures(root: Path, write: Callable[[str], None] = print) -> Summary:
     """
     compared = failed = without = 0
     for folder in read_folders(root):
-        if folder.unimplemented:
-            write(f"skipped {folder.name}: {folder.unimplemented} is not implemented yet")
-            continue
         for case, check in check_folder(folder):
             write(f"{folder.name} {case} {check}")
             failed += not check.ok
@@ -76,7 +74,10 @@ def check_fixtures(root: Path, write: Callable[[str], None] = print) -> Summary:
 def check_folder(folder: Folder) -> Iterator[tuple[str, Check]]:
     """Run the cases of a folder; what cannot be run is a failure, and the others still run."""
     if folder.family is None:
-        yield "-", failure("-", "config.json is of neither VLE nor METER, and there is no preprocessor_config.json")
+        yield (
+            "-",
+            failure("-", "config.json is of no VLE, METER or VLMo, and there is no preprocessor_config.json"),
+        )
         return
     names = folder.case_names()
     for name in names:

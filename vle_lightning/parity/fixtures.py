@@ -14,6 +14,7 @@ from torch import Tensor
 from vle_lightning.errors import UserError
 from vle_lightning.hub.meter import is_meter_config
 from vle_lightning.hub.vle import is_vle
+from vle_lightning.hub.vlmo import is_vlmo_config
 
 WEIGHTS = "model.safetensors"
 SETTINGS = "preprocessor_config.json"
@@ -33,15 +34,12 @@ class Folder(NamedTuple):
         return self.path.name
 
     @property
-    def unimplemented(self) -> str | None:
-        """The model family, where this project has none of it yet."""
-        return "VLMo" if {"config", "arch"} <= self.config.keys() else None
-
-    @property
     def family(self) -> str | None:
         """The model family; the preprocessing of VLE counts as VLE. None where it is not known."""
         if is_meter_config(self.config):
             return "meter"
+        if is_vlmo_config(self.config):
+            return "vlmo"
         return "vle" if is_vle(self.config) or (self.path / SETTINGS).is_file() else None
 
     def case_names(self) -> list[str]:

@@ -35,6 +35,7 @@ class Counterpart(NamedTuple):
     taken: str = "output"  # or the module's "input"
     every_second: bool = False  # the authors call theirs twice a pass, and the first time for nothing
     sequence_first: bool = False  # theirs is (N, B, D)
+    batched: bool = False  # two calls of theirs are one here, one behind the other along the rows
 
 
 class Tables(NamedTuple):
@@ -97,6 +98,23 @@ METER_TABLES = Tables(
 )
 
 
+VLMO_TABLES = Tables(
+    {
+        r"text_embeddings": Counterpart("text", Side.IMAGE),  # padded rows are as all others
+        r"transformer\.patch_embed": Counterpart("image.patch_embedding", Side.IMAGE),
+        r"transformer\.blocks\.(\d+)": Counterpart(r"blocks.\1", Side.IMAGE, batched=True),
+        r"transformer\.norm": Counterpart("norm", Side.IMAGE, batched=True),
+        r"pooler": Counterpart("pooler", Side.PAIR),
+    },
+    {
+        r"token_type_embeddings": "a row of the table is added to each stream, without a look-up",
+        r"itc_\w+_proj(?:\..+)?": "a head; the unit vectors behind it are compared",
+        r"transformer\..+": "a part of a block; the whole is compared",
+        r"(?:itm_score|mlm_score|\w+_classifier)(?:\..+)?": "a head; its logits are compared",
+    },
+)
+
+
 class Place(NamedTuple):
     """One value of the authors, found here."""
 
@@ -105,6 +123,7 @@ class Place(NamedTuple):
     taken: str
     call: int  # of the authors' submodule, from 1; calls for nothing are not counted
     sequence_first: bool = False
+    batched: bool = False
 
 
 def locate(published: str, tables: Tables = VLE_TABLES) -> Place | str | None:
@@ -116,7 +135,8 @@ def locate(published: str, tables: Tables = VLE_TABLES) -> Place | str | None:
         if match and not (counterpart.every_second and call % 2):
             nth = call // 2 if counterpart.every_second else call
             module = match.expand(counterpart.module)
-            return Place(module, counterpart.side, counterpart.taken, nth, counterpart.sequence_first)
+            shape = (counterpart.sequence_first, counterpart.batched)
+            return Place(module, counterpart.side, counterpart.taken, nth, *shape)
     return next((reason for pattern, reason in tables.without.items() if re.fullmatch(pattern, name)), None)
 
 
@@ -163,7 +183,9 @@ class Pass(NamedTuple):
             IndexError: our module did not run as often.
         """
         mask, number = self.mask, place.call - 1
-        if mask.dim() == 2:
+        if place.batched and len(calls[0]) > len(reference):
+            value = calls[0].chunk(2)[number]
+        elif mask.dim() == 2:
             value = calls[number]
         elif place.side in (Side.IMAGE, Side.TABLE):  # encoded once for all choices
             value = calls[0]

@@ -154,6 +154,7 @@ def pretrain_batch(case: Case, **changes: Tensor) -> PretrainBatch:
         "input_ids": ids,
         "attention_mask": text_mask(case),
         "valid": torch.ones(rows, dtype=torch.bool),
+        "keys": torch.arange(rows)[:, None].expand(-1, 3),
         "masked_input_ids": ids,
         "mlm_targets": torch.full_like(ids, IGNORED),
         "mlm_content": torch.zeros_like(ids, dtype=torch.bool),

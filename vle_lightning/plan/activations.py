@@ -14,7 +14,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from vle_lightning.flops import PART_OF, Recording, fake_backbone, run_part
+from vle_lightning.flops import Recording, fake_backbone, run_part
 from vle_lightning.hub.architecture import read_architecture, to_plain
 from vle_lightning.models.backbone import Backbone, BackboneConfig, EncoderCall
 
@@ -76,7 +76,7 @@ def kept_by_part(config: BackboneConfig, recording: Recording, scale: float, num
             _count(architecture, call._replace(sizes=(rows, *call.sizes[1:])), numerics) for rows in (SMALL, LARGE)
         )
         kept = few.at(call.sizes[0] * scale - SMALL, many, LARGE - SMALL)
-        part = PART_OF[call.way]
+        part = config.part_of_call(call.way)
         parts[part] = parts[part].plus(kept) if part in parts else kept
     return parts
 
@@ -133,7 +133,7 @@ def _count(architecture: str, call: EncoderCall, numerics: Numerics) -> Kept:
     """
     config, dtype = read_architecture(json.loads(architecture)), torch.bfloat16 if numerics.bf16 else torch.float32
     with fake_backbone(config, numerics.device, dtype) as model:
-        ledger = _Ledger(model.train(), PART_OF[call.way])
+        ledger = _Ledger(model.train(), config.part_of_call(call.way))
         with _numerics(numerics), torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor):
             output = run_part(model, call)
         del output

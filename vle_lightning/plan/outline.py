@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vle_lightning.encoders.base import PatchMask
-from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features
+from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features, Modality
 from vle_lightning.streams import Fused, ImageLayout, Stream
 
 WIDTH = 4
@@ -26,12 +26,16 @@ class OutlineConfig(BackboneConfig):
     pixels: int = 224
     token_types: int = 2
     doubled: bool = True  # a pair is pooled to a vector of each stream
+    ways_alone: tuple[str, ...] = ("single",)
+    alone_trains: bool = False  # encoding a modality by itself is a call of its own
 
     @classmethod
     def of(cls, model: Backbone) -> Self:
         """Take the outline of a backbone."""
         rows = model.token_types.num_embeddings
-        return cls(model.layout, model.max_tokens, model.config.image_size, rows, model.pooled_width > model.width)
+        doubled = model.pooled_width > model.width
+        size, ways = model.config.image_size, model.ways_alone
+        return cls(model.layout, model.max_tokens, size, rows, doubled, ways, model.alone_trains)
 
     def build(self, blind: Blind = "none") -> Outline:
         """Make the module; ``blind`` masks one modality."""
@@ -52,6 +56,7 @@ class Outline(Backbone):
         super().__init__(config, blind)
         self.width = self.text_width = self.hidden_width = WIDTH
         self.pooled_width = 2 * WIDTH if config.doubled else WIDTH
+        self.ways_alone, self.contrast_width = config.ways_alone, WIDTH  # type: ignore[misc]
         self.layout, self.vocabulary, self.max_tokens = config.layout, 2, config.max_tokens
         self.init_std, self.norm_eps, self.padding = 0.02, 1e-5, None
         self.token_types = nn.Embedding(config.token_types, WIDTH)
@@ -74,10 +79,31 @@ class Outline(Backbone):
     def resize_images(self, image_size: int) -> None:
         """Take any pictures."""
 
+    def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
+        """Tell of the call, where it is one."""
+        config = self.config
+        assert isinstance(config, OutlineConfig)
+        if config.alone_trains:
+            self._tell("text_alone" if modality == "text" else "image_alone", stream.mask.shape)
+        return (stream,) * (1 if first else len(self.ways_alone))
+
     def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
         """Tell of the call, as a backbone with a decoder does; without one it costs nothing."""
         self._tell("restore", (*text.mask.shape, image.mask.shape[1], input_ids.shape[1]))
         return fused.text
+
+    def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
+        """Tell of the call, where it is one."""
+        config = self.config
+        assert isinstance(config, OutlineConfig)
+        if config.alone_trains:
+            self._tell("text_single" if modality == "text" else "image_single", tuple(stream.mask.shape))
+        return stream.states
+
+    def reads(self, name: str, modality: Modality) -> bool:
+        """Take all parameters to be read."""
+        del name, modality
+        return True
 
     def features(
         self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None

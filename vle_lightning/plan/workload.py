@@ -141,6 +141,7 @@ def plain_batch(rows: int, sample: Sample, layout: ImageLayout | None = None) ->
         input_ids=ids,
         attention_mask=torch.ones(shape, dtype=torch.bool),
         texts=("",) * rows,
+        keys=torch.arange(rows)[:, None].expand(-1, 3),
         masked_input_ids=ids,
         mlm_targets=ids.masked_fill(~chosen, IGNORED),
         mlm_content=chosen,

@@ -18,6 +18,9 @@ SCORES = {  # of metrics.json, without the split; a suffix behind "_" says how i
     "nlvr": ("accuracy", "consistency"),
     "snli_ve": ("accuracy",),
     "retrieval": ("tr@1", "ir@1"),
+    "dual_retrieval": ("tr@1", "ir@1"),
+    "classification": ("acc@1", "acc@5"),
+    "segmentation": ("miou", "pixel_accuracy"),
     "pretrain": ("itm_accuracy", "mlm_accuracy", "mlm_content_accuracy", "mpc_accuracy", "pbc_iou"),
 }
 MEASURED = re.compile(r"(?:_\d+folds)?(?:_top\d+)?")  # such suffixes

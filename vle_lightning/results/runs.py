@@ -17,6 +17,9 @@ TASKS = {  # and their titles, in the order of the page
     "nlvr": "NLVR",
     "snli_ve": "SNLI-VE",
     "retrieval": "Image-text retrieval",
+    "dual_retrieval": "Image-text retrieval by a dual encoder",
+    "classification": "Image classification",
+    "segmentation": "Semantic segmentation",
     "pretrain": "Pre-training",
 }
 TRACES = ("run.json", "config.yaml", "best.ckpt", "last.ckpt")

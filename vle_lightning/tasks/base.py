@@ -76,14 +76,19 @@ class VisionLanguageTask(PortableTask):
         self._finite_loss: Tensor | None = None  # () the latest such one that is finite
 
     @property
+    def looks_ahead(self) -> bool:
+        """Say whether the first micro-batch of a step has to bring the others of its rank along."""
+        return False
+
+    @property
     def trains_all(self) -> bool:
-        """Does the loss depend on every weight that trains?"""
-        return True
+        """Does the loss depend on every weight that trains? Some backbones have weights that no fusion reads."""
+        return not self.model.alone_trains
 
     def disagreements(self, facts: DataFacts) -> list[str]:
         """Say where the model and its data do not fit each other; a subclass adds what concerns its head."""
         model, found = self.model, []
-        if facts.vocabulary > model.vocabulary:
+        if facts.vocabulary is not None and facts.vocabulary > model.vocabulary:
             found.append(
                 f"data.tokenizer has {facts.vocabulary} tokens, but model.architecture's vocab_size is "
                 f"{model.vocabulary}"
@@ -94,7 +99,7 @@ class VisionLanguageTask(PortableTask):
                 f"{model.max_tokens} tokens"
             )
         patch_size = model.layout.patch_size
-        if facts.image_size % patch_size:
+        if facts.image_size is not None and facts.image_size % patch_size:
             found.append(
                 f"data.image_size {facts.image_size} is no multiple of model.architecture's patches, {patch_size}"
             )

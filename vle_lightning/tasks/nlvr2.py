@@ -30,8 +30,8 @@ class NLVR2Task(StatementTask):
         types = self.model.token_types.weight.data
         if len(types) <= RIGHT_TYPE:
             raise UserError(
-                f"model.architecture.fusion.token_types is {len(types)}; NLVR2 needs {RIGHT_TYPE + 1}, of the text and "
-                "two images"
+                f"model.architecture.{self.model.types_option} is {len(types)}; NLVR2 needs {RIGHT_TYPE + 1}, of the "
+                "text and two images"
             )
         if source is None or self.task_name() not in source.heads:
             types[RIGHT_TYPE] = types[IMAGE_TYPE]

@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import lightning as L
-from torch import nn
+from torch import Tensor, nn
 
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import read_architecture, refuse_unknown
 from vle_lightning.hub.checks import check_values
 from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.meter_export import write_meter
-from vle_lightning.hub.own import Description, to_plain, write_own
+from vle_lightning.hub.own import CARRIED, Description, to_plain, write_own
 from vle_lightning.hub.pretrained import Pretrained, architecture_of, fill_pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder
+from vle_lightning.hub.towers import fill_encoder
 from vle_lightning.hub.vle import Published, write_vle
+from vle_lightning.hub.vlmo_export import write_vlmo
 from vle_lightning.models.backbone import Backbone
 
 TASKS = __name__.rsplit(".", 1)[0]
-Layout = Literal["own", "vle", "meter"]
+Layout = Literal["own", "vle", "meter", "vlmo"]
+FAMILIES = {"vle": "VLE", "meter": "METER", "vlmo": "VLMo"}  # whose layouts are not ours
 
 
 class PortableTask(L.LightningModule):
@@ -39,6 +42,7 @@ class PortableTask(L.LightningModule):
         self.new_heads: tuple[str, ...] = ()  # those that the weights it started from lack: they answer at random
         self.labels: list[str] | None = None  # what the numbers of the head mean, where the weights came with names
         self.published: Published | None = None
+        self.carried: Mapping[str, Tensor] = {}  # what a VLMo file held beside the weights
 
     def start(self, init: str | None, heads: Mapping[str, nn.Module], new: tuple[str, ...] = ()) -> Pretrained | None:
         """Fill the encoder, and those of ``heads`` (by published name) that the source holds.
@@ -61,6 +65,23 @@ class PortableTask(L.LightningModule):
         self.new_heads = (*self.new_heads, *new)
         self.load_report = f"{self.load_report}; new for this data: {', '.join(new)}" if new else self.load_report
         return pretrained
+
+    def start_encoders(self, init: str | None, text_init: str | None = None, image_init: str | None = None) -> None:
+        """Fill the encoders from published models of one modality, and add to ``load_report``.
+
+        Args:
+            init: what all of the model started from; where it is given, the others would overwrite it and are left out.
+            text_init: see `fill_encoder`.
+            image_init: likewise.
+
+        Raises:
+            UserError: a source is missing or does not fit.
+        """
+        reports = [self.load_report] if self.load_report else []
+        for name, source in () if init else (("text", text_init), ("image", image_init)):
+            if source:
+                reports.append(str(fill_encoder(self.model, name, source)))
+        self.load_report = "; ".join(reports) or None
 
     @classmethod
     def from_pretrained(cls, source: str | Path, image_size: int | None = None, **options: Any) -> Self:  # noqa: ANN401
@@ -95,7 +116,7 @@ class PortableTask(L.LightningModule):
     def _fill(self, pretrained: Pretrained, heads: Mapping[str, nn.Module], option: str) -> None:
         report = fill_pretrained(pretrained, self.model, heads, option)
         self.load_report, self.new_heads = str(report), report.new
-        self.published = pretrained.description.published
+        self.published, self.carried = pretrained.description.published, pretrained.carried
 
     @classmethod
     def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
@@ -125,27 +146,36 @@ class PortableTask(L.LightningModule):
         return Description(self.task_name(), self.model.config, options, self.labels, heads, self.published)
 
     def save_pretrained(self, folder: str | Path, layout: Layout = "own") -> None:
-        """Write config.json and model.safetensors, or for METER's layout meter.ckpt.
+        """Write config.json and model.safetensors, or for METER's layout meter.ckpt, for VLMo's vlmo.pt.
 
         Args:
             folder: made if need be; files of these names are overwritten.
-            layout: ours; ``vle``, which the authors' own ``from_pretrained`` reads; ``meter``, which METER's
-                ``load_path`` reads. The published ones have no place for heads without a published counterpart.
+            layout: ours; ``vle``, which the authors' own ``from_pretrained`` reads; ``meter`` and ``vlmo``, which the
+                ``load_path`` of METER and VLMo reads. The published ones have no place for heads without a published
+                counterpart. VLMo's leaves out heads that the source lacked and that do not train.
 
         Raises:
             UserError: the model has no form in the published layout: a part of it, or a masked modality.
         """
         if layout != "own" and self.model.blind != "none":
-            name = {"vle": "VLE", "meter": "METER"}[layout]
-            raise UserError(f"a model with blind={self.model.blind} has no form in {name}'s layout; export it in ours")
+            name, blind = FAMILIES[layout], self.model.blind
+            raise UserError(f"a model with blind={blind} has no form in {name}'s layout; export it in ours")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if layout == "vle":
             write_vle(folder, self.model, self.published_heads(), self.published, self.labels)
         elif layout == "meter":
             write_meter(folder, self.model, self.heads())
+        elif layout == "vlmo":
+            write_vlmo(folder, self.model, self.trained_heads(), self.carried)
         else:
-            write_own(folder, self.describe(), own_tensors({"": self}).tensors)
+            beside = {CARRIED + key: value for key, value in self.carried.items()}
+            write_own(folder, self.describe(), {**own_tensors({"": self}).tensors, **beside})
+
+    def trained_heads(self) -> dict[str, nn.Module]:
+        """Return the heads without those that are as they were drawn: the source lacked them, and they do not train."""
+        rests = {name: not any(p.requires_grad for p in head.parameters()) for name, head in self.heads().items()}
+        return {name: head for name, head in self.heads().items() if not (rests[name] and name in self.new_heads)}
 
     def push_to_hub(self, repository: str, layout: Layout = "own", private: bool = False) -> str:
         """Upload what `save_pretrained` writes to ``OWNER/NAME`` on the hub; return its address.
@@ -160,3 +190,9 @@ class PortableTask(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Store what rebuilds the task, in plain types: such checkpoints open with ``weights_only=True``."""
         checkpoint.update(to_plain(self.describe()))
+        if self.carried:
+            checkpoint[CARRIED.rstrip(".")] = dict(self.carried)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what was carried along."""
+        self.carried = checkpoint.get(CARRIED.rstrip("."), self.carried)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +12,6 @@ from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import Architecture
 from vle_lightning.hub.pretrained import Pretrained
-from vle_lightning.metrics.retrieval import RetrievalRecall
 from vle_lightning.models.backbone import Blind
 from vle_lightning.models.contrastive import ContrastiveHead, contrastive_loss
 from vle_lightning.models.heads import in_float32, initialise
@@ -27,29 +24,20 @@ from vle_lightning.models.ranking import (
 )
 from vle_lightning.optim import OptimConfig
 from vle_lightning.streams import Stream
-from vle_lightning.tasks.base import Stage, VisionLanguageTask, per_split
-from vle_lightning.tasks.pictures import Names, Picture
-from vle_lightning.tasks.ranked import best_matches
-from vle_lightning.tasks.scoring import EncodedImages, EncodedSplit, EncodedTexts, ScoredSplit, score_split
-from vle_lightning.tasks.sheets import gallery, retrieval_sheet
+from vle_lightning.tasks.base import Stage
+from vle_lightning.tasks.ranking import RankingTask
 
 CONTRASTIVE, RANK = "contrastive", "rank_output"  # names of heads that no published VLE has
 Scorer = Literal["matching", "rank"]
 
 
-class RetrievalTask(VisionLanguageTask):
+class RetrievalTask(RankingTask):
     """Ranking by ITM's opinion: in training among the texts of a micro-batch, in evaluation among all pairs.
 
     Either pre-training's matching head goes on learning and a pair's score is the difference of its two logits, with a
     loss over texts and images alike (ours); or, as METER does, one output of its own is started from the row of that
     head that says match and ranks the texts of each image alone. The head itself then stays as it is and has no loss.
-
-    Evaluation encodes each image and text once and keeps the streams; the split's end fuses the pairs. So a rank
-    holds its share of the images (COCO 5K at 384 px and VLE-base's width: 9 GB in float32 over all ranks) and all
-    texts (1 GB).
     """
-
-    calls_alike: ClassVar[bool] = False  # a rank scores the pairs of its own images
 
     def __init__(
         self,
@@ -87,20 +75,14 @@ class RetrievalTask(VisionLanguageTask):
         Raises:
             UserError: an option is out of range, or needs the contrastive head.
         """
-        super().__init__(architecture, blind, optim, seed)
-        _check_options(contrastive, hard, top_k, folds, pairs_per_batch)
+        super().__init__(architecture, blind, optim, seed, top_k, folds, pairs_per_batch)
+        _check_options(contrastive, hard, top_k)
         self.weight, self.hard = contrastive, hard
-        self.top_k, self.folds, self.pairs_per_batch = top_k, tuple(folds), pairs_per_batch
         self.options = {"contrastive": contrastive, "scorer": scorer}
         self.head = nn.Linear(self.model.pooled_width, 2)
         initialise(self.head, self.model.init_std)
         self.rank = nn.Linear(self.model.pooled_width, 1) if scorer == "rank" else None
         self.contrastive = ContrastiveHead(self.model.width, self.model.init_std) if contrastive else None
-        self.suffix = f"_top{top_k}" if top_k else ""
-        self.monitor = f"val/r@1{self.suffix}"
-        self.add_scores([])
-        self._encoded = per_split(EncodedSplit)
-        self._predicted = EncodedSplit()
         self.new_heads = (RANK,) if self.rank is not None else ()
         self.start(init, self.heads())
         self._start_rank()
@@ -138,6 +120,12 @@ class RetrievalTask(VisionLanguageTask):
         """Score K pairs (K,)."""
         return self.rate(self.model.pool_pairs(text, image))
 
+    def vectors(self, text: Stream, image: Stream) -> tuple[Tensor, Tensor] | None:
+        """Return the vectors of the contrastive head."""
+        if self.contrastive is None:
+            return None
+        return self.contrastive.embed_texts(text), self.contrastive.embed_images(image)
+
     def rate(self, pooled: Tensor) -> Tensor:
         """Score pooled pairs (K, 2D): by how much the logit of a match is above that of none, or by the rank output."""
         if self.rank is not None:
@@ -169,96 +157,15 @@ class RetrievalTask(VisionLanguageTask):
         self.score(stage, "first_places", first.sum(), batch.valid.sum())
         if similarities is None:
             return loss
-        contrast = contrastive_loss(similarities, groups, batch.valid)
+        contrast = contrastive_loss(similarities, groups[:, None] == groups, batch.valid)
         self.score(stage, "contrastive_loss", contrast.detach() * batch.valid.sum(), batch.valid.sum())
         return loss + self.weight * contrast
-
-    def validation_step(self, batch: RetrievalBatch) -> None:  # type: ignore[override]
-        """Encode a batch of the validation split."""
-        self.encode(batch, self._encoded[Stage.VAL])
-
-    def test_step(self, batch: RetrievalBatch) -> None:  # type: ignore[override]
-        """Encode a batch of the test split."""
-        self.encode(batch, self._encoded[Stage.TEST])
-
-    def predict_step(self, batch: RetrievalBatch, batch_idx: int) -> list[dict[str, object]]:
-        """Encode a batch; the last one, which all ranks reach together, returns the rows of the whole split."""
-        self.encode(batch, self._predicted)
-        return self.split_rows() if batch_idx + 1 == self.trainer.num_predict_batches[0] else []
-
-    def split_rows(self) -> list[dict[str, object]]:
-        """Rank what was encoded for prediction; all ranks call this together."""
-        return best_matches(self._score_all(self._predicted))
-
-    def split_scores(self, stage: Stage) -> dict[str, float]:
-        """Return TR@k, IR@k and the mean of both at 1, of the whole set and of its folds.
-
-        Raises:
-            UserError: an image or a text comes twice, or a score is NaN.
-        """
-        scored = self._score_all(self._encoded[stage])
-        whole = [folds for folds in self.folds if not len(scored.image_ids) % folds]
-        for folds in set(self.folds) - set(whole):
-            warnings.warn(
-                f"{len(scored.image_ids)} images do not make {folds} folds (model.folds): no such score", stacklevel=1
-            )
-        recall = RetrievalRecall(scored.image_ids, scored.texts.owners, folds=whole)
-        recall.update(scored.own, scored.scores)
-        named: dict[str, float] = {}
-        for folds, found in recall.compute().items():
-            suffix = (f"_{folds}folds" if folds > 1 else "") + self.suffix
-            named |= {f"tr@{k}{suffix}": value for k, value in found.text.items()}
-            named |= {f"ir@{k}{suffix}": value for k, value in found.image.items()}
-            if folds == 1:
-                named[f"r@1{suffix}"] = (found.text[1] + found.image[1]) / 2
-        return named
-
-    def pictures(self, batch: RetrievalBatch, names: Names) -> Iterable[Picture]:  # type: ignore[override]
-        """Draw a few images with their best texts, and texts with their best images."""
-        del names
-        part = gallery(batch)
-        return [retrieval_sheet(part.pixel_values, part.texts, self(part), part.owners, self.model.pixels)]
 
     def _candidates(self, batch: RetrievalBatch, groups: Tensor, similarities: Tensor | None) -> Candidates:
         if not self.hard:
             return shifted_candidates(len(batch), batch.shifts)
         assert similarities is not None
         return hard_candidates(similarities, groups, batch.valid, len(batch.shifts))
-
-    def encode(self, batch: RetrievalBatch, encoded: EncodedSplit) -> None:
-        """Keep the streams of the valid images, and of their texts."""
-        _check_texts(batch)
-        if not batch.valid.any():
-            return
-        kept = batch.valid[batch.owners]
-        rows = [row for row, keep in enumerate(batch.valid.tolist()) if keep]
-        texts = [row for row, keep in enumerate(kept.tolist()) if keep]
-        owners = batch.owners.tolist()
-        text = self.model.encode_text(batch.input_ids[kept], batch.attention_mask[kept])
-        image = self.model.encode_image(batch.pixel_values[batch.valid])
-        nothing = text.states.new_zeros(0)
-        vectors = [nothing.expand(len(part.mask), 0) for part in (text, image)]
-        if self.contrastive is not None:
-            vectors = [self.contrastive.embed_texts(text), self.contrastive.embed_images(image)]
-        encoded.add(
-            EncodedTexts(
-                tuple(batch.text_ids[row] for row in texts),
-                tuple(batch.texts[row] for row in texts),
-                tuple(batch.image_ids[owners[row]] for row in texts),
-                text.mask.sum(1),
-                text.states[text.mask],
-                vectors[0],
-            ),
-            EncodedImages(tuple(batch.image_ids[row] for row in rows), image, vectors[1]),
-        )
-
-    def _score_all(self, encoded: EncodedSplit) -> ScoredSplit:
-        with self._precision():
-            return score_split(encoded.take(), self.match, self.device, self.pairs_per_batch, self.top_k)
-
-    def _precision(self) -> AbstractContextManager[None]:
-        """Return the run's precision, which Lightning sets for steps but not for the end of an epoch."""
-        return self._trainer.precision_plugin.forward_context() if self._trainer else nullcontext()
 
     @staticmethod
     def _groups(batch: RetrievalBatch) -> Tensor:
@@ -267,7 +174,7 @@ class RetrievalTask(VisionLanguageTask):
         return torch.tensor([numbers[name] for name in batch.image_ids], device=batch.valid.device)
 
 
-def _check_options(contrastive: float, hard: bool, top_k: int, folds: tuple[int, ...], pairs_per_batch: int) -> None:
+def _check_options(contrastive: float, hard: bool, top_k: int) -> None:
     if not contrastive >= 0:
         raise UserError(f"model.contrastive is {contrastive}; give the weight of the contrastive loss, 0 for none")
     for name, wish in (("hard", hard), ("top_k", top_k)):
@@ -275,29 +182,6 @@ def _check_options(contrastive: float, hard: bool, top_k: int, folds: tuple[int,
             raise UserError(
                 f"model.{name} is {wish}, but chooses by contrastive similarity: set model.contrastive above 0"
             )
-    if top_k < 0:
-        raise UserError(f"model.top_k is {top_k}; give the texts in an image's shortlist, or 0 to fuse all pairs")
-    if top_k and max(folds) > 1:
-        raise UserError(
-            f"model.top_k is {top_k}, but model.folds {list(folds)}: a shortlist of the whole set is not one of its "
-            "folds. Set model.folds to [1], or model.top_k to 0"
-        )
-    if pairs_per_batch < 1:
-        raise UserError(f"model.pairs_per_batch is {pairs_per_batch}; it must be at least 1")
-    if 1 not in folds or min(folds) < 1:
-        raise UserError(f"model.folds is {list(folds)}; give 1 for the whole set, and 5 beside it for COCO's 1K folds")
-
-
-def _check_texts(batch: RetrievalBatch) -> None:
-    """Refuse what cannot be found: an image without a text, a text without a token."""
-    described = set(batch.owners.tolist())
-    bare = [name for row, name in enumerate(batch.image_ids) if row not in described]
-    if bare:
-        raise UserError(f"image {bare[0]!r} has no text that could be found: leave it out of the set")
-    filled = batch.attention_mask.any(1).tolist()
-    empty = [name for name, full in zip(batch.text_ids, filled, strict=True) if not full]
-    if empty:
-        raise UserError(f"text {empty[0]!r} has no token: leave it out of the set")
 
 
 Task = RetrievalTask

@@ -94,13 +94,13 @@ class _Share(NamedTuple):
 
 
 def score_split(
-    encoded: EncodedSplit, score: Score, device: torch.device, pairs_per_batch: int, top_k: int = 0
+    encoded: EncodedSplit, score: Score | None, device: torch.device, pairs_per_batch: int, top_k: int = 0
 ) -> ScoredSplit:
     """Score this rank's images against the texts of all ranks; all ranks call this together.
 
     Args:
         encoded: of this rank; nothing on a rank that has seen fillers only.
-        score: fuses K pairs.
+        score: fuses K pairs; None: the product of two vectors is the score of a pair.
         device: where.
         pairs_per_batch: K, at most.
         top_k: 0 scores all pairs; else see `shortlist`.
@@ -124,7 +124,10 @@ def score_split(
         chosen = shortlist(torch.cat(found)[order], texts.vectors, top_k)
         rows = {name: row for row, name in enumerate(image_ids)}
         wanted = chosen[[rows[name] for name in own]]
-    scores = score_pairs(encoded.images, texts, wanted, score, device, pairs_per_batch)
+    if score is None:
+        scores = texts.vectors.new_zeros(0, len(texts.ids)) if vectors is None else vectors @ texts.vectors.T
+    else:
+        scores = score_pairs(encoded.images, texts, wanted, score, device, pairs_per_batch)
     _check_numbers(own, texts, scores)
     return ScoredSplit(image_ids, texts, own, scores)
 

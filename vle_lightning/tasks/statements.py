@@ -24,7 +24,7 @@ from vle_lightning.tasks.base import Rows, Stage, VisionLanguageTask, per_split
 from vle_lightning.tasks.drawings import draw_statements
 from vle_lightning.tasks.looks import look
 from vle_lightning.tasks.pictures import Names, Picture
-from vle_lightning.tasks.portable import Layout
+from vle_lightning.tasks.portable import FAMILIES, Layout
 from vle_lightning.tasks.sheets import draw_confusion
 
 
@@ -79,11 +79,12 @@ class StatementTask(VisionLanguageTask):
         """Write the task; see `PortableTask.save_pretrained`.
 
         Raises:
-            UserError: METER's layout is asked for, which knows the classes by their order, and they are others here.
+            UserError: METER's or VLMo's layout is asked for, which know the classes by their order, and they are others
+                here.
         """
-        if layout == "meter" and self.classes != self.CLASSES:
+        if layout in ("meter", "vlmo") and self.classes != self.CLASSES:
             raise UserError(
-                f"METER's layout has no place for the classes {', '.join(self.classes)}: there they are "
+                f"{FAMILIES[layout]}'s layout has no place for the classes {', '.join(self.classes)}: there they are "
                 f"{', '.join(reversed(self.CLASSES))}; export it in ours"
             )
         super().save_pretrained(folder, layout)

@@ -57,7 +57,8 @@ def test_json_holds_the_same_numbers(
     (found,) = told["folders"]
     assert (found["source"], found["split"], found["kind"]) == ("toy", "train", "texts")
     assert (found["images"], found["boxes"], found["shards"]) == (5, 15, 3)
-    assert found["samples"] == {"texts": 10, "questions": 5, "vcr": 5, "statements": 0}
+    kinds = {kind: count for kind, count in found["samples"].items() if count}
+    assert kinds == {"texts": 10, "questions": 5, "vcr": 5}
     assert found["classes"]["person"] == 5
     assert found["skipped"] == {"missing image": 1, "no caption": 1}
     assert found["statistics"]["words per text"] == {"min": 3, "median": 3, "p90": 5, "max": 5}

@@ -46,7 +46,7 @@ def test_the_help_of_every_data_set_says_its_layout_and_every_option(
     with pytest.raises(SystemExit):
         main([name, "--help"])
     told = words(capsys)
-    module = importlib.import_module(f"datamodules.prepare.{name}")
+    module = importlib.import_module(all_classes()[name].__module__)
     assert all(option in told for option in [*OPTIONS.split(), "--src"])
     assert " ".join((module.__doc__ or "").split()) in told
     assert "Raw layout: ``" in told
@@ -136,8 +136,8 @@ def test_ctrl_c_says_how_to_go_on(
 
 
 def test_an_unknown_data_set_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no data set 'imagenet'; known are coco, "):
-        convert("imagenet", tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="no data set 'openimages'; known are ade20k, "):
+        convert("openimages", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="quality is 0"):
         Options(quality=0)
 

@@ -1,0 +1,548 @@
+"""VLMo's backbone (arXiv 2111.02358): one transformer whose feed-forward layers are experts for image, text and pairs.
+
+Attention is shared by all. Below the last ``fusion_layers`` blocks a pair's text rows pass the text expert and its
+image rows the image expert; above, all rows pass the vision-language expert. Text alone and image alone pass their own
+expert in every block: the same weights serve as dual encoder, as fusion encoder, and as encoder of one modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vle_lightning.encoders.base import PatchMask, PixelFacts, blackened
+from vle_lightning.encoders.positions import resize_position_table
+from vle_lightning.errors import UserError
+from vle_lightning.models.backbone import (
+    IMAGE_TYPE,
+    TEXT_TYPE,
+    Adapted,
+    Backbone,
+    BackboneConfig,
+    Blind,
+    Features,
+    Framing,
+    Modality,
+    Way,
+)
+from vle_lightning.models.heads import Pooler, initialise
+from vle_lightning.models.relative_bias import (
+    joint_index,
+    resize_bias_table,
+    table_rows,
+)
+from vle_lightning.streams import Fused, ImageLayout, Stream
+
+TEXT: Literal["text"] = "text"  # names of the experts
+IMAGE: Literal["image"] = "image"
+PAIR = "pair"
+TEXT_POSITIONS = "text.positions.weight"
+HALF = PixelFacts((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # BEiT's normalisation
+Positions = Literal["relative", "absolute"]
+
+
+@dataclass(frozen=True)
+class MoMEConfig(BackboneConfig):
+    """Sizes of a mixture-of-modality-experts transformer; the defaults are VLMo-Base.
+
+    Attributes:
+        fusion_layers: the last blocks, which have a vision-language expert; 0: none has.
+        text_positions: tokens of the longest text that the relative table knows, or rows of the absolute table.
+        positions: a relative bias in attention, or absolute tables (VLMo-Base-plus).
+        layer_scale: what a block's two branches are multiplied by at first, a learned vector each; None: nothing.
+        drop_path: stochastic depth at the last block, rising from 0 at the first; also dropout of the text embeddings.
+        shared_experts: one feed-forward layer for all instead of experts (an ablation of the paper, table 5).
+        attention_apart: below the fusion layers text and image do not read each other (an ablation, table 7).
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    vocab_size: int = 30_522
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    fusion_layers: int = 2
+    text_positions: int = 196
+    positions: Positions = "relative"
+    layer_scale: float | None = 0.1
+    drop_path: float = 0.1
+    token_types: int = 2
+    layer_norm_eps: float = 1e-6
+    init_std: float = 0.02
+    shared_experts: bool = False
+    attention_apart: bool = False
+
+    def build(self, blind: Blind = "none") -> MoME:
+        """Make the module, its weights drawn at random; ``blind`` masks one modality."""
+        return MoME(self, blind)
+
+    def resized(self, image_size: int) -> Self:
+        """Return the configuration of the same network for other pictures."""
+        return replace(self, image_size=image_size)
+
+    def part_of_call(self, way: Way) -> str:
+        """Count every call with the one transformer."""
+        del way
+        return "fusion"
+
+    def least_weights(self) -> int:
+        """Return a lower bound of the number of parameters."""
+        experts = 1 if self.shared_experts else 2
+        block = 4 * self.width**2 + experts * 2 * self.width * self.intermediate
+        return self.vocab_size * self.width + self.layers * block
+
+
+class Route(NamedTuple):
+    """Which expert each part of a call's rows and tokens passes: parts along the rows, each cut along the tokens."""
+
+    parts: tuple[tuple[int, tuple[tuple[int, str], ...]], ...]  # (rows, ((tokens, expert), ...)), ...
+    text_tokens: int = 0  # of a pair: how many of its states are text
+
+    @classmethod
+    def whole(cls, states: Tensor, expert: str, text_tokens: int = 0) -> Self:
+        """Send all of (B, N, D) to one expert."""
+        return cls(((len(states), ((states.shape[1], expert),)),), text_tokens)
+
+
+class Expert(nn.Module):
+    """A norm and the feed-forward layer behind it."""
+
+    def __init__(self, config: MoMEConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(config.width, config.intermediate)
+        self.fc2 = nn.Linear(config.intermediate, config.width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map states (B, N, D) to the same shape, without the residual."""
+        output: Tensor = self.fc2(F.gelu(self.fc1(self.norm(states))))
+        return output
+
+
+class BiasedAttention(nn.Module):
+    """Self-attention with a bias on queries and values, none on keys, and a relative bias on scores, as in BEiT."""
+
+    def __init__(self, config: MoMEConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(config.width))
+        self.v_bias = nn.Parameter(torch.zeros(config.width))
+        self.proj = nn.Linear(config.width, config.width)
+
+    def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values (B, H, N, D / H) of states (B, N, D)."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        projected = F.linear(states, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def forward(self, states: Tensor, scores: Tensor) -> Tensor:
+        """Let states (B, N, D) read each other; ``scores`` (B or 1, H or 1, N, N) are added, -inf where masked."""
+        query, key, value = self.project(states)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=scores.to(query.dtype))
+        output: Tensor = self.proj(read.transpose(1, 2).flatten(2))
+        return output
+
+    def weights(self, states: Tensor, scores: Tensor) -> Tensor:
+        """Say how much each state reads of each: (B, H, N, N) float, rows that sum to one."""
+        query, key, _ = self.project(states)
+        found = query.float() @ key.float().transpose(-1, -2) / query.shape[-1] ** 0.5
+        weights: Tensor = (found + scores).softmax(-1)
+        return weights
+
+
+class MoMEBlock(nn.Module):
+    """Attention that all share, then experts; before each a norm, behind each a learned scale (BEiT's block)."""
+
+    def __init__(self, config: MoMEConfig, number: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.attention = BiasedAttention(config)
+        with_pairs = number >= config.layers - config.fusion_layers and not config.shared_experts
+        names = (TEXT,) if config.shared_experts else (TEXT, IMAGE, PAIR) if with_pairs else (TEXT, IMAGE)
+        self.experts = nn.ModuleDict({name: Expert(config) for name in names})
+        self.drop = config.drop_path * number / max(config.layers - 1, 1)
+        self.scale_1, self.scale_2 = (_scale(config) for _ in range(2))
+
+    def forward(self, states: Tensor, scores: Tensor, route: Route) -> Tensor:
+        """Map states (B, N, D) to the same shape; ``scores`` as in `BiasedAttention`."""
+        read = self.attention(self.norm(states), scores)
+        states = states + self._dropped(read if self.scale_1 is None else self.scale_1 * read)
+        branch = torch.cat([self._experts(part, tokens) for part, tokens in _rows(states, route)])
+        return states + branch
+
+    def _experts(self, states: Tensor, tokens: tuple[tuple[int, str], ...]) -> Tensor:
+        pieces = states.split([count for count, _ in tokens], dim=1)
+        outputs = [self._expert(name)(piece) for piece, (_, name) in zip(pieces, tokens, strict=True)]
+        if self.scale_2 is not None:
+            outputs = [self.scale_2 * output for output in outputs]
+        return torch.cat([self._dropped(output) for output in outputs], dim=1)
+
+    def _expert(self, name: str) -> nn.Module:
+        return self.experts[name if name in self.experts else TEXT]
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        """Drop a branch of whole samples at random (stochastic depth, arXiv 1603.09382)."""
+        if not self.training or not self.drop:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop
+        return branch * kept.to(branch.dtype) / (1 - self.drop)
+
+
+def _scale(config: MoMEConfig) -> nn.Parameter | None:
+    return None if config.layer_scale is None else nn.Parameter(torch.full((config.width,), config.layer_scale))
+
+
+def _rows(states: Tensor, route: Route) -> Iterator[tuple[Tensor, tuple[tuple[int, str], ...]]]:
+    pieces = states.split([rows for rows, _ in route.parts])
+    for piece, (_, tokens) in zip(pieces, route.parts, strict=True):
+        yield piece, tokens
+
+
+class TextEmbeddings(nn.Module):
+    """BERT's embeddings: words, segment 0, positions if absolute; then a norm and dropout."""
+
+    def __init__(self, config: MoMEConfig) -> None:
+        super().__init__()
+        self.words = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Embedding(config.text_positions, config.width) if config.positions == "absolute" else None
+        self.segments = nn.Embedding(2, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)  # BERT's, in VLMo too
+        self.dropout = nn.Dropout(config.drop_path)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Embed B texts (B, T): (B, T, D)."""
+        states = self.words(input_ids) + self.segments.weight[0]
+        if self.positions is not None:
+            states = states + self.positions.weight[: input_ids.shape[1]]
+        embedded: Tensor = self.dropout(self.norm(states))
+        return embedded
+
+
+class PatchEmbeddings(nn.Module):
+    """Patches behind a class token, with positions if absolute."""
+
+    def __init__(self, config: MoMEConfig) -> None:
+        super().__init__()
+        side = config.image_size // config.patch_size
+        self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
+        self.class_embedding = nn.Parameter(torch.zeros(config.width))
+        absolute = config.positions == "absolute"
+        self.position_embedding = nn.Embedding(1 + side**2, config.width) if absolute else None
+
+    def forward(self, pixel_values: Tensor, hidden: PatchMask | None, grid: tuple[int, int]) -> Tensor:
+        """Embed B images (B, 3, H, W): (B, 1 + P, D)."""
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        if hidden is not None and hidden.vector is not None:
+            patches = torch.where(hidden.patches[..., None], hidden.vector.to(patches.dtype), patches)
+        first = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        states = torch.cat([first, patches], dim=1)
+        if self.position_embedding is not None:
+            states = states + resize_position_table(self.position_embedding.weight, grid)
+        return states
+
+
+class MoME(Backbone):
+    """Streams before fusion are embeddings: fusion starts from them, not from what a modality alone is encoded to."""
+
+    ways_alone: ClassVar[tuple[str, ...]] = ("single", "pair")
+    alone_trains: ClassVar[bool] = True
+    rates: ClassVar[Mapping[str, str]] = {"": "tower"}  # VLMo trains all of it at one rate
+    types_option: ClassVar[str] = "token_types"
+    framing: ClassVar[Framing] = "squeeze"  # as VLMo evaluates
+
+    config: MoMEConfig
+    places: Tensor  # (M + N, M + N) int64: which row of the table each query and key reads
+
+    def __init__(self, config: MoMEConfig, blind: Blind = "none") -> None:
+        super().__init__(config, blind)
+        if config.image_size % config.patch_size:
+            raise UserError(
+                f"model.architecture: image_size {config.image_size} is no multiple of patch_size {config.patch_size}"
+            )
+        if not 0 <= config.fusion_layers <= config.layers:
+            raise UserError(
+                f"model.architecture: fusion_layers is {config.fusion_layers}; give 0 to {config.layers}, the layers"
+            )
+        if config.heads < 1 or config.width % config.heads:
+            raise UserError(f"model.architecture: width {config.width} is no multiple of heads {config.heads}")
+        self.width = self.pooled_width = self.hidden_width = self.text_width = self.contrast_width = config.width
+        self.vocabulary, self.max_tokens, self.padding = config.vocab_size, config.text_positions, 0
+        self.layout, self.pixels = ImageLayout(1, config.patch_size), HALF
+        self.init_std, self.norm_eps = config.init_std, 1e-12
+        self.text, self.image = TextEmbeddings(config), PatchEmbeddings(config)
+        self.token_types = nn.Embedding(config.token_types, config.width)
+        self.blocks = nn.ModuleList(MoMEBlock(config, number) for number in range(config.layers))
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.pooler = Pooler(config.width)
+        relative = config.positions == "relative"
+        rows = table_rows(config.image_size // config.patch_size, config.text_positions)
+        self.position_bias = nn.Parameter(torch.zeros(rows, config.layers * config.heads)) if relative else None
+        self.register_buffer("places", self._places(), persistent=False)
+        initialise(self, config.init_std)
+        nn.init.normal_(self.image.class_embedding, std=config.init_std)
+        masked = {"none": (), "image": (self.image,), "text": (self.text,)}[blind]
+        for part in masked:
+            part.requires_grad_(False)
+
+    def _places(self) -> Tensor:
+        """Return the index of the longest text and an image, of which shorter ones are a part."""
+        known = self.config.text_positions
+        return joint_index(self.window, known, known)
+
+    @property
+    def window(self) -> int:
+        """Patches a side of the pictures that the positions are made for."""
+        return self.config.image_size // self.config.patch_size
+
+    @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The (V, D) table."""
+        return self.text.words
+
+    def layers(self) -> dict[str, list[nn.Module]]:
+        """Return the blocks, which all modalities share."""
+        return {"fusion": list(self.blocks)}
+
+    def part_of(self, name: str) -> str:
+        """Count everything with the one transformer."""
+        del name
+        return "fusion"
+
+    def resize_images(self, image_size: int) -> None:
+        """Make positions those of square pictures of so many pixels."""
+        if image_size == self.config.image_size:
+            return
+        side = self._side(image_size)
+        bias, absolute = self.position_bias, self.image.position_embedding
+        if bias is not None and side < self.window:
+            raise UserError(
+                f"a relative position table for {self.config.image_size} pixels cannot shrink to {image_size}: set "
+                f"model.architecture.image_size and data.image_size to at least {self.config.image_size}, or start "
+                "from a checkpoint of smaller pictures"
+            )
+        with torch.no_grad():
+            self._place_images(
+                image_size,
+                None if bias is None else resize_bias_table(bias, self.window, side),
+                None if absolute is None else resize_position_table(absolute.weight, (side, side)).detach().clone(),
+            )
+
+    def reshape_images(self, image_size: int) -> None:
+        """Make tables of zeros for such pictures; a table of relative positions could not shrink."""
+        if image_size == self.config.image_size:
+            return
+        side = self._side(image_size)
+        bias, absolute = self.position_bias, self.image.position_embedding
+        self._place_images(
+            image_size,
+            None if bias is None else bias.new_zeros(table_rows(side, self.config.text_positions), bias.shape[1]),
+            None if absolute is None else absolute.weight.new_zeros(1 + side**2, self.width),
+        )
+
+    def _side(self, image_size: int) -> int:
+        if image_size % self.config.patch_size:
+            raise UserError(f"pictures of {image_size} pixels are no multiple of the patches, {self.config.patch_size}")
+        return image_size // self.config.patch_size
+
+    def _place_images(self, image_size: int, bias: Tensor | None, absolute: Tensor | None) -> None:
+        if bias is not None and self.position_bias is not None:
+            self.position_bias = nn.Parameter(bias.detach(), self.position_bias.requires_grad)
+        if absolute is not None and self.image.position_embedding is not None:
+            freeze = not self.image.position_embedding.weight.requires_grad
+            self.image.position_embedding = nn.Embedding.from_pretrained(absolute.detach(), freeze=freeze)
+        self.config = self.config.resized(image_size)
+        self.places = self._places().to(self.places.device)
+
+    def adapt(self, weights: Mapping[str, Tensor], source: BackboneConfig) -> Adapted:
+        """Draw experts for pairs where the source has none (VLMo's second stage), and cut absolute text positions."""
+        adapted = Adapted(dict(weights))
+        if not isinstance(source, MoMEConfig):
+            return adapted
+        own = self.state_dict()
+        if source.fusion_layers == 0 < self.config.fusion_layers and not self.config.shared_experts:
+            pair = {key: value for key, value in own.items() if f".experts.{PAIR}." in key}
+            given = {**adapted.weights, **pair}
+            adapted = Adapted(given, ("fusion_layers",), (), {"the experts of pairs": tuple(pair)})
+        table, longest = adapted.weights.get(TEXT_POSITIONS), self.config.text_positions
+        if self.config.positions == "absolute" and table is not None and len(table) > longest:
+            given = {**adapted.weights, TEXT_POSITIONS: table[:longest]}
+            told = f"the text positions from {len(table)} to {longest} tokens"
+            adapted = Adapted(given, (*adapted.settled, "text_positions"), (told,), adapted.new)
+        return adapted
+
+    def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
+        """Encode B texts or images by their own expert, and through the vision-language experts (VLMo, section 3.2).
+
+        The two ways share all blocks below the fusion layers; above, both are one batched call.
+        """
+        if first:
+            return (Stream(self.norm(self.encode_single(stream, modality)), stream.mask),)
+        self._tell("text_alone" if modality == TEXT else "image_alone", stream.mask.shape)
+        states, masks = self._begin(stream, modality)
+        biases = self.biases(self._index(modality, stream.mask.shape[1]))
+        split, rows = len(self.blocks) - self.config.fusion_layers, len(states)
+        for number, block in enumerate(self.blocks[:split]):
+            states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
+        both = torch.cat([states, states])
+        twice = torch.cat([masks, masks])
+        length = states.shape[1]
+        route = Route(((rows, ((length, modality),)), (rows, ((length, PAIR),))))
+        for number, block in enumerate(self.blocks[split:], start=split):
+            both = block(both, _scores(biases, number, twice), route)
+        single, pair = self.norm(both).split(rows)
+        return Stream(single, stream.mask), Stream(pair, stream.mask)
+
+    def encode_single(self, stream: Stream, modality: Modality) -> Tensor:
+        """Encode a modality by itself with its own expert alone: states (B, N, D), before the last norm."""
+        self._tell("text_single" if modality == TEXT else "image_single", stream.mask.shape)
+        states, masks = self._begin(stream, modality)
+        biases = self.biases(self._index(modality, stream.mask.shape[1]))
+        for number, block in enumerate(self.blocks):
+            states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
+        return states
+
+    def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
+        """Encode a modality by itself with its own expert alone: states (B, N, D), normed."""
+        states: Tensor = self.norm(self.encode_single(stream, modality))
+        return states
+
+    def reads(self, name: str, modality: Modality) -> bool:
+        """Say whether a modality by itself reads a parameter: not those of the other one's or of pairs' experts."""
+        expert = name.split(".experts.")[-1].split(".")[0] if ".experts." in name else None
+        if expert is not None:
+            return expert == (TEXT if self.config.shared_experts else modality)
+        return name.startswith(("blocks.", "token_types.", "norm.", "position_bias", f"{modality}."))
+
+    @property
+    def image_depth(self) -> int:
+        """Return the number of blocks."""
+        return len(self.blocks)
+
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        """Pass the image experts of all blocks."""
+        states, mask = self._begin(self._encode_image(pixel_values, None), IMAGE)
+        biases = self.biases(self._index(IMAGE, mask.shape[1]))
+        found: list[Stream] = []
+        for number, block in enumerate(self.blocks[: depths[-1]]):
+            states = block(states, _scores(biases, number, mask), Route.whole(states, IMAGE))
+            if number + 1 in depths:
+                found.append(Stream(states, mask))
+        return found
+
+    def features(
+        self, text: tuple[Tensor, Tensor] | None, pixel_values: Tensor | None, rows: Tensor | None = None
+    ) -> Features:
+        """Return each modality's states alone, and the fused pairs; see `Backbone.features`."""
+        texts = None if text is None else self.encode_text(*text)
+        images = None if pixel_values is None else self.encode_image(pixel_values)
+        images = images if images is None or rows is None else images.select(rows)
+        alone = [
+            stream and Stream(self.encode_unimodal(stream, modality), stream.mask)
+            for stream, modality in ((texts, TEXT), (images, IMAGE))
+        ]
+        fused = None if texts is None or images is None else self.fuse(texts, images)
+        return Features(alone[0], alone[1], fused)
+
+    @contextmanager
+    def watch(self) -> Iterator[list[Tensor]]:
+        """Collect what the text's class token reads of the image in the last block; the rest goes to the text."""
+        seen: list[Tensor] = []
+        last = self.blocks[-1]
+        assert isinstance(last, MoMEBlock)
+
+        def collect(block: nn.Module, inputs: tuple[Tensor, Tensor, Route]) -> None:
+            states, scores, route = inputs
+            assert isinstance(block, MoMEBlock)
+            weights = block.attention.weights(block.norm(states), scores)
+            seen.append(weights[:, :, :1, route.text_tokens :].detach())
+
+        handle = last.register_forward_pre_hook(collect)
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+    def _encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Stream:
+        if input_ids.shape[1] > self.config.text_positions:
+            raise UserError(
+                f"a text has {input_ids.shape[1]} tokens, but the model positions for {self.config.text_positions}"
+            )
+        return Stream(self.text(input_ids), attention_mask)
+
+    def _encode_image(self, pixel_values: Tensor, hidden: PatchMask | None) -> Stream:
+        if hidden is not None and hidden.vector is None:
+            pixel_values = blackened(pixel_values, hidden.patches, self.layout, self.pixels)
+        grid = self.layout.grid(pixel_values)
+        if self.position_bias is not None and grid != (self.window, self.window):
+            height, width = pixel_values.shape[-2:]
+            raise UserError(
+                f"a picture has {height} x {width} pixels, but the model relative positions for "
+                f"{self.config.image_size} x {self.config.image_size}; resize one of the two"
+            )
+        states = self.image(pixel_values, hidden, grid)
+        return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
+
+    def _fuse(self, text: Stream, image: Stream) -> Fused:
+        states, mask = text.append(image)
+        tokens, split = text.mask.shape[1], len(self.blocks) - self.config.fusion_layers
+        biases = self.biases(self._pair_index(tokens, image.mask.shape[1]))
+        below: tuple[tuple[int, str], ...] = ((tokens, TEXT), (image.mask.shape[1], IMAGE))
+        apart = self._apart(tokens, states) if self.config.attention_apart else None
+        for number, block in enumerate(self.blocks):
+            is_below = number < split
+            route = Route(((len(states), below),), tokens) if is_below else Route.whole(states, PAIR, tokens)
+            states = block(states, _scores(biases, number, mask, apart if is_below else None), route)
+        states = self.norm(states)
+        return Fused(states[:, :tokens], states[:, tokens:], self.pooler(states[:, 0]))
+
+    def _begin(self, stream: Stream, modality: Modality) -> tuple[Tensor, Tensor]:
+        row = TEXT_TYPE if modality == TEXT else IMAGE_TYPE
+        return stream.states + self.token_types.weight[row], stream.mask
+
+    def _index(self, modality: Modality, length: int) -> Tensor:
+        known = self.config.text_positions
+        return self._reach(self.places[:known, :known] if modality == TEXT else self.places[known:, known:], length)
+
+    def _pair_index(self, tokens: int, states: int) -> Tensor:
+        """Return the index of a pair; region tokens behind the patches have no place: their row is the table's end."""
+        known = self.config.text_positions
+        (text, across), (back, image) = (part.tensor_split([known], 1) for part in self.places.tensor_split([known]))
+        upper = torch.cat([text[:tokens, :tokens], across[:tokens]], 1)
+        lower = torch.cat([back[:, :tokens], image], 1)
+        return self._reach(torch.cat([upper, lower]), tokens + states)
+
+    @staticmethod
+    def _reach(index: Tensor, length: int) -> Tensor:
+        """Cut an index to so many states, or extend it to states without a place."""
+        missing = max(length - len(index), 0)
+        return nn.functional.pad(index[:length, :length], (0, missing, 0, missing), value=-1)
+
+    def biases(self, index: Tensor) -> Tensor | None:
+        """Gather the biases of all layers once: (L, H, N, N); zero where a state has no place, which is row -1."""
+        if self.position_bias is None:
+            return None
+        table = torch.cat([self.position_bias, self.position_bias.new_zeros(1, self.position_bias.shape[1])])
+        gathered = table[index]  # (N, N, L * H)
+        biases: Tensor = gathered.permute(2, 0, 1).unflatten(0, (self.config.layers, self.config.heads))
+        return biases
+
+    def _apart(self, tokens: int, states: Tensor) -> Tensor:
+        is_text = torch.arange(states.shape[1], device=states.device) < tokens
+        return is_text[:, None] == is_text
+
+
+def _scores(biases: Tensor | None, layer: int, mask: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """Return what is added to a layer's scores: (B, H or 1, N, N), -inf on masked keys."""
+    keys = mask[:, None, None, :] if allowed is None else mask[:, None, None, :] & allowed
+    zero = torch.zeros((), device=mask.device) if biases is None else biases[layer][None]
+    scores = zero.masked_fill(~keys, -torch.inf)
+    return scores if scores.shape[-2] > 1 else scores.expand(-1, -1, mask.shape[1], -1)

@@ -1,0 +1,120 @@
+"""Image-text retrieval by a dual encoder: one vector an image and one a text, compared by a product (VLMo, 3.4).
+
+No pair is fused, so that a large set is searched at once; where asked, the fusion ranks the best of it again.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vle_lightning.batch import RetrievalBatch
+from vle_lightning.errors import UserError
+from vle_lightning.hub.architecture import Architecture
+from vle_lightning.models.backbone import Blind
+from vle_lightning.models.heads import in_float32, initialise
+from vle_lightning.objectives.base import Extra
+from vle_lightning.objectives.itc import ImageTextContrast
+from vle_lightning.objectives.passes import Encoded
+from vle_lightning.optim import OptimConfig
+from vle_lightning.streams import ImageView, Stream, TextView
+from vle_lightning.tasks.base import Stage
+from vle_lightning.tasks.contrasting import StepContrast
+from vle_lightning.tasks.ranking import RankingTask
+from vle_lightning.tasks.scoring import Score
+
+
+class DualRetrievalTask(RankingTask):
+    """Contrast of the whole step in training, similarity of all vectors in evaluation."""
+
+    def __init__(
+        self,
+        architecture: Architecture = "vlmo-base",
+        top_k: int = 0,
+        folds: tuple[int, ...] = (1,),
+        pairs_per_batch: int = 1024,
+        init: str | None = None,
+        blind: Blind = "none",
+        optim: OptimConfig = OptimConfig(lr=3e-5, fusion_multiplier=1.0, head_multiplier=1.0),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        """Build the encoder and pre-training's heads of contrast and matching.
+
+        Args:
+            architecture: a preset, or a composition in plain types (`read_architecture`).
+            top_k: rank again, by fusion and ITM's head, so many texts of each image (and the same share of the images
+                of each text), those of the greatest similarity. The names of the scores say so. 0: similarity alone.
+            folds: parts that evaluation is averaged over, each searched by itself.
+            pairs_per_batch: of fusion, on one device.
+            init: a checkpoint or run folder to start from.
+            blind: what is masked.
+            optim: learning rates and schedule; the default is VLMo's.
+            seed: of dropout.
+
+        Raises:
+            UserError: an option is out of range, or a modality is masked.
+        """
+        super().__init__(architecture, blind, optim, seed, top_k, folds, pairs_per_batch)
+        if blind != "none":
+            raise UserError(f"model.blind={blind}: contrast compares texts with images, and needs both")
+        self.options = {}
+        self.contrast = ImageTextContrast(self.model, first=True)
+        self.head = nn.Linear(self.model.pooled_width, 2)
+        initialise(self.head, self.model.init_std)
+        self.head.requires_grad_(False)
+        self._step = StepContrast(self.contrast, self.model, "global", draws=False, seed=seed)
+        self.start(init, self.heads())
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Contrast needs all micro-batches of a step from its start on."""
+        return True
+
+    @property
+    def trains_all(self) -> bool:
+        """Say that poolers and fusion have no loss."""
+        return False
+
+    def published_heads(self) -> dict[str, nn.Module]:
+        """Return the heads of contrast and matching."""
+        return {**self.contrast.named_heads(), "itm_score": self.head}
+
+    @property
+    def scorer(self) -> Score | None:
+        """Return the fusion where it ranks again; else nothing, for vectors are compared."""
+        return self.match if self.top_k else None
+
+    def match(self, text: Stream, image: Stream) -> Tensor:
+        """Score K pairs (K,): by how much the logit of a match is above that of none."""
+        logits = in_float32(self.head, self.model.pool_pairs(text, image))
+        score: Tensor = logits[:, 1] - logits[:, 0]
+        return score
+
+    def vectors(self, text: Stream, image: Stream) -> tuple[Tensor, Tensor]:
+        """Return unit vectors of texts and images."""
+        found = self.contrast.vectors_of(self.model, Encoded({TextView.CLEAN: text}, {ImageView.CLEAN: image}))
+        return found.texts[0], found.images[0]
+
+    def forward(self, batch: RetrievalBatch) -> Tensor:
+        """Compare all images of a batch with all its texts: (B, T) cosines."""
+        encoded = self._encode(batch)
+        text, image = self.vectors(encoded.texts[TextView.CLEAN], encoded.images[ImageView.CLEAN])
+        return image @ text.T
+
+    def step(self, batch: RetrievalBatch, stage: Stage) -> Tensor:  # type: ignore[override]
+        """Contrast the pairs of a micro-batch with those of the whole step."""
+        if batch.ahead:
+            self._step.look_ahead(batch, self._encode)
+        encoded = self._encode(batch)
+        _, extras = self._step.extend(batch, encoded, is_whole=False)
+        output = self.contrast(None, batch, extras[Extra.VECTORS], extras[Extra.CONTRAST])
+        for score in output.scores:
+            self.score(stage, *score)
+        loss: Tensor = output.loss
+        return loss
+
+    def _encode(self, batch: RetrievalBatch) -> Encoded:
+        text = self.model.encode_text(batch.input_ids, batch.attention_mask)
+        return Encoded({TextView.CLEAN: text}, {ImageView.CLEAN: self.model.encode_image(batch.pixel_values)})
+
+
+Task = DualRetrievalTask
