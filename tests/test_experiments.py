@@ -17,10 +17,9 @@ from vle_lightning.models.mome import HALF
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = sorted(f for f in EXPERIMENTS.rglob("*.yaml") if f.parent.name != "ablations")  # which are studies
-QUICK = (  # of most tasks; pretrain runs in test_cli.py, snli_ve in test_evaluation.py, and nlvr2 is slow
+QUICK = (  # of most tasks; pretrain runs in test_cli.py, snli_ve in test_evaluation.py; nlvr2 and retrieval are slow
     "vcr/toy_q2a.yaml",
     "vqa/toy.yaml",
-    "retrieval/toy.yaml",
     "pretrain_images/vlmo_toy.yaml",
     "pretrain_texts/vlmo_toy.yaml",
     "classification/toy.yaml",

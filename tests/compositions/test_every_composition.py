@@ -194,12 +194,10 @@ def run_padded(model: Backbone, call: EncoderCall) -> Tensor:
     return model.encode_text(torch.full(call.sizes, 5), real).states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("composition", "encoders_alone"),
-    [
-        pytest.param(FEW[1], True, id="encoders"),  # a second for each call
-        *(pytest.param(one, False, id=str(one), marks=pytest.mark.slow) for one in ALL),
-    ],
+    [pytest.param(FEW[1], True, id="encoders"), *(pytest.param(one, False, id=str(one)) for one in ALL)],
 )
 def test_flops_and_kept_bytes_are_those_of_a_real_run(composition: Composition, encoders_alone: bool) -> None:
     task = PretrainTask(composition.plain(), classes=CLASSES).train()

@@ -54,9 +54,8 @@ def test_a_batch_that_does_not_fit_is_no_error(monkeypatch: pytest.MonkeyPatch) 
     assert not trainer.fits(2)
 
 
-@pytest.mark.parametrize(
-    "recomputed", [pytest.param((), marks=pytest.mark.slow), ("text", "image", "fusion")], ids=["none", "all"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [(), ("text", "image", "fusion")], ids=["none", "all"])
 def test_a_check_reports_speed_flops_and_the_largest_batch(tmp_path: Path, recomputed: tuple[str, ...]) -> None:
     settings = TrainingSettings("tiny", "cpu", 4, 0.2, recomputed=recomputed, largest=True, ceiling=8)
     report = Report(tmp_path / "report.json")

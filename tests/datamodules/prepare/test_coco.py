@@ -139,7 +139,7 @@ def test_rows_of_wrong_types_are_counted(tmp_path: Path) -> None:
     assert any("captions_train2017.json, 'annotations', row 1: 'image_id' is [1], not an id" in at for at in wheres)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.slow), "val"])
 def test_the_real_photos_are_counted_exactly(tmp_path: Path, split: str) -> None:
     src = real_folder("coco")
     captions = json.loads((src / "annotations" / f"captions_{split}.json").read_text())
