@@ -12,10 +12,11 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from tests.test_micro_batches import PRETRAIN, ROOT, finish, fit, kill_after_first_save, opened, start
+from tests.test_micro_batches import PRETRAIN, ROOT, fit, kill_after_first_save, opened, start
 
 DUAL = ROOT / "experiments" / "dual_retrieval" / "vlmo_toy.yaml"
 GLOBAL = 32
+PATIENCE = 300  # seconds
 EXPERIMENT: dict[str, Any] = {
     "trainer": {"max_steps": 20, "enable_progress_bar": False},
     "model": {
@@ -50,9 +51,14 @@ def _in_the_workplace(workplace: Path) -> Iterator[None]:
         yield
 
 
-def options(ranks: int, accumulation: int, strategy: str = "ddp") -> list[str]:
+def options(ranks: int, accumulation: int) -> list[str]:
     found = ["--data.batch_size", str(GLOBAL // ranks // accumulation)]
-    return [*found, "--trainer.devices", str(ranks), "--trainer.strategy", strategy] if ranks > 1 else found
+    return [*found, "--trainer.devices", str(ranks), "--trainer.strategy", "ddp"] if ranks > 1 else found
+
+
+def finish(arguments: list[str]) -> int:
+    """Run to the end in a process of its own: several ranks start the command that they are in once more."""
+    return start(arguments).wait(PATIENCE)
 
 
 def losses(folder: Path) -> list[float]:
@@ -88,14 +94,6 @@ def test_any_cut_of_a_step_trains_the_same_weights(ranks: int, accumulation: int
     name = f"contrast_{ranks}_{accumulation}"
     assert finish(fit(PRETRAIN, name, *options(ranks, accumulation))) == 0
     compare(alone, alone.with_name(name))
-    assert losses(alone.with_name(name)) == pytest.approx(losses(alone), rel=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"])
-def test_sharded_weights_train_the_same(strategy: str, alone: Path) -> None:
-    name = f"contrast_{strategy}"
-    assert finish(fit(PRETRAIN, name, *options(2, 2, strategy))) == 0
     assert losses(alone.with_name(name)) == pytest.approx(losses(alone), rel=1e-4)
 
 
