@@ -29,6 +29,7 @@ from vle_lightning.batch import Batch
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.flops import FlopRecorder, _counted, encoder_flops
+from vle_lightning.gpu_check.workload import make_pairs
 from vle_lightning.models.backbone import Blind, EncoderCall, Way
 from vle_lightning.models.dual_stream import DualStream, DualStreamConfig
 from vle_lightning.models.presets import EXPERTS, PRESETS
@@ -236,3 +237,10 @@ def test_tasks_of_one_modality_tell_of_their_calls(modality: str) -> None:
         else:
             twin_model.encode_unimodal(twin_model.encode_image(torch.zeros(4, 3, 48, 48)), "image")
     assert tuple(seen) == recording.encoder
+
+
+@pytest.mark.slow
+def test_meter_base_is_counted_as_torch_counts_it() -> None:
+    task = PretrainTask("meter-clip16-roberta", {"mlm": 1.0, "itm": 1.0}, tied=False)
+    ours, theirs = counted(task, make_pairs(1, 288, task.model.vocabulary, tokens=20))
+    assert sum(ours.values()) == theirs
