@@ -22,6 +22,7 @@ from vle_lightning.errors import UserError
 from vle_lightning.files import is_number
 from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.hub.keymap import KeyMap, invert, translate
+from vle_lightning.hub.layouts import Sizes
 from vle_lightning.hub.towers import split_projections
 from vle_lightning.models.dual_stream import DualStreamConfig
 
@@ -156,7 +157,7 @@ def in_order(weights: dict[str, Tensor], head: Head) -> dict[str, Tensor]:
 
 def meter_architecture(weights: Mapping[str, Tensor], options: Mapping[str, Any], where: str) -> DualStreamConfig:
     """Read the architecture off the encoder's tensors, by our names."""
-    sizes = _Sizes(weights, where)
+    sizes = Sizes(weights, where, "METER", meter_name)
     width = sizes.of("text_projection.weight")[0]
     drop = _number(options, "drop_rate", 0.1, where)
     heads = int(_number(options, "num_heads", max(width // HEAD_WIDTH, 1), where))
@@ -174,25 +175,7 @@ def meter_architecture(weights: Mapping[str, Tensor], options: Mapping[str, Any]
     return DualStreamConfig(_text(sizes, options), image, fusion, init_std=0.02)
 
 
-class _Sizes:
-    """Shapes of tensors by name."""
-
-    def __init__(self, weights: Mapping[str, Tensor], where: str) -> None:
-        self.weights, self.where = weights, where
-
-    def of(self, name: str, dimensions: int = 2) -> tuple[int, ...]:
-        shape = tuple(self.weights[name].shape) if name in self.weights else None
-        if shape is None or len(shape) != dimensions:
-            told = "is missing" if shape is None else f"is {shape}, of {dimensions} dimensions there"
-            raise UserError(f"{self.where} is no METER checkpoint that can be read: {meter_name(name)} {told}")
-        return shape
-
-    def count(self, pattern: str) -> int:
-        found = (re.fullmatch(pattern, key) for key in self.weights)
-        return len({match[1] for match in found if match})
-
-
-def _text(sizes: _Sizes, options: Mapping[str, Any]) -> TextEncoderConfig:
+def _text(sizes: Sizes, options: Mapping[str, Any]) -> TextEncoderConfig:
     vocabulary, width = sizes.of("text.model.embeddings.word_embeddings.weight")
     types = sizes.of("text.model.embeddings.token_type_embeddings.weight")[0]
     given = options["text"] if isinstance(options.get("text"), Mapping) else {}
@@ -213,7 +196,7 @@ def _text(sizes: _Sizes, options: Mapping[str, Any]) -> TextEncoderConfig:
     )
 
 
-def _clip(sizes: _Sizes) -> ImageEncoderConfig:
+def _clip(sizes: Sizes) -> ImageEncoderConfig:
     width, _, patch, _ = sizes.of("image.patch_embedding.weight", 4)
     side = math.isqrt(max(sizes.of("image.position_embedding.weight")[0] - 1, 0))
     return ClipViTConfig(
@@ -226,7 +209,7 @@ def _clip(sizes: _Sizes) -> ImageEncoderConfig:
     )
 
 
-def _swin(sizes: _Sizes) -> ImageEncoderConfig:
+def _swin(sizes: Sizes) -> ImageEncoderConfig:
     """Read a Swin: METER's window is the grid of the last stage, so that bias tables tell the pictures' size."""
     embed, _, patch, _ = sizes.of("image.model.patch_embed.proj.weight", 4)
     stages = max(sizes.count(r"image\.model\.layers\.(\d+)\..*"), 1)  # of none, the first one is named as missing

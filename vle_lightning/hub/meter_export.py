@@ -16,6 +16,7 @@ from vle_lightning.encoders.timm_image import TimmImageConfig
 from vle_lightning.errors import UserError
 from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.hub.filling import own_tensors
+from vle_lightning.hub.layouts import place
 from vle_lightning.hub.meter import (
     FILE,
     FUSION_EPS,
@@ -120,17 +121,7 @@ def meter_tensors(encoder: Backbone, heads: Mapping[str, nn.Module]) -> dict[str
     for name, head in heads.items():
         weights = in_order(dict(head.state_dict()), METER_HEADS[OURS[name]])
         own |= {f"{name}.{key}": value for key, value in weights.items()}
-    named: dict[str, Tensor] = {}
-    homeless = []
-    for name, value in own.items():
-        theirs = published_name(name)
-        if theirs is None:
-            homeless.append(name)
-        else:
-            named[theirs] = value.detach().contiguous()
-    if homeless:
-        hint = " (its MLM has the head of model.tied: false)" if homeless[0].startswith("mlm_score.") else ""
-        raise UserError(f"METER's layout has no place for {', '.join(homeless[:4])}{hint}; export it in ours")
+    named = place(own, published_name, "METER")
     _check_windows(named, encoder.config.image_size // encoder.layout.patch_size)
     positions = named["text_transformer.embeddings.position_embeddings.weight"].shape[0]
     named["text_transformer.embeddings.position_ids"] = torch.arange(positions)[None]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vle_lightning.errors import UserError
 from vle_lightning.hub.keymap import KeyMap, invert, translate
+from vle_lightning.hub.layouts import Sizes
 from vle_lightning.models.mome import TEXT_POSITIONS, MoMEConfig
 from vle_lightning.models.relative_bias import image_index, image_rows, joint_index, text_index
 
@@ -157,7 +158,8 @@ def read_vlmo(weights: Mapping[str, Tensor], options: Mapping[str, Any], where: 
             heads[head.name] = in_order(found.weights, head)
             rest = {key: value for key, value in rest.items() if not _is_of(key, head)}
     encoder = translate(rest, VLMO_KEYS)
-    sizes = _Sizes({name: _flat(name, value, where) for name, value in encoder.weights.items()}, where)
+    flat = {name: _flat(name, value, where) for name, value in encoder.weights.items()}
+    sizes = Sizes(flat, where, "VLMo", vlmo_name)
     architecture = vlmo_architecture(sizes, rest, options)
     dropped, own, carried = list(encoder.dropped), dict(sizes.weights), {}
     if architecture.positions == "relative" and own.pop(TEXT_POSITIONS, None) is not None:
@@ -192,30 +194,11 @@ def _flat(name: str, value: Tensor, where: str) -> Tensor:
     return value.flatten(0, len(leading))
 
 
-class _Sizes:
-    """Shapes of the encoder's tensors, by our names."""
-
-    def __init__(self, weights: Mapping[str, Tensor], where: str) -> None:
-        self.weights, self.where = weights, where
-
-    def of(self, name: str, dimensions: int = 2) -> tuple[int, ...]:
-        shape = tuple(self.weights[name].shape) if name in self.weights else None
-        if shape is None or len(shape) != dimensions:
-            told = "is missing" if shape is None else f"is {shape}, of {dimensions} dimensions there"
-            raise UserError(f"{self.where} is no VLMo checkpoint that can be read: {vlmo_name(name)} {told}")
-        return shape
-
-    def blocks(self, name: str) -> int:
-        """Count the blocks that have a part."""
-        found = (re.fullmatch(rf"blocks\.(\d+)\.{name}", key) for key in self.weights)
-        return len({match[1] for match in found if match})
-
-
-def vlmo_architecture(sizes: _Sizes, stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> MoMEConfig:
+def vlmo_architecture(sizes: Sizes, stored: Mapping[str, Tensor], options: Mapping[str, Any]) -> MoMEConfig:
     """Read the architecture off the tensors: ``sizes`` of the encoder's, by our names; ``stored`` by theirs."""
     vocabulary, width = sizes.of("text.words.weight")
     patch = sizes.of("image.patch_embedding.weight", 4)[-1]
-    layers = sizes.blocks(r"norm\.weight")
+    layers = sizes.count(r"blocks\.(\d+)\.norm\.weight")
     relative = "position_bias" in sizes.weights
     if relative:
         rows, columns = sizes.of("position_bias")
@@ -233,7 +216,7 @@ def vlmo_architecture(sizes: _Sizes, stored: Mapping[str, Tensor], options: Mapp
         layers=layers,
         heads=heads,
         intermediate=sizes.of("blocks.0.experts.text.fc1.weight")[0],
-        fusion_layers=sizes.blocks(r"experts\.pair\.norm\.weight"),
+        fusion_layers=sizes.count(r"blocks\.(\d+)\.experts\.pair\.norm\.weight"),
         text_positions=texts,
         positions="relative" if relative else "absolute",
         layer_scale=0.1 if "blocks.0.scale_1" in sizes.weights else None,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vle_lightning.errors import UserError
 from vle_lightning.hub.filling import own_tensors
+from vle_lightning.hub.layouts import place
 from vle_lightning.hub.vlmo import (
     FILE,
     HEADS,
@@ -79,18 +80,7 @@ def vlmo_tensors(encoder: Backbone, heads: Mapping[str, nn.Module]) -> dict[str,
     }
     for name, head in heads.items():
         own |= {f"{name}.{key}": value for key, value in in_order(dict(head.state_dict()), HEADS[name]).items()}
-    named: dict[str, Tensor] = {}
-    homeless = []
-    for name, value in own.items():
-        theirs = published_name(name)
-        if theirs is None:
-            homeless.append(name)
-        else:
-            named[theirs] = value.detach().contiguous()
-    if homeless:
-        hint = " (its MLM has the head of model.tied: false)" if homeless[0].startswith("mlm_score.") else ""
-        raise UserError(f"VLMo's layout has no place for {', '.join(homeless[:4])}{hint}; export it in ours")
-    return named
+    return place(own, published_name, "VLMo")
 
 
 def buffers(config: MoMEConfig, carried: Mapping[str, Tensor]) -> dict[str, Tensor]:
