@@ -41,6 +41,15 @@ class HeadCall(NamedTuple):
     reaches_back: bool  # its input needs a gradient, too
 
 
+class HeadSizes(NamedTuple):
+    """What a linear layer or a convolution does for one row."""
+
+    inputs: int  # that are multiplied
+    outputs: int
+    channels: int  # of the inputs: neighbouring rows share what the window of a convolution sees
+    convolves: bool
+
+
 class Recording(NamedTuple):
     """What one micro-batch called."""
 
@@ -101,27 +110,28 @@ class FlopRecorder:
         self._heads.append(HeadCall(name, rows, states.requires_grad))
 
 
-def linear_sizes(task: VisionLanguageTask) -> dict[str, tuple[int, int]]:
+def linear_sizes(task: VisionLanguageTask) -> dict[str, HeadSizes]:
     """Return inputs and outputs of each linear layer of the heads, by name; a sharded weight does not hide them.
 
     A convolution is a linear layer on what its window sees, a transposed one on what it spreads over its window.
     """
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, HeadSizes] = {}
     for name, module in task.named_modules():
         if name.startswith("model."):
             continue
         if isinstance(module, nn.Linear):
-            found[name] = (module.in_features, module.out_features)
+            found[name] = HeadSizes(module.in_features, module.out_features, module.in_features, False)
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             window = math.prod(module.kernel_size) // module.groups
             wide = isinstance(module, nn.ConvTranspose2d)
             sizes = (1, window) if wide else (window, 1)
-            found[name] = (module.in_channels * sizes[0], module.out_channels * sizes[1])
+            inputs, outputs = module.in_channels * sizes[0], module.out_channels * sizes[1]
+            found[name] = HeadSizes(inputs, outputs, module.in_channels, True)
     return found
 
 
 def flops_by_part(
-    recording: Recording, config: BackboneConfig, blind: Blind, heads: Mapping[str, tuple[int, int]]
+    recording: Recording, config: BackboneConfig, blind: Blind, heads: Mapping[str, HeadSizes]
 ) -> dict[str, float]:
     """Count the training FLOPs, forward and backward, of what was recorded.
 
@@ -135,7 +145,7 @@ def flops_by_part(
         recording: the sizes.
         config: of the encoder that they are counted for.
         blind: what is withheld from it.
-        heads: inputs and outputs of its linear layers by name (`linear_sizes`).
+        heads: sizes of its linear layers by name (`linear_sizes`).
 
     Returns:
         FLOPs of text, image, fusion and heads.
@@ -144,7 +154,7 @@ def flops_by_part(
     for call, count in Counter(recording.encoder).items():
         flops[config.part_of_call(call.way)] += count * encoder_flops(config, blind, call)
     for head in recording.heads:
-        inputs, outputs = heads[head.name]
+        inputs, outputs, *_ = heads[head.name]
         passes = 3 if head.reaches_back else 2  # forward, gradient of the weight, gradient of the input
         flops["heads"] += passes * MULTIPLY_ADD * head.rows * inputs * outputs
     return flops

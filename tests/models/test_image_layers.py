@@ -79,7 +79,7 @@ def test_layers_that_are_not_there_are_refused(depths: list[int]) -> None:
 def test_what_has_no_such_layers_is_refused_in_a_sentence() -> None:
     with pytest.raises(UserError, match="a TimmImageEncoder in stages has layers of different grids"):
         STAGES.build().image_layers(torch.zeros(1, 3, 32, 32), [1, 2])
-    outline = OutlineConfig.of(TOY.build()).build()
+    outline = OutlineConfig().build()  # of no layers
     with pytest.raises(UserError, match="a Outline does not encode images alone"):
         outline.image_layers(torch.zeros(1, 3, 32, 32), [1])
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from tests.factories import CODES, SIZE, pretrain_batch
 from vle_lightning.batch import PretrainBatch
-from vle_lightning.plan.workload import Sample, pretraining_workload
+from vle_lightning.plan.kinds import Sample
+from vle_lightning.plan.workload import pretraining_workload
 from vle_lightning.tasks.pretrain import PretrainTask
 
 ALL = ("mlm", "itm", "mpc", "pbc", "mim_contrast", "mim_codes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,30 +13,50 @@ from tests.factories import PARTS
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.fusion.co_attention import CoAttentionConfig
+from vle_lightning.models.backbone import BackboneConfig
 from vle_lightning.models.dual_stream import DualStreamConfig
+from vle_lightning.models.mome import MoMEConfig
 from vle_lightning.optim import make_optimizer
 from vle_lightning.performance import checkpoint_activations
-from vle_lightning.plan.workload import Sample, plain_batch
+from vle_lightning.plan.kinds import KINDS, Sample
 from vle_lightning.tasks.base import Stage
-from vle_lightning.tasks.pretrain import PretrainTask
 
-SAMPLE = Sample(tokens=40, image_size=112, masked=0.15, boxes=5)
-MIDDLE = DualStreamConfig(
+DUAL = DualStreamConfig(
     DebertaConfig(8000, 256, 4, 4, 1024, position_buckets=32, max_positions=64),
     ClipViTConfig(112, 8, 256, 4, 4, 1024),
     CoAttentionConfig(256, 3, 4, 1024),
 )
+EXPERTS = MoMEConfig(112, 8, 8000, 256, 6, 4, 1024, 2, 48)
 
 
-def main(rows: int, recomputed: bool) -> None:
+class Measured(NamedTuple):
+    """A task that is measured, and what it is planned by."""
+
+    architecture: BackboneConfig
+    sample: Sample
+    options: dict[str, Any]
+
+
+IMAGE = Sample(0, 112, 0.0, 0)
+CASES = {
+    "pretrain": Measured(DUAL, Sample(tokens=40, image_size=112, masked=0.15, boxes=5), {"classes": 50}),
+    "pretrain_images": Measured(EXPERTS, IMAGE._replace(patches=0.4), {"codes": 500}),
+    "pretrain_texts": Measured(EXPERTS, Sample(40, 0, 0.15, 0), {}),
+    "classification": Measured(DUAL, IMAGE, {"classes": 500}),
+    "segmentation": Measured(EXPERTS, IMAGE, {"classes": 50, "channels": 64}),
+}
+
+
+def main(name: str, rows: int, recomputed: bool) -> None:
     """Print the peak."""
     torch.set_num_threads(1)
-    task = PretrainTask(MIDDLE, classes=50)
+    case, kind = CASES[name], KINDS[name]
+    task = kind.task(case.architecture, **case.options)
     task.train()
     if recomputed:
         checkpoint_activations(task.model, PARTS)
     optimizer, _ = make_optimizer(task, task.optim, 10)
-    batch = plain_batch(rows, SAMPLE)
+    batch = kind.batch(rows, case.sample, task.model.layout)
     before = current()
     for _ in range(2):  # in Lightning's order: the gradients of a step live until the forward of the next is done
         loss = task.step(batch, Stage.VAL)
@@ -54,4 +75,4 @@ def current() -> int:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] == "recomputed")
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "recomputed")

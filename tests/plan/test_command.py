@@ -12,7 +12,8 @@ from datamodules.sampler import accumulation
 from vle_lightning.errors import UserError
 from vle_lightning.experiment import read_settings
 from vle_lightning.plan.command import run_plan
-from vle_lightning.plan.stream import ASSUMED, measured_bytes
+from vle_lightning.plan.kinds import PHOTO
+from vle_lightning.plan.stream import measured_bytes
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TOY = ("--config", str(EXPERIMENTS / "pretrain" / "toy.yaml"))
@@ -74,6 +75,31 @@ def test_large_does_not_fit_a_small_gpu(tmp_path: Path, capsys: pytest.CaptureFi
     assert lowest > 16 * 948e6  # weights, gradients and moments alone
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "steps", "sample"),
+    [
+        ("pretrain_images/vlmo_base", 1_040_000, "224 px, 38% of the patches hidden"),
+        ("pretrain_texts/vlmo_base", 200_000, "196 tokens, 15% of the tokens masked"),
+        ("classification/vlmo_base_imagenet1k", 0, "224 px"),  # in epochs, and the data is not here
+        ("segmentation/vlmo_base_ade20k", 160_000, "512 px"),  # the model's own size is 224
+    ],
+)
+def test_images_and_texts_alone_are_planned(
+    file: str, steps: int, sample: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = planned(tmp_path, "--config", str(EXPERIMENTS / f"{file}.yaml"), "--gpus", "8", "--gpu", "h100")
+    text = capsys.readouterr().out
+    assert f"sample: {sample}\n" in text
+    assert content["steps"] == steps
+    assert all(len(line) <= 120 for line in text.splitlines())
+    assert ("tokens " in text) == ("texts " in text) == ("texts" in file)
+    fusion, heads = content["parameters"]["fusion"], content["parameters"]["heads"]
+    assert 0 < fusion["trained"] < fusion["all"]  # the experts of other modalities rest
+    assert heads["trained"] == heads["all"] > 0
+    assert sum(entry["asked_for"] for entry in content["memory"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -87,7 +113,10 @@ def test_large_does_not_fit_a_small_gpu(tmp_path: Path, capsys: pytest.CaptureFi
         ((*TOY, *ON_TWO, "--trainer.strategy", "ddp_spawn"), "planner knows ddp, fsdp, .*, not ddp_spawn"),
         ((*TOY, *ON_TWO, "--trainer.precision", "16-mixed"), "bf16-mixed and 32-true"),
         ((*TOY, *ON_TWO, "--data.image_size", "50"), "data.image_size 50 is no multiple"),
-        (("--config", str(EXPERIMENTS / "vqa" / "toy.yaml"), *ON_TWO), "the task is vqa; only pre-training"),
+        (
+            ("--config", str(EXPERIMENTS / "vqa" / "toy.yaml"), *ON_TWO),
+            "the task is vqa; what can be planned are pretrain,",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_told(arguments: tuple[str, ...], told: str) -> None:
@@ -101,9 +130,12 @@ def test_bytes_are_measured_where_manifests_are(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         shards = [{"bytes": size * images // 2}] * 2
         (folder / "manifest.json").write_text(json.dumps({"shards": shards, "images": images, "samples": samples}))
-    found = measured_bytes(str(tmp_path), {"coco": 2.0, "vg": 1.0}, "train")
+    found = measured_bytes(str(tmp_path), {"coco": 2.0, "vg": 1.0}, "train", PHOTO)
     assert found.mean == pytest.approx((100 * 1000 + 100 * 400) / 200)
-    assert "measured" in found.origin
-    assumed = measured_bytes(str(tmp_path), {"coco": 1.0, "sbu": 1.0}, "train")
-    assert assumed.mean == ASSUMED
+    assert ("measured" in found.origin, found.epoch) == (True, 2 * 50 + 100)
+    by_images = measured_bytes(str(tmp_path), {"coco": 2.0, "vg": 1.0}, "train", PHOTO, "images")
+    assert by_images.mean == pytest.approx((20 * 1000 + 10 * 400) / 30)
+    assert by_images.epoch == 20 + 10
+    assumed = measured_bytes(str(tmp_path), {"coco": 1.0, "sbu": 1.0}, "train", PHOTO)
+    assert assumed.mean == PHOTO
     assert "sbu" in assumed.origin

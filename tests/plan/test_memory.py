@@ -11,20 +11,23 @@ import pytest
 import torch
 
 from tests.factories import PARTS
-from tests.plan.measured import MIDDLE, SAMPLE
+from tests.plan.measured import CASES
 from vle_lightning.flops import run_part
 from vle_lightning.models.backbone import EncoderCall
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS
 from vle_lightning.optim import make_optimizer
 from vle_lightning.plan.activations import Kept, Numerics, kept_by_part, peak_bytes, saved_bytes
+from vle_lightning.plan.kinds import Sample, plain_pairs
 from vle_lightning.plan.memory import BUCKET, STAGES, Spread, memory_of, states_of
-from vle_lightning.plan.workload import Sample, Workload, plain_batch, pretraining_workload
+from vle_lightning.plan.workload import Workload, find_workload, pretraining_workload
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.pretrain import PretrainTask
 
 ON_CPU = Numerics(bf16=False, fused=False, device="cpu")
 TOLERANCE = 0.06  # of the peak; measured -2.6 to +2.3 % on torch 2.15
+
+SMALL_TOLERANCE = 0.12  # of tasks that hold less, beside which 20 MB of libraries count; measured -8 to -4 %
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def test_buckets_have_a_size_of_their_own() -> None:
 def test_the_optimizer_has_the_states_that_were_counted(tiny: Workload) -> None:
     task = PretrainTask("tiny", classes=24)
     optimizer, _ = make_optimizer(task, task.optim, 10)
-    task.step(plain_batch(4, Sample(10, 48)), Stage.VAL).backward()
+    task.step(plain_pairs(4, Sample(10, 48)), Stage.VAL).backward()
     optimizer.step()
     held = [v for state in optimizer.state.values() for key, v in state.items() if key != "step"]
     states = states_of(tiny, Spread("ddp", 1), bf16=False)
@@ -143,15 +146,22 @@ def test_more_samples_take_more_and_recomputing_less(tiny: Workload, strategy: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [8, 16])
-@pytest.mark.parametrize("way", ["plain", "recomputed"])
-def test_the_peak_is_what_a_process_reaches(rows: int, way: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "rows", "way"),
+    [
+        *(("pretrain", rows, way) for rows in (8, 16) for way in ("plain", "recomputed")),
+        *((name, 16, "plain") for name in CASES if name != "pretrain"),
+    ],
+)
+def test_the_peak_is_what_a_process_reaches(name: str, rows: int, way: str) -> None:
     # freed tensors go back to the system at once, so that resident memory is what is held
     settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.plan.measured", str(rows), way]
+    command = [sys.executable, "-m", "tests.plan.measured", name, str(rows), way]
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout.splitlines()[-1])
-    workload = pretraining_workload(MIDDLE, rows, SAMPLE, classes=50)
+    case = CASES[name]
+    workload = find_workload(name, case.architecture, rows, case.sample, **case.options)
     memory = memory_of(workload, Spread("ddp", 1), rows, PARTS if way == "recomputed" else (), ON_CPU, context=0.0)
-    assert memory.total - memory.states.weights == pytest.approx(measured["peak"], rel=TOLERANCE)
+    planned = memory.total - memory.states.weights
+    assert planned == pytest.approx(measured["peak"], rel=TOLERANCE if name == "pretrain" else SMALL_TOLERANCE)
     assert memory.states.optimizer == measured["states"]

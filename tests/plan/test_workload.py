@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.errors import UserError
 from vle_lightning.flops import FlopRecorder
 from vle_lightning.models.presets import PRESETS
-from vle_lightning.plan.workload import Sample, matrix_weights, pretraining_flops, pretraining_workload
+from vle_lightning.plan.kinds import KINDS, Sample
+from vle_lightning.plan.workload import find_workload, matrix_weights, pretraining_flops, pretraining_workload
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.pretrain import PretrainTask
 
@@ -27,6 +29,33 @@ def test_a_plan_counts_what_the_run_counts() -> None:
     task.step(batch, Stage.VAL)
     planned = pretraining_flops("tiny", 4, Sample(9, 48, masked / 36, 6), classes=CLASSES)
     assert {part: 4 * flops for part, flops in planned.items()} == recorder.flops()
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "sample", "options"),
+    [
+        ("pretrain_images", "vlmo-tiny", Sample(0, 48, 0.0, 0, patches=0.4), {"codes": 5, "freeze": ["image"]}),
+        ("pretrain_texts", "vlmo-tiny", Sample(9, 0, 0.15, 0), {"freeze": ["blocks.attention", "blocks.norm"]}),
+        ("classification", "tiny", Sample(0, 48, 0.0, 0), {"classes": 7}),
+        ("classification", "vlmo-tiny", Sample(0, 64, 0.0, 0), {"classes": 7}),  # of another size than the model's
+        ("segmentation", "tiny", Sample(0, 48, 0.0, 0), {"classes": 3, "channels": 8}),
+    ],
+)
+def test_a_plan_of_one_modality_counts_what_the_run_counts(
+    name: str, architecture: str, sample: Sample, options: dict[str, Any]
+) -> None:
+    kind = KINDS[name]
+    task = kind.task(architecture, **options)
+    if sample.image_size:
+        task.model.resize_images(sample.image_size)
+    recorder = FlopRecorder(task)
+    recorder.start()
+    task.step(kind.batch(4, sample, task.model.layout), Stage.VAL)
+    workload = find_workload(name, architecture, 4, sample, **options)
+    assert workload.recording == recorder.stop()
+    assert {part: 4 * flops for part, flops in workload.flops().items()} == recorder.flops()
+    own = [(p.numel(), p.requires_grad) for p in task.parameters()]
+    assert [(p.numel(), p.requires_grad) for p in workload.task.parameters()] == own
 
 
 ONE = [("text", 4), ("image", 4), ("fusion", 4)]  # one view of each

@@ -14,7 +14,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from vle_lightning.flops import Recording, fake_backbone, run_part
+from vle_lightning.flops import HeadSizes, Recording, fake_backbone, run_part
 from vle_lightning.hub.architecture import read_architecture, to_plain
 from vle_lightning.models.backbone import Backbone, BackboneConfig, EncoderCall
 
@@ -81,16 +81,19 @@ def kept_by_part(config: BackboneConfig, recording: Recording, scale: float, num
     return parts
 
 
-def head_bytes(recording: Recording, heads: Mapping[str, tuple[int, int]], scale: float, numerics: Numerics) -> float:
+def head_bytes(recording: Recording, heads: Mapping[str, HeadSizes], scale: float, numerics: Numerics) -> float:
     """Count what the heads hold while the losses are computed.
 
-    Each linear layer keeps its input; an output stands three times in float32: as the loss keeps it (log softmax), as
-    its gradient, and as a copy on the way. That is MLM's logits over the vocabulary, above all.
+    Each layer keeps its input. An output of a linear layer stands three times in float32: as the loss keeps it (log
+    softmax), as its gradient, and as a copy on the way. That is MLM's logits over the vocabulary, above all. An output
+    of a convolution stands once, for the norm behind it.
     """
-    size = FLOAT // 2 if numerics.bf16 else FLOAT
-    return sum(
-        scale * head.rows * (size * heads[head.name][0] + 3 * FLOAT * heads[head.name][1]) for head in recording.heads
-    )
+    size, total = FLOAT // 2 if numerics.bf16 else FLOAT, 0.0
+    for head in recording.heads:
+        sizes = heads[head.name]
+        copies = 1 if sizes.convolves else 3
+        total += scale * head.rows * (size * sizes.channels + copies * FLOAT * sizes.outputs)
+    return total
 
 
 def peak_bytes(kept: Mapping[str, Kept], recomputed: Sequence[str], heads: float) -> float:

@@ -11,10 +11,11 @@ from typing import Any
 from vle_lightning.errors import UserError
 from vle_lightning.inference.commands import OneSentenceParser
 from vle_lightning.plan.gpus import GPUS, find_gpu, peak
+from vle_lightning.plan.kinds import BOXES, find_kind
 from vle_lightning.plan.memory import STAGES
 from vle_lightning.plan.report import Accumulate, Plan, as_json, as_text
 from vle_lightning.plan.stream import measured_bytes
-from vle_lightning.plan.workload import BOXES, SHAPING, Sample, pretraining_workload
+from vle_lightning.plan.workload import find_workload
 
 Settings = Mapping[str, Any]
 Reader = Callable[[Sequence[str]], Settings]  # from a command line of fit to all its options, defaults included
@@ -35,7 +36,7 @@ class Options:
 
 
 def run_plan(arguments: Sequence[str], read_settings: Reader, accumulate: Accumulate) -> int:
-    """Print the plan of a pre-training experiment; return the exit code.
+    """Print the plan of an experiment; return the exit code.
 
     Neither weights nor pictures are read, and no GPU is needed.
 
@@ -67,8 +68,8 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     """
     parser = OneSentenceParser(
         "python -m vle_lightning plan",
-        description="Memory, hours and data rates of a pre-training experiment on some GPUs. Other options are the "
-        "experiment's, such as --config FILE and --data.batch_size 64.",
+        description="Memory, hours and data rates of an experiment on some GPUs. Other options are the experiment's, "
+        "such as --config FILE and --data.batch_size 64.",
         allow_abbrev=False,
     )
     parser.add_argument("--gpus", type=int, required=True, help="how many")
@@ -97,10 +98,9 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
     """Gather everything that the plan is made of.
 
     Raises:
-        UserError: the experiment is none of pre-training, or wants what the planner does not know.
+        UserError: the experiment is of another task, or wants what the planner does not know.
     """
-    if settings["task"] != "pretrain":
-        raise UserError(f"plan: the task is {settings['task']}; only pre-training can be planned (task: pretrain)")
+    kind = find_kind(settings["task"])
     data, model, trainer = settings["data"], settings["model"], settings["trainer"]
     strategy = "ddp" if trainer["strategy"] == "auto" else str(trainer["strategy"])
     if strategy not in STAGES:
@@ -109,21 +109,17 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
         if data[name] < 1:
             raise UserError(f"data.{name} is {data[name]}; it must be at least 1")
     precision = trainer["precision"] or ("bf16-mixed" if find_gpu(options.gpu).bf16 else "32-true")
-    tokens = options.tokens or data["max_text_length"]
     try:  # more devices than a step has batches get smaller ones
         micro_batches = accumulate(data["global_batch_size"], data["batch_size"], options.gpus)
         batch_size = data["global_batch_size"] // (micro_batches * options.gpus)
     except ValueError:  # the plan says so beside its choices
         batch_size = data["batch_size"]
-    drawn = 0.5 if data["itm_images"] == "drawn" else 0.0
-    sample = Sample(tokens, data["image_size"], data["mask_share"], options.boxes, data["patch_share"], drawn)
-    workload = pretraining_workload(
-        model["architecture"],
-        batch_size,
-        sample,
-        model["objectives"],
-        **{name: model[name] for name in SHAPING},
-    )
+    sample = kind.sample(data, options.tokens or data["max_text_length"], options.boxes)
+    shaping = {name: model[name] for name in kind.shaping}
+    workload = find_workload(settings["task"], model["architecture"], batch_size, sample, **shaping)
+    counted = "samples" if sample.tokens else "images"
+    records = measured_bytes(data["root"], data["sources"], data["train_split"], sample.assumed_bytes, counted)
+    epochs, steps = max(trainer["max_epochs"] or 0, 0), max(trainer["max_steps"], 0)
     return Plan(
         workload=workload,
         gpu=options.gpu,
@@ -137,7 +133,7 @@ def make_plan(options: Options, settings: Settings, accumulate: Accumulate) -> P
         recomputed=tuple(settings.get("activation_checkpointing") or ()),
         batch_size=batch_size,
         global_batch_size=data["global_batch_size"],
-        steps=max(trainer["max_steps"], 0),
-        image_bytes=measured_bytes(data["root"], data["sources"], data["train_split"]),
+        steps=steps or epochs * (records.epoch // data["global_batch_size"]),
+        record_bytes=records,
         accumulate=accumulate,
     )

@@ -121,8 +121,10 @@ def memory_of(
     """
     scale, config = batch_size / workload.rows, workload.config
     kept = kept_by_part(config, workload.recording, scale, numerics)
-    views = sum(call.sizes[0] for call in workload.recording.encoder if call.way == "image")
-    inputs = scale * (workload.rows + views) * 3 * workload.sample.image_size**2 * FLOAT
+    views = sum(call.sizes[0] for call in workload.recording.encoder if call.way in ("image", "image_layers"))
+    pixels = workload.sample.image_size**2
+    inputs = scale * (workload.rows + views) * 3 * pixels * FLOAT
     heads = head_bytes(workload.recording, linear_sizes(workload.task), scale, numerics)
+    heads += scale * workload.rows * workload.maps * pixels * FLOAT
     states = states_of(workload, spread, numerics.bf16)
     return Memory(states, inputs, peak_bytes(kept, recomputed, heads), context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -28,6 +28,7 @@ class OutlineConfig(BackboneConfig):
     doubled: bool = True  # a pair is pooled to a vector of each stream
     ways_alone: tuple[str, ...] = ("single",)
     alone_trains: bool = False  # encoding a modality by itself is a call of its own
+    image_depth: int = 0  # layers of an image that is encoded alone
 
     @classmethod
     def of(cls, model: Backbone) -> Self:
@@ -35,7 +36,8 @@ class OutlineConfig(BackboneConfig):
         rows = model.token_types.num_embeddings
         doubled = model.pooled_width > model.width
         size, ways = model.config.image_size, model.ways_alone
-        return cls(model.layout, model.max_tokens, size, rows, doubled, ways, model.alone_trains)
+        depth, alone = model.image_depth, model.alone_trains
+        return cls(model.layout, model.max_tokens, size, rows, doubled, ways, alone, depth)
 
     def build(self, blind: Blind = "none") -> Outline:
         """Make the module; ``blind`` masks one modality."""
@@ -66,6 +68,12 @@ class Outline(Backbone):
     def word_embeddings(self) -> nn.Embedding:
         """A table of two words."""
         return self.words
+
+    @property
+    def image_depth(self) -> int:
+        """Return that of the other one."""
+        assert isinstance(self.config, OutlineConfig)
+        return self.config.image_depth
 
     def layers(self) -> dict[str, list[nn.Module]]:
         """Return none."""
@@ -123,6 +131,9 @@ class Outline(Backbone):
         rows, columns = self.layout.grid(pixel_values)
         shape = (len(pixel_values), self.layout.prefix + rows * columns)
         return Stream(self._zeros(*shape), torch.ones(shape, dtype=torch.bool))
+
+    def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
+        return [self._encode_image(pixel_values, None)] * len(depths)
 
     def _fuse(self, text: Stream, image: Stream) -> Fused:
         return Fused(text.states, image.states, torch.zeros(len(text.mask), self.pooled_width, requires_grad=True))

@@ -9,7 +9,7 @@ from typing import Any
 from vle_lightning.plan.activations import Numerics
 from vle_lightning.plan.gpus import find_gpu
 from vle_lightning.plan.memory import Memory, Spread, memory_of
-from vle_lightning.plan.stream import ImageBytes
+from vle_lightning.plan.stream import RecordBytes
 from vle_lightning.plan.workload import Workload
 
 Accumulate = Callable[[int, int, int], int]
@@ -45,7 +45,7 @@ class Plan:
     batch_size: int
     global_batch_size: int
     steps: int
-    image_bytes: ImageBytes
+    record_bytes: RecordBytes
     accumulate: Accumulate
 
     @property
@@ -111,15 +111,13 @@ def _head(plan: Plan) -> Iterator[str]:
         f"{plan.gpus} x {plan.gpu} on {nodes} node(s), {find_gpu(plan.gpu).memory / GB:.0f} GB each, {plan.precision}, "
         f"{plan.peak / 1e12:,.0f} TFLOP/s by the data sheet, {plan.utilisation:.0%} of it assumed to be reached"
     )
-    sample, offload = plan.workload.sample, " with offload" if plan.offload else ""
+    offload = " with offload" if plan.offload else ""
+    steps = f"{plan.steps:,} steps" if plan.steps else "steps not known"
     yield (
         f"experiment: {plan.strategy}{offload}, {plan.batch_size} samples a device, {plan.global_batch_size:,} a step, "
-        f"{plan.steps:,} steps"
+        f"{steps}"
     )
-    yield (
-        f"sample: {sample.tokens} tokens, {sample.image_size} px, {sample.masked:.0%} of the tokens masked, "
-        f"{sample.boxes} boxes"
-    )
+    yield f"sample: {plan.workload.sample}"
     try:
         count = plan.accumulate(plan.global_batch_size, plan.batch_size, plan.gpus)
         yield f"accumulation: {count} micro-batch(es) a step on each device"
@@ -157,11 +155,14 @@ def _rates(plan: Plan) -> Iterator[str]:
     for name, unit, rate, form in _streams(plan):
         node, device = rate * plan.gpus_per_node / plan.gpus, rate / plan.gpus
         yield f"{name:<8}{rate:>14,{form}} {unit:<9}{node:>14,{form}} a node{device:>14,{form}} a device"
-    yield f"bytes of an image: {plan.image_bytes.mean:,.0f}, {plan.image_bytes.origin}"
-    cores = plan.samples_per_second * CORE_SECONDS * plan.gpus_per_node / plan.gpus
-    yield f"cores for them: about {cores:,.1f} a node at {CORE_SECONDS * 1e3:.1f} ms an image (docs/data_speed.md)"
+    pictures = bool(plan.workload.sample.image_size)
+    what = "an image" if pictures else "a text"
+    yield f"bytes of {what}: {plan.record_bytes.mean:,.0f}, {plan.record_bytes.origin}"
+    if pictures:
+        cores = plan.samples_per_second * CORE_SECONDS * plan.gpus_per_node / plan.gpus
+        yield f"cores for them: about {cores:,.1f} a node at {CORE_SECONDS * 1e3:.1f} ms an image (docs/data_speed.md)"
     if not plan.steps:
-        yield "hours: trainer.max_steps is not set"
+        yield "hours: trainer.max_steps is not set, and how long an epoch is cannot be read here"
         return
     told = f"hours: {plan.hours:,.2f} for {plan.steps:,} steps of {plan.global_batch_size:,} samples"
     yield f"{told} at {plan.utilisation:.0%}, {plan.hours * plan.gpus:,.0f} GPU hours"
@@ -169,10 +170,11 @@ def _rates(plan: Plan) -> Iterator[str]:
 
 
 def _streams(plan: Plan) -> Iterator[tuple[str, str, float, str]]:
-    rate = plan.samples_per_second
-    yield "images", "a second", rate, ".0f"
-    yield "tokens", "a second", rate * plan.workload.sample.tokens, ".0f"
-    yield "MB", "a second", rate * plan.image_bytes.mean / 1e6, ".1f"
+    rate, sample = plan.samples_per_second, plan.workload.sample
+    yield "images" if sample.image_size else "texts", "a second", rate, ".0f"
+    if sample.tokens:
+        yield "tokens", "a second", rate * sample.tokens, ".0f"
+    yield "MB", "a second", rate * plan.record_bytes.mean / 1e6, ".1f"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -195,8 +197,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "utilisation": plan.utilisation,
         "samples_per_second": plan.samples_per_second,
         "tokens_per_second": plan.samples_per_second * plan.workload.sample.tokens,
-        "bytes_per_second": plan.samples_per_second * plan.image_bytes.mean,
-        "image_bytes": plan.image_bytes._asdict(),
+        "bytes_per_second": plan.samples_per_second * plan.record_bytes.mean,
+        "record_bytes": plan.record_bytes._asdict(),
         "steps": plan.steps,
         "hours": plan.hours,
         "memory": [_entry(plan, *choice) for choice in _choices(plan)],
