@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vle_lightning.cli import main
+from vle_lightning.tasks.pretrain import PretrainTask
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "snli_ve" / "toy.yaml")
 TINY = ("--model.architecture", "tiny", "--model.init", "null", "--data.workers", "0", "--trainer.accelerator", "cpu")
@@ -62,6 +63,47 @@ def test_a_missing_test_split_is_told_before_training(workplace: Path, capsys: p
     assert main(["fit", "--config", EXPERIMENT, *TINY, *SHORT, *options]) == 2
     assert "snli_ve/nowhere" in capsys.readouterr().err
     assert not (workplace / "checkpoints" / "untested" / "best.ckpt").exists()
+
+
+DUAL = str(Path(__file__).parents[1] / "experiments" / "dual_retrieval" / "vlmo_toy.yaml")
+SMALL = ("--model.architecture", "vlmo-tiny", *TINY[4:], "--data.batch_size", "8", "--data.global_batch_size", "8")
+
+
+def pretrained(name: str, *objectives: str) -> tuple[str, str]:
+    PretrainTask("vlmo-tiny", dict.fromkeys(objectives, 1.0)).save_pretrained(name)
+    return "--model.init", name
+
+
+def test_ranking_again_by_an_untrained_head_is_refused_before_anything_runs(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for init in (("--model.init", "null"), pretrained("contrast", "itc")):
+        options = ("--run_name", "random", "--model.top_k", "4")
+        assert main(["fit", "--config", DUAL, *SMALL, *SHORT, *init, *options]) == 2
+        told = capsys.readouterr().err
+        assert "model.top_k is 4, but these weights hold no trained head itm_score" in told
+        assert told.count("\n") == 1
+    assert not (workplace / "checkpoints" / "random" / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_what_is_ranked_again_stands_beside_the_similarities(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, *objectives in (("dual", "itc", "itm_hard"), ("bare", "itc")):
+        init = pretrained(f"{name}-pairs", *objectives)
+        assert main(["fit", "--config", DUAL, *SMALL, *SHORT, *init, "--run_name", name]) == 0
+    command = ["test", "--config", DUAL, *SMALL, "--model.top_k", "4", "--run_name"]
+    capsys.readouterr()
+    assert main([*command, "bare"]) == 2
+    assert "best.ckpt: model.top_k is 4, but these weights hold no trained head" in capsys.readouterr().err
+    before = json.loads((workplace / "checkpoints" / "dual" / "metrics.json").read_text())
+    assert main([*command, "dual"]) == 0
+    printed = capsys.readouterr().out
+    metrics = json.loads((workplace / "checkpoints" / "dual" / "metrics.json").read_text())
+    for score in ("tr@1", "ir@1", "r@1"):
+        assert metrics[f"test/{score}"] == before[f"test/{score}"]
+        assert all(f"  test/{name} " in printed for name in (score, f"{score}_top4"))
 
 
 def shares(workplace: Path, split: str) -> dict[str, float]:

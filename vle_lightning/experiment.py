@@ -261,6 +261,8 @@ class ExperimentCLI(LightningCLI):
             )
         if settings.ckpt_path:
             self.run.resumed_step = check_checkpoint(settings.ckpt_path, self.model)
+        elif fault := self.model.lacks(self.model.new_heads):
+            raise UserError(f"{source(fault.split()[0])}: {fault} (model.init: {settings.model.init})")
         if self.subcommand == "predict" and not self.model.predicts:
             raise UserError("predict: pre-training predicts matches; name itm in model.objectives")
         self.model.labels = self.datamodule.labels()

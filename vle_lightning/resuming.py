@@ -67,6 +67,8 @@ def check_checkpoint(file: str, task: VisionLanguageTask) -> int:
     if fault := next(chain(faults, _faults_of_weights(weights)), None):
         raise UserError(f"--ckpt_path: {file} is damaged: {fault}; {OTHER}")
     _check_model(file, content, weights, task)
+    if fault := task.lacks(content.get("untrained", ())):
+        raise UserError(f"--ckpt_path: {file}: {fault}")
     if fault := next(_faults_of_optimizer(content["optimizer_states"], task), None):
         raise UserError(f"--ckpt_path: {file} is damaged: {fault}; {OTHER}")
     return int(content["global_step"])
@@ -81,6 +83,8 @@ def _faults_of_types(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"its pytorch-lightning_version is {content['pytorch-lightning_version']!r}"
     if not isinstance(content.get("options", {}), dict):
         yield "its options are no mapping"
+    if not isinstance(content.get("untrained", []), list):
+        yield "its untrained heads are no list"
     if wrong := [name for name, state in content["callbacks"].items() if not isinstance(state, dict)]:
         yield f"the state of its callback {wrong[0]} is no mapping"
 

@@ -82,6 +82,7 @@ def make_dual(architecture: str = "vlmo-tiny", **options: Any) -> DualRetrievalT
     for module in task.model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.3)
+    task.new_heads = ()  # as if it had been pre-trained
     return task
 
 

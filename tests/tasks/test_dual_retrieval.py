@@ -107,9 +107,10 @@ def test_the_best_are_ranked_again_by_fusion(architecture: str) -> None:
     fused = fused_one_by_one(task, batch).masked_fill(~chosen, -torch.inf)
     recall = retrieval_scores(fused, batch.owners)
     assert task.monitor == "val/r@1_top2"
-    assert all(name.endswith("_top2") for name in found)
-    assert {k: found[f"tr@{k}_top2"] for k in recall.text} == pytest.approx(recall.text)
-    assert {k: found[f"ir@{k}_top2"] for k in recall.image} == pytest.approx(recall.image)
+    for suffix, by in (("_top2", recall), ("", retrieval_scores(images @ texts.T, batch.owners))):  # both, to compare
+        assert {k: found[f"tr@{k}{suffix}"] for k in by.text} == pytest.approx(by.text)
+        assert {k: found[f"ir@{k}{suffix}"] for k in by.image} == pytest.approx(by.image)
+    assert len(found) == 2 * 7
 
 
 def _streams(task: DualRetrievalTask, batch: RetrievalBatch) -> tuple[Any, Any]:
@@ -214,6 +215,22 @@ def test_bad_options_name_the_key(options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told) as error:
         make_dual(**options)
     assert "\n" not in str(error.value)
+
+
+def test_a_head_that_nothing_trained_does_not_rank(tmp_path: Path) -> None:
+    """Contrast leaves ITM's head as it came: a source without one would have the best ranked at random."""
+    PretrainTask("vlmo-tiny", {"itc": 1.0}).save_pretrained(tmp_path / "contrast")
+    told = r"model\.top_k is 2, but these weights hold no trained head itm_score to rank the best again: set"
+    for init in (None, str(tmp_path / "contrast")):
+        task = DualRetrievalTask("vlmo-tiny", init=init).eval()
+        scores_of(task, retrieval_batch(3))
+        task.save_pretrained(tmp_path / "dual")
+        again = DualRetrievalTask.from_pretrained(tmp_path / "dual", top_k=2).eval()
+        assert "newly made: itm_score" in str(again.load_report)
+        with pytest.raises(UserError, match=told):
+            scores_of(again, retrieval_batch(3))
+    make_dual().save_pretrained(tmp_path / "dual")
+    assert "r@1_top2" in scores_of(DualRetrievalTask.from_pretrained(tmp_path / "dual", top_k=2), retrieval_batch(3))
 
 
 def test_vectors_that_are_no_numbers_name_image_and_text() -> None:

@@ -396,7 +396,8 @@ def test_folds_that_do_not_come_out_even_are_left_out_with_a_warning() -> None:
 def test_predictions_name_the_best_of_each_side() -> None:
     texts = EncodedTexts(("a/0", "a/1", "b/0"), ("x", "y", "z"), ("a", "a", "b"), *(torch.zeros(0),) * 3)
     scores = torch.tensor([[0.5, -torch.inf, 0.25], [2.0, 1.0, 2.0]])
-    rows = {str(row["id"]): row for row in best_matches(ScoredSplit(("a", "b"), texts, ("b", "a"), scores), count=2)}
+    scored = ScoredSplit(("a", "b"), texts, ("b", "a"), scores, torch.zeros(2, 0))
+    rows = {str(row["id"]): row for row in best_matches(scored, count=2)}
     assert rows["b"] == {
         "id": "b",
         "target": ["b/0"],

@@ -44,6 +44,7 @@ class Description:
     labels: list[str] | None = None  # names of the answers, or of MPC's classes
     heads: dict[str, str] = field(default_factory=dict)  # published name of a head -> its place in the task
     published: Published | None = None  # of the VLE folder that the encoder started from
+    untrained: list[str] = field(default_factory=list)  # heads that are as they were drawn, and stay: as good as absent
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def to_plain(description: Description) -> dict[str, Any]:
         "labels": description.labels,
         "heads": description.heads,
         "published": None if published is None else published._asdict(),
+        "untrained": description.untrained,
     }
 
 
@@ -137,6 +139,7 @@ def from_plain(content: Mapping[str, Any], source: str) -> Description:
         labels=content.get("labels"),
         heads=dict(given.get("heads", {})),
         published=None if published is None else _read_published(published, f"{source}: published"),
+        untrained=list(given.get("untrained", ())),
     )
 
 

@@ -225,7 +225,8 @@ def _own(
     found = sort_weights(weights, description.heads)
     places = tuple(f"{place}." for place in (ENCODER.rstrip("."), *description.heads.values()))
     unknown = tuple(key for key in weights if not key.startswith(places))  # for all heads are named
-    return Pretrained(source, description, found.encoder, found.heads, found.retired, unknown, carried=kept)
+    heads = {name: head for name, head in found.heads.items() if name not in description.untrained}
+    return Pretrained(source, description, found.encoder, heads, found.retired, unknown, carried=kept)
 
 
 def fill_pretrained(

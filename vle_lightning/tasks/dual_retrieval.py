@@ -5,6 +5,8 @@ No pair is fused, so that a large set is searched at once; where asked, the fusi
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor, nn
 
 from vle_lightning.batch import RetrievalBatch
@@ -20,7 +22,9 @@ from vle_lightning.streams import ImageView, Stream, TextView
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.contrasting import StepContrast
 from vle_lightning.tasks.ranking import RankingTask
-from vle_lightning.tasks.scoring import Score
+from vle_lightning.tasks.scoring import Score, ScoredSplit
+
+MATCHING = "itm_score"
 
 
 class DualRetrievalTask(RankingTask):
@@ -42,7 +46,8 @@ class DualRetrievalTask(RankingTask):
         Args:
             architecture: a preset, or a composition in plain types (`read_architecture`).
             top_k: rank again, by fusion and ITM's head, so many texts of each image (and the same share of the images
-                of each text), those of the greatest similarity. The names of the scores say so. 0: similarity alone.
+                of each text), those of the greatest similarity. The names of these scores say so, and stand beside
+                those of similarity. 0: similarity alone.
             folds: parts that evaluation is averaged over, each searched by itself.
             pairs_per_batch: of fusion, on one device.
             init: a checkpoint or run folder to start from.
@@ -62,6 +67,7 @@ class DualRetrievalTask(RankingTask):
         initialise(self.head, self.model.init_std)
         self.head.requires_grad_(False)
         self._step = StepContrast(self.contrast, self.model, "global", draws=False, seed=seed)
+        self.new_heads = (MATCHING,)  # which never trains here
         self.start(init, self.heads())
 
     @property
@@ -76,12 +82,32 @@ class DualRetrievalTask(RankingTask):
 
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the heads of contrast and matching."""
-        return {**self.contrast.named_heads(), "itm_score": self.head}
+        return {**self.contrast.named_heads(), MATCHING: self.head}
 
     @property
     def scorer(self) -> Score | None:
-        """Return the fusion where it ranks again; else nothing, for vectors are compared."""
+        """Return the fusion where it ranks again; else nothing, for vectors are compared.
+
+        Raises:
+            UserError: its head is as it was drawn.
+        """
+        if fault := self.lacks(self.new_heads):
+            raise UserError(fault)
         return self.match if self.top_k else None
+
+    def lacks(self, untrained: Collection[str]) -> str | None:
+        """Say where the fusion would rank by a head that nothing has trained: contrast leaves it as it came."""
+        if not self.top_k or MATCHING not in untrained:
+            return None
+        return (
+            f"model.top_k is {self.top_k}, but these weights hold no trained head {MATCHING} to rank the best again: "
+            "set model.top_k to 0, or model.init to a checkpoint of pre-training with ITM"
+        )
+
+    def rankings(self, scored: ScoredSplit) -> dict[str, Tensor]:
+        """Return the similarities, and what the fusion makes of the best."""
+        again = super().rankings(scored)
+        return {"": scored.similarities, **again} if self.top_k else again
 
     def match(self, text: Stream, image: Stream) -> Tensor:
         """Score K pairs (K,): by how much the logit of a match is above that of none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -130,6 +130,15 @@ class PortableTask(L.LightningModule):
         own = next(base for base in cls.__mro__ if base.__module__.startswith(TASKS))  # FSDP2 puts a class before it
         return own.__module__.rsplit(".", 1)[-1]
 
+    def lacks(self, untrained: Collection[str]) -> str | None:
+        """Say why the task cannot do without one of the heads that are as they were drawn and do not train.
+
+        Args:
+            untrained: names of such heads.
+        """
+        del untrained
+        return None
+
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the heads that the published checkpoints have, by their names there."""
         return {}
@@ -143,7 +152,8 @@ class PortableTask(L.LightningModule):
         places = {id(module): name for name, module in self.named_modules()}
         heads = {name: places[id(head)] for name, head in self.heads().items()}
         options = {**self.options, "blind": self.model.blind}
-        return Description(self.task_name(), self.model.config, options, self.labels, heads, self.published)
+        untrained = [name for name in heads if name not in self.trained_heads()]
+        return Description(self.task_name(), self.model.config, options, self.labels, heads, self.published, untrained)
 
     def save_pretrained(self, folder: str | Path, layout: Layout = "own") -> None:
         """Write config.json and model.safetensors, or for METER's layout meter.ckpt, for VLMo's vlmo.pt.
@@ -194,5 +204,6 @@ class PortableTask(L.LightningModule):
             checkpoint[CARRIED.rstrip(".")] = dict(self.carried)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what was carried along."""
+        """Take up what was carried along, and which heads are still as they were drawn."""
         self.carried = checkpoint.get(CARRIED.rstrip("."), self.carried)
+        self.new_heads = tuple(checkpoint.get("untrained", ()))

@@ -107,16 +107,21 @@ class RankingTask(VisionLanguageTask):
             warnings.warn(
                 f"{len(scored.image_ids)} images do not make {folds} folds (model.folds): no such score", stacklevel=1
             )
-        recall = RetrievalRecall(scored.image_ids, scored.texts.owners, folds=whole)
-        recall.update(scored.own, scored.scores)
         named: dict[str, float] = {}
-        for folds, found in recall.compute().items():
-            suffix = (f"_{folds}folds" if folds > 1 else "") + self.suffix
-            named |= {f"tr@{k}{suffix}": value for k, value in found.text.items()}
-            named |= {f"ir@{k}{suffix}": value for k, value in found.image.items()}
-            if folds == 1:
-                named[f"r@1{suffix}"] = (found.text[1] + found.image[1]) / 2
+        for way, scores in self.rankings(scored).items():
+            recall = RetrievalRecall(scored.image_ids, scored.texts.owners, folds=whole)
+            recall.update(scored.own, scores)
+            for folds, found in recall.compute().items():
+                suffix = (f"_{folds}folds" if folds > 1 else "") + way
+                named |= {f"tr@{k}{suffix}": value for k, value in found.text.items()}
+                named |= {f"ir@{k}{suffix}": value for k, value in found.image.items()}
+                if folds == 1:
+                    named[f"r@1{suffix}"] = (found.text[1] + found.image[1]) / 2
         return named
+
+    def rankings(self, scored: ScoredSplit) -> dict[str, Tensor]:
+        """Return the scores (len(own), T) that recall is counted of, by what its names end in."""
+        return {self.suffix: scored.scores}
 
     def pictures(self, batch: RetrievalBatch, names: Names) -> Iterable[Picture]:  # type: ignore[override]
         """Draw a few images with their best texts, and texts with their best images."""

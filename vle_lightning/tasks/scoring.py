@@ -57,6 +57,12 @@ class ScoredSplit(NamedTuple):
     texts: EncodedTexts  # in the order of their ids
     own: tuple[str, ...]  # ids of this rank's images
     scores: Tensor  # (len(own), T) float32; -inf where a shortlist left the pair out
+    vectors: Tensor  # (len(own), C) of this rank's images; C is 0 without a contrastive head
+
+    @property
+    def similarities(self) -> Tensor:
+        """The products (len(own), T) of the vectors."""
+        return self.vectors @ self.texts.vectors.T
 
 
 class EncodedSplit:
@@ -124,12 +130,13 @@ def score_split(
         chosen = shortlist(torch.cat(found)[order], texts.vectors, top_k)
         rows = {name: row for row, name in enumerate(image_ids)}
         wanted = chosen[[rows[name] for name in own]]
+    held = texts.vectors[:0] if vectors is None else vectors
     if score is None:
-        scores = texts.vectors.new_zeros(0, len(texts.ids)) if vectors is None else vectors @ texts.vectors.T
+        scores = held @ texts.vectors.T
     else:
         scores = score_pairs(encoded.images, texts, wanted, score, device, pairs_per_batch)
     _check_numbers(own, texts, scores)
-    return ScoredSplit(image_ids, texts, own, scores)
+    return ScoredSplit(image_ids, texts, own, scores, held)
 
 
 def shortlist(images: Tensor, texts: Tensor, top_k: int) -> Tensor:
