@@ -164,7 +164,10 @@ def check_folder(name_or_folder: str) -> None:
         raise FileNotFoundError(f"tokenizer folder {folder} holds none of {', '.join(VOCABULARY_FILES)}")
     if not any((folder / name).is_file() for name in ("config.json", "tokenizer_config.json")):
         # transformers would guess the class, and a wrong one silently answers [UNK] to everything
-        raise FileNotFoundError(f"tokenizer folder {folder} lacks config.json (for DeBERTa-v3: model_type deberta-v2)")
+        raise FileNotFoundError(
+            f"tokenizer folder {folder} lacks config.json, which says whose vocabulary this is: write "
+            '{"model_type": "bert"} into it, or deberta-v2 of DeBERTa-v3, roberta of RoBERTa'
+        )
     if (folder / MODEL_FILE).is_file():
         check_model(folder / MODEL_FILE)
 

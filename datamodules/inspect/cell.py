@@ -100,7 +100,7 @@ def paragraphs(item: Item, record: Record) -> list[Paragraph]:
         case WholeImage():
             return []
         case Text():
-            known = "" if item.boxes else "it is not known which boxes this mentions"
+            known = "" if item.boxes or not record.boxes else "it is not known which boxes this mentions"
             known = "this mentions no box" if item.boxes == () else known
             return [Paragraph(item.text, bold=True), Paragraph(known, GREY, size=11)]
         case Question():

@@ -57,12 +57,10 @@ class Inspection:
         yield f"{self.folder}: {manifest.source}, {manifest.split}"
         yield f"  shards: {len(manifest.shards):,}, {size / 1e6:,.1f} MB"
         samples = ", ".join(f"{count:,} {kind}" for kind, count in found.samples.items() if count)
-        yield f"  images: {found.images:,}; samples: {samples or 'none'}"
-        if found.samples["texts"]:
-            yield f"  texts of which it is known which boxes they mention: {found.with_known_boxes:,}"
-        nameless = found.boxes - found.classes.total()
-        yield f"  boxes: {found.boxes:,}" + (f", {nameless:,} of them without a name" if nameless else "")
-        yield from self._classes()
+        pictured = manifest.kind != "passages"
+        yield (f"  images: {found.images:,}; " if pictured else "  ") + f"samples: {samples or 'none'}"
+        if pictured:
+            yield from self._boxes()
         yield from self._skipped()
         yield from self._statistics()
         if self.sheet:
@@ -72,7 +70,15 @@ class Inspection:
         elif self.quick:
             yield "  no problem found (quick: nothing was hashed or decoded)"
         else:
-            yield "  no problem found: hashes, index, records and images are sound"
+            yield f"  no problem found: hashes, index{', records and images' if pictured else ' and records'} are sound"
+
+    def _boxes(self) -> Iterator[str]:
+        found = self.statistics
+        if found.samples["texts"]:
+            yield f"  texts of which it is known which boxes they mention: {found.with_known_boxes:,}"
+        nameless = found.boxes - found.classes.total()
+        yield f"  boxes: {found.boxes:,}" + (f", {nameless:,} of them without a name" if nameless else "")
+        yield from self._classes()
 
     def _classes(self) -> Iterator[str]:
         counts = self.statistics.classes.most_common()

@@ -40,8 +40,9 @@ def draw_sheet(folder: ShardFolder, shards: Sequence[int], path: Path, images: i
         return 0
     manifest = folder.manifest
     cells = [draw_cell(sample, folder.kind, manifest.layout == "captions") for sample in chosen]
+    what = "texts" if folder.kind == "passages" else "images"
     told = (
-        f"{manifest.source}/{manifest.split} ({manifest.kind}): {len(cells)} of {manifest.images:,} images, seed {seed}"
+        f"{manifest.source}/{manifest.split} ({manifest.kind}): {len(cells)} of {manifest.images:,} {what}, seed {seed}"
     )
     head = [Paragraph(told, bold=True, size=18)]
     if manifest.boxes:

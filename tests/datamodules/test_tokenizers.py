@@ -94,7 +94,7 @@ def test_bad_training_input_is_refused(tmp_path: Path) -> None:
     [
         ((), "holds none of spm.model"),
         (("config.json",), "holds none"),
-        (("spm.model",), "lacks config.json"),
+        (("spm.model",), r'lacks config.json, .* write \{"model_type": "bert"\} into it'),
     ],
 )
 def test_a_folder_that_lacks_a_file_is_named(

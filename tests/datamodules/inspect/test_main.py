@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from datamodules.inspect.__main__ import main
+from datamodules.records import Record, Text
 from datamodules.writer import ShardFolderWriter
 from tests.datamodules.shard_factory import make_record, picture, write_shards
 
@@ -44,6 +45,17 @@ def test_a_sound_folder_ends_with_0_and_its_numbers(folder: Path, capsys: pytest
     assert rows["box area, share of the image"] == ["0.0625", "0.0625", "0.25", "0.25"]
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.width > 1000
+
+
+def test_texts_alone_are_told_without_images_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ShardFolderWriter(tmp_path / "train", "books", "train", "passages") as writer:
+        for number in range(3):
+            writer.write_passage(f"{number}", Record(f"texts/{number}", texts=(Text("0", "a long story", None),)))
+    assert main([str(tmp_path / "train")]) == 0
+    told = capsys.readouterr().out
+    assert "\n  samples: 3 passages\n" in told
+    assert "no problem found: hashes, index and records are sound" in told
+    assert not any(word in told for word in ("images", "box"))
 
 
 def test_json_holds_the_same_numbers(

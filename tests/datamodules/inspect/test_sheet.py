@@ -180,8 +180,10 @@ def test_answers_labels_and_what_is_hidden_are_told() -> None:
     statement = Statement("1", "two dogs", "true", "7")
     assert [p.text for p in paragraphs(statement, Record("a"))] == ["two dogs", "true", "group 7"]
     assert paragraphs(dataclasses.replace(statement, label=None), Record("a"))[1].text == "label hidden"
-    notes = [paragraphs(Text("1", "a dog", boxes), Record("a"))[1].text for boxes in (None, (), (0,))]
+    boxed = Record("a", boxes=((0.0, 0.0, 1.0, 1.0),), names=("dog",))
+    notes = [paragraphs(Text("1", "a dog", boxes), boxed)[1].text for boxes in (None, (), (0,))]
     assert notes == ["it is not known which boxes this mentions", "this mentions no box", ""]
+    assert paragraphs(Text("1", "a dog", None), Record("a"))[1].text == ""
 
 
 def test_a_pair_of_pictures_stands_side_by_side() -> None:
