@@ -6,12 +6,14 @@ import base64
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import rgb_to_hsv, to_hex, to_rgb
 from PIL import Image
 from torch.nn import functional as F
 
@@ -26,6 +28,7 @@ from vle_lightning.optim import OptimConfig, make_optimizer, parameter_groups
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
 from vle_lightning.tasks.classification import ClassificationTask
 from vle_lightning.tasks.image_alone import ImageAloneTask
+from vle_lightning.tasks.image_drawings import class_colours
 from vle_lightning.tasks.pictures import Names
 from vle_lightning.tasks.segmentation import SegmentationTask
 
@@ -205,6 +208,30 @@ def test_masks_are_scored_at_their_own_size() -> None:
     np.testing.assert_array_equal(mask[:5], [[1] * 6 + [2] * 6] * 5)
     assert (mask[5:] == 3).all()
     assert np.isnan(task.split_scores(Stage.VAL)["miou"])
+
+
+def test_masks_are_drawn_in_colours_that_the_legend_tells_apart() -> None:
+    task, batch = SegmentationTask("tiny", 3, 8).eval(), mask_batch()
+    task.labels = NAMES
+    batch = replace(batch, targets=batch.targets.masked_fill(batch.targets == 1, 2))
+    logits = torch.zeros(2, 3, 24, 24).index_fill(1, torch.tensor([2]), 1.0)
+    with patch.object(SegmentationTask, "forward", return_value=Maps(logits, None)):
+        (picture,) = task.pictures(batch, Names(str, ()))
+    (legend,) = picture.figure.legends
+    told = [text.get_text() for text in legend.get_texts()]
+    assert told == ["sky", "sand", "no class"]  # nobody sees the sea
+    assert [to_hex(part.get_facecolor()) for part in legend.get_patches()][2] == "#000000"
+    mask = picture.figure.axes[1].get_images()[0]
+    values = mask.get_array()
+    assert values is not None
+    assert to_hex(mask.to_rgba(values)[0, 0]) == "#000000"  # the upper rows have no class
+
+
+@pytest.mark.parametrize("classes", [2, 5, 20])
+def test_neighbours_in_the_list_of_classes_have_other_hues(classes: int) -> None:
+    hues = [rgb_to_hsv(to_rgb(class_colours(classes)(number + 1)))[0] for number in range(classes)]
+    steps = [min(abs(one - two), 1 - abs(one - two)) for one, two in pairwise(hues)]
+    assert sum(step < 0.02 for step in steps) <= classes // 20  # in the middle of tab20 lies grey, which has none
 
 
 def test_the_loss_is_the_mean_over_pixels_of_a_class_and_the_auxiliarys_share() -> None:

@@ -27,6 +27,7 @@ from vle_lightning.tasks.pictures import (
 
 TOP = 5  # classes
 NAMED = 12  # classes in the legend of a drawing
+PAIRED = 20  # colours of matplotlib's tab20
 
 
 def draw_labels(batch: LabelBatch, probabilities: Tensor, names: Sequence[str], pixels: PixelFacts) -> Picture:
@@ -79,6 +80,8 @@ def draw_masks(batch: MaskBatch, guesses: Tensor, names: Sequence[str], pixels: 
         axes[row, 2].set_title(f"predicted: {share:.0%} of the pixels right", fontsize=8)
     shown = sorted(seen)[:NAMED]
     patches = [Patch(color=colours(number + 1), label=wrapped(names[number], 20, 1)) for number in shown]
+    if (batch.targets[:rows] == IGNORED).any():
+        patches.append(Patch(color=colours(0), label="no class"))
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=7)
     return Picture("masks", figure)
@@ -86,7 +89,10 @@ def draw_masks(batch: MaskBatch, guesses: Tensor, names: Sequence[str], pixels: 
 
 def class_colours(classes: int) -> ListedColormap:
     """Return black for no class, then a colour a class; neighbours in the list differ."""
-    wheel = matplotlib.colormaps["tab20"] if classes <= 20 else matplotlib.colormaps["gist_ncar"]
-    step = 7  # coprime to most counts: spreads neighbours over the wheel
-    places = [number % 20 / 20 if classes <= 20 else number * step % classes / classes for number in range(classes)]
-    return ListedColormap([(0.0, 0.0, 0.0, 1.0), *(wheel(place) for place in places)])
+    if classes <= PAIRED:
+        order = [*range(0, PAIRED, 2), *range(1, PAIRED, 2)]  # a dark and a light one of each hue lie together
+        chosen = [matplotlib.colormaps["tab20"](place) for place in order[:classes]]
+    else:
+        step = 7  # coprime to most counts: spreads neighbours over the wheel
+        chosen = [matplotlib.colormaps["gist_ncar"](number * step % classes / classes) for number in range(classes)]
+    return ListedColormap([(0.0, 0.0, 0.0, 1.0), *chosen])
