@@ -17,10 +17,11 @@ from datamodules.base import VisionLanguageDataModule
 from datamodules.classes import read_classes
 from datamodules.codebook import Codebook, check_patch_size, open_codebook, patch_codes
 from datamodules.dataset import BatchBuilder, BatchHead, MicroBatchDataset, pad, record_boxes, row_keys
-from datamodules.masking import draw_boxes, draw_patches, mask_tokens, pair_partners
+from datamodules.masked_texts import Masking, TextMasker
+from datamodules.masking import draw_boxes, draw_patches, pair_partners
 from datamodules.records import Kind
 from datamodules.shards import RawSample, SampleError, ShardFolder
-from datamodules.texts import SIDES, mark_words, tokenise, word_pattern
+from datamodules.texts import SIDES
 from datamodules.transforms import ImageTransform, View
 from vle_lightning.batch import DataFacts, PretrainBatch, Skip
 
@@ -37,16 +38,6 @@ class PretrainSample:
     boxes: NDArray[np.float32]  # (R, 4) xyxy, normalised
     classes: NDArray[np.int64]  # (R,); -1 where the name has no class
     mentioned: NDArray[np.bool_]  # (R,)
-
-
-@dataclass(frozen=True)
-class Masking:
-    """How tokens are masked and counted, and which share of the patches is hidden."""
-
-    share: float = 0.15
-    whole_words: bool = False
-    content_words: tuple[str, ...] = ()
-    patch_share: float = 0.0
 
 
 class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
@@ -73,9 +64,8 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
             masking: how tokens and patches are masked.
             codebook: gives the patches their codes; None: they have none.
         """
-        self.tokenizer, self.max_length, self.grid, self.classes = tokenizer, max_length, grid, classes
-        self.masking, self.content, self.codebook = masking, word_pattern(masking.content_words), codebook
-        self.ordinary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        self.masker, self.grid, self.classes = TextMasker(tokenizer, max_length, masking), grid, classes
+        self.patch_share, self.codebook = masking.patch_share, codebook
 
     def words(self, raw: RawSample) -> Iterable[str]:
         """Return the sample's text."""
@@ -99,34 +89,18 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
     def collate(self, head: BatchHead, samples: Sequence[PretrainSample], rng: np.random.Generator) -> PretrainBatch:
         """Make a batch of B samples."""
         texts = tuple(sample.text for sample in samples)
-        tokens = tokenise(self.tokenizer, texts, self.max_length)
-        mask_id = self.tokenizer.mask_token_id
-        assert isinstance(mask_id, int)
-        masked, targets = mask_tokens(
-            tokens.ids,
-            tokens.special,
-            rng,
-            mask_id=mask_id,
-            ordinary=self.ordinary,
-            share=self.masking.share,
-            word_starts=tokens.word_starts if self.masking.whole_words else None,
-        )
+        masked = self.masker.mask(texts, rng)
         partner = pair_partners(np.array([sample.image_id for sample in samples]), rng)
         boxes = pad([sample.boxes for sample in samples], 0, torch.float32)
         classes = pad([sample.classes for sample in samples], -1, torch.int64)
         drawn = draw_boxes(boxes.numpy(), classes.numpy(), rng, self.grid)
         hidden = [(boxes[row, of], classes[row, of]) for row, of in enumerate(torch.from_numpy(drawn))]
         (patching,) = rng.spawn(1)  # the draws above stay what they are without it
-        patches = draw_patches(len(samples), self.grid[0] * self.grid[1], self.masking.patch_share, patching)
+        patches = draw_patches(len(samples), self.grid[0] * self.grid[1], self.patch_share, patching)
         return PretrainBatch(
             **vars(head),
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            texts=texts,
+            **masked,
             keys=row_keys(head.sample_ids, [sample.image_id for sample in samples], texts),
-            masked_input_ids=torch.from_numpy(masked),
-            mlm_targets=torch.from_numpy(targets),
-            mlm_content=torch.from_numpy(tokens.spread(mark_words(texts, self.content)) == 1),
             partner=torch.from_numpy(partner),
             drawn_rows=torch.zeros(0, dtype=torch.int64),
             drawn_pixel_values=head.pixel_values.new_empty(0, *head.pixel_values.shape[1:]),

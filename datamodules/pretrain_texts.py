@@ -12,11 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.base import VisionLanguageDataModule
 from datamodules.dataset import BatchBuilder, BatchHead, MicroBatchDataset
-from datamodules.masking import mask_tokens
-from datamodules.pretrain import Masking
+from datamodules.masked_texts import Masking, TextMasker
 from datamodules.records import Kind
 from datamodules.shards import RawSample, SampleError, ShardFolder
-from datamodules.texts import mark_words, tokenise, word_pattern
 from datamodules.transforms import ImageTransform, View
 from vle_lightning.batch import TextBatch
 
@@ -30,16 +28,8 @@ class TextBuilder(BatchBuilder[str, TextBatch]):
     kind: Kind = "passages"
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, masking: Masking) -> None:
-        """Prepare the vocabulary.
-
-        Args:
-            tokenizer: with the fast backend.
-            max_length: of a text in tokens, special ones included.
-            masking: how tokens are masked and counted.
-        """
-        self.tokenizer, self.max_length, self.masking = tokenizer, max_length, masking
-        self.content = word_pattern(masking.content_words)
-        self.ordinary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        """Prepare the vocabulary; see `TextMasker`."""
+        self.masker = TextMasker(tokenizer, max_length, masking)
 
     def words(self, raw: RawSample) -> Iterable[str]:
         """Return the sample's text."""
@@ -55,19 +45,6 @@ class TextBuilder(BatchBuilder[str, TextBatch]):
 
     def collate(self, head: BatchHead, samples: Sequence[str], rng: np.random.Generator) -> TextBatch:
         """Make a batch of B texts."""
-        texts = tuple(samples)
-        tokens = tokenise(self.tokenizer, texts, self.max_length)
-        mask_id = self.tokenizer.mask_token_id
-        assert isinstance(mask_id, int)
-        masked, targets = mask_tokens(
-            tokens.ids,
-            tokens.special,
-            rng,
-            mask_id=mask_id,
-            ordinary=self.ordinary,
-            share=self.masking.share,
-            word_starts=tokens.word_starts if self.masking.whole_words else None,
-        )
         return TextBatch(
             sample_ids=head.sample_ids,
             valid=head.valid,
@@ -75,12 +52,7 @@ class TextBuilder(BatchBuilder[str, TextBatch]):
             number=head.number,
             skipped=head.skipped,
             planned=head.planned,
-            masked_input_ids=torch.from_numpy(masked),
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            mlm_targets=torch.from_numpy(targets),
-            mlm_content=torch.from_numpy(tokens.spread(mark_words(texts, self.content)) == 1),
-            texts=texts,
+            **self.masker.mask(samples, rng),
         )
 
 

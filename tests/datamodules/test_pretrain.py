@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.classes import read_classes
 from datamodules.dataset import BatchHead
-from datamodules.pretrain import Masking, PretrainBuilder
+from datamodules.masked_texts import Masking
+from datamodules.pretrain import PretrainBuilder
 from datamodules.records import Box, Record, Text
 from datamodules.shards import RawSample, SampleError
 from datamodules.transforms import View

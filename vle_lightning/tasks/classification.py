@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from vle_lightning.batch import IGNORED, LabelBatch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import Architecture
-from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.models.backbone import Blind
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.optim import OptimConfig
@@ -33,6 +32,7 @@ class ClassificationTask(ImageAloneTask):
     """
 
     monitor = "val/acc@1"
+    class_bias = "1.bias"
 
     def __init__(
         self,
@@ -75,17 +75,7 @@ class ClassificationTask(ImageAloneTask):
         self.head = nn.Sequential(FloatNorm(width), nn.Linear(width, classes))
         initialise(self.head, self.model.init_std)
         self.add_scores(["loss", "acc@1", "acc@5"])
-        self.start(init, {}, (self.task_name(),))  # another list of classes gives the head's numbers another meaning
-
-    @classmethod
-    def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
-        """Count the classes."""
-        bias = pretrained.heads.get(cls.task_name(), {}).get("1.bias")
-        return {} if bias is None else {"classes": len(bias)}
-
-    def heads(self) -> dict[str, nn.Module]:
-        """Return the head by the task's name."""
-        return {self.task_name(): self.head}
+        self.start_encoder(init)
 
     def forward(self, batch: LabelBatch) -> Tensor:
         """Score the classes: logits (B, C)."""

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from vle_lightning.batch import DataFacts
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import Architecture
+from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.models.backbone import Backbone, Blind
 from vle_lightning.optim import OptimConfig
 from vle_lightning.tasks.base import VisionLanguageTask
 
 
 class ImageAloneTask(VisionLanguageTask):
-    """A head on images that are encoded alone; what their path does not pass is frozen."""
+    """A head on images that are encoded alone; what their path does not pass is frozen. A subclass makes the head."""
+
+    class_bias: ClassVar[str]  # tensor of the head that has a number a class
 
     def __init__(
         self,
@@ -40,6 +45,20 @@ class ImageAloneTask(VisionLanguageTask):
     def begin(self, depths: Sequence[int]) -> int:
         """Freeze what an image does not pass on its way to the last of ``depths``; return the width of its states."""
         return train_image_path(self.model, depths)
+
+    @classmethod
+    def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
+        """Count the classes of a head that a source holds."""
+        bias = pretrained.heads.get(cls.task_name(), {}).get(cls.class_bias)
+        return {} if bias is None else {"classes": len(bias)}
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Return the head by the task's name."""
+        return {self.task_name(): self.get_submodule("head")}
+
+    def start_encoder(self, init: str | None) -> None:
+        """Fill the encoder alone: another list of classes gives the head's numbers another meaning."""
+        self.start(init, {}, (self.task_name(),))
 
     def disagreements(self, facts: DataFacts) -> list[str]:
         """Add the number of classes."""

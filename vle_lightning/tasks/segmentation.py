@@ -6,7 +6,6 @@ import base64
 import io
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from PIL import Image
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 from vle_lightning.batch import IGNORED, MaskBatch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import Architecture
-from vle_lightning.hub.pretrained import Pretrained
 from vle_lightning.metrics.mean_iou import PixelConfusion, segment_scores
 from vle_lightning.models.backbone import Blind
 from vle_lightning.models.upernet import SCALES, Maps, UperNet, pyramid_depths
@@ -37,6 +35,7 @@ class SegmentationTask(ImageAloneTask):
     """
 
     monitor = "val/miou"
+    class_bias = "decode_head.classifier.bias"
 
     def __init__(
         self,
@@ -81,22 +80,12 @@ class SegmentationTask(ImageAloneTask):
         self.head = UperNet(width, channels, classes, auxiliary_weight > 0)
         self.add_scores(["loss"])
         self._confusion = nn.ModuleDict({stage.value: PixelConfusion(classes) for stage in EVALUATED})
-        self.start(init, {}, (self.task_name(),))  # another list of classes gives the head's numbers another meaning
+        self.start_encoder(init)
 
     @property
     def layers_read(self) -> list[int]:
         """The different depths, rising."""
         return sorted(set(self.depths))
-
-    @classmethod
-    def options_of(cls, pretrained: Pretrained) -> dict[str, Any]:
-        """Count the classes."""
-        bias = pretrained.heads.get(cls.task_name(), {}).get("decode_head.classifier.bias")
-        return {} if bias is None else {"classes": len(bias)}
-
-    def heads(self) -> dict[str, nn.Module]:
-        """Return UperNet by the task's name."""
-        return {self.task_name(): self.head}
 
     def forward(self, batch: MaskBatch) -> Maps:
         """Score the classes, (B, C, 4 rows, 4 columns) of the patches' grid."""
