@@ -19,6 +19,13 @@ TASKS = {  # task -> the class that loads it, and its pipelines
     "vqa": ("VQATask", ("vqa", "features")),
     "vcr-q2a": ("VCRTask", ("vcr-q2a", "features")),
     "vcr-qa2r": ("VCRTask", ("vcr-qa2r", "features")),
+    "meter-pretrain": ("PretrainTask", ("itm", "mlm", "features")),
+    "vlmo-pretrain": ("PretrainTask", ("itm", "mlm", "retrieve", "features")),
+    "vlmo-texts": ("PretrainTextsTask", ()),
+    "nlvr2": ("NLVR2Task", ("features",)),
+    "snli_ve": ("SNLIVETask", ("features",)),
+    "retrieval": ("RetrievalTask", ("features",)),
+    "dual_retrieval": ("DualRetrievalTask", ("retrieve", "features")),
 }
 
 
@@ -27,7 +34,7 @@ class Entry:
     """A published checkpoint."""
 
     name: str
-    source: str  # on the hub
+    source: str  # on the hub, or the address of a file
     task: str
     parameters: str
     licence: str
@@ -58,9 +65,11 @@ def table(entries: Iterable[Entry]) -> str:
     ]
     for entry in entries:
         loader, pipelines = TASKS[entry.task]
-        load = f'`{loader}.from_pretrained("{entry.source}")`'
+        is_file = entry.source.startswith("https://")
+        shown = entry.source.rsplit("/", 1)[-1] if is_file else entry.source  # of a file: as it is called once fetched
+        load = f'`{loader}.from_pretrained("{shown}")`'
         kinds = ", ".join(f"`{name}`" for name in pipelines)
-        link = f"[{entry.source}](https://huggingface.co/{entry.source})"
+        link = f"[{shown}]({entry.source if is_file else f'https://huggingface.co/{entry.source}'})"
         digest = entry.sha256 or "not read yet"
         lines.append(f"| {link} | {entry.parameters} | {load} | {kinds} | {entry.licence} | {digest} |")
     return "\n".join(lines)
