@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from datamodules.prepare.__main__ import main
 from datamodules.prepare.texts_alone import packed
 from datamodules.shards import RawSample, ShardFolder
 from datamodules.tokenizers import load_tokenizer
+from tests.datamodules.prepare.raw_files import real_folder
 from tests.datamodules.shard_factory import picture
 
 
@@ -179,3 +183,42 @@ def test_bad_input_is_told_in_one_sentence(
     assert "--pack is 2" in fails(capsys, *wiki, "--pack", 2)
     assert "name both, or neither" in fails(capsys, *wiki, "--tokenizer", tokenizer_folder)
     assert "has no split 'dev'" in fails(capsys, *wiki, "--splits", "dev")
+
+
+# --- real data --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_real_photos_arrive_as_they_are_each_in_one_split(tmp_path: Path) -> None:
+    with tarfile.open(real_folder("coco") / "images.tar") as archive:
+        archive.extractall(tmp_path / "raw", filter="data")
+    photos = {path.relative_to(tmp_path / "raw").as_posix(): path for path in (tmp_path / "raw").rglob("*.jpg")}
+    run("images", "--src", tmp_path / "raw", "--out", tmp_path, "--hold_out", 0.1)
+    found = [raw for split in ("train", "val") for raw in samples(tmp_path / "images" / split)]
+    assert sorted(raw.record.image_id.removeprefix("images/") for raw in found) == sorted(photos)
+    assert all(raw.image == photos[raw.record.image_id.removeprefix("images/")].read_bytes() for raw in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pack", [None, 64])
+def test_no_word_of_real_captions_is_lost(pack: int | None, tmp_path: Path) -> None:
+    images = json.loads((real_folder("flickr8k") / "dataset_flickr8k.json").read_text(encoding="utf-8"))["images"]
+    captions = [sentence["raw"] for image in images for sentence in image["sentences"]]
+    (tmp_path / "all.txt").write_text("\n".join([*captions, "", "  "]), encoding="utf-8")
+    run(
+        "texts",
+        "--src",
+        tmp_path / "all.txt",
+        "--out",
+        tmp_path,
+        "--hold_out",
+        0.1,
+        *(["--pack", pack] if pack else []),
+    )
+    found = [text.split() for split in ("train", "val") for text in texts(tmp_path / "texts" / split)]
+    words = Counter(word for caption in captions for word in caption.split())
+    assert Counter(itertools.chain.from_iterable(found)) == words
+    if pack:
+        assert max(map(len, found)) == pack
+    else:
+        assert Counter(map(tuple, found)) == Counter(tuple(caption.split()) for caption in captions)
