@@ -16,7 +16,7 @@ from vle_lightning.batch import PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import initialise
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import Fused, FusedView, ImageView, Stream
+from vle_lightning.streams import ALL, NONE, Fused, FusedView, ImageView, Reading, Stream, take
 
 TEMPERATURE = 0.07  # of the cosines (ours; the start of CLIP's, arXiv 2103.00020)
 
@@ -44,6 +44,11 @@ class MaskedPatchContrast(Objective):
         if hiding == "vector":
             self.mask_vector = nn.Parameter(torch.randn(model.hidden_width) * model.init_std)
 
+    def reading(self, batch: PretrainBatch) -> Reading:
+        """Read the image."""
+        del batch
+        return Reading(NONE, ALL)
+
     def logits(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Compare K fused states of hidden patches with N encoded patches: (K, N), cosines over the temperature.
 
@@ -56,21 +61,23 @@ class MaskedPatchContrast(Objective):
             return F.normalize(found.float(), dim=-1) @ F.normalize(offered.float(), dim=-1).T / TEMPERATURE
 
     def forward(self, fused: Fused, batch: PretrainBatch, clean: Stream) -> ObjectiveOutput:  # type: ignore[override]
-        """Judge the K hidden patches of valid rows among all patches of valid rows.
+        """Judge the hidden patches of valid rows, K a row, among all patches of valid rows.
 
         Args:
             fused: of the images with hidden patches, B pairs.
             batch: the micro-batch.
             clean: the whole images before fusion; candidates teach their projection, not the image encoder.
         """
-        chosen = batch.hidden_patches & batch.valid[:, None]
-        offered = batch.valid[:, None].expand_as(chosen).flatten()
-        targets = chosen.flatten().nonzero()[:, 0]
-        queries = self.layout.patches(fused.image, batch.pixel_values)[chosen]
+        places, patches = batch.hidden_places, batch.hidden_patches.shape[1]
+        chosen = (batch.hidden_patches.take_along_dim(places, 1) & batch.valid[:, None]).flatten()
+        offered = batch.valid[:, None].expand_as(batch.hidden_patches).flatten()
+        first = torch.arange(len(batch), device=places.device)[:, None] * patches
+        targets = (first + places).flatten()
+        queries = take(self.layout.patches(fused.image, batch.pixel_values), places).flatten(0, 1)
         candidates = self.layout.patches(clean.states.detach(), batch.pixel_values).flatten(0, 1)
         logits = self.logits(queries, candidates).masked_fill(~offered, -torch.inf)
-        right = (logits.argmax(-1) == targets).sum()
-        loss = mean_loss(F.cross_entropy(logits, targets, reduction="none"))
+        right = ((logits.argmax(-1) == targets) & chosen).sum()
+        loss = mean_loss(F.cross_entropy(logits, targets, reduction="none"), chosen)
         if self.mask_vector is not None:
             loss = loss + 0.0 * self.mask_vector.sum()  # another objective's may stand there
         return ObjectiveOutput(loss, chosen.sum(), (Score("mim_contrast_accuracy", right, chosen.sum()),))

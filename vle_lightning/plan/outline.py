@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vle_lightning.encoders.base import PatchMask
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features, Modality
-from vle_lightning.streams import Fused, ImageLayout, Stream
+from vle_lightning.streams import Fused, ImageLayout, Part, Stream
 
 WIDTH = 4
 
@@ -83,9 +83,10 @@ class Outline(Backbone):
         """Tell of the call, where it is one."""
         config = self.config
         assert isinstance(config, OutlineConfig)
+        ways = 1 if first else len(self.ways_alone)
         if config.alone_trains:
-            self._tell("text_alone" if modality == "text" else "image_alone", stream.mask.shape)
-        return (stream,) * (1 if first else len(self.ways_alone))
+            self._tell("text_alone" if modality == "text" else "image_alone", (*stream.mask.shape, ways))
+        return (stream,) * ways
 
     def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
         """Tell of the call, as a backbone with a decoder does; without one it costs nothing."""
@@ -124,7 +125,8 @@ class Outline(Backbone):
         shape = (len(pixel_values), self.layout.prefix + rows * columns)
         return Stream(self._zeros(*shape), torch.ones(shape, dtype=torch.bool))
 
-    def _fuse(self, text: Stream, image: Stream) -> Fused:
+    def _fuse(self, text: Stream, image: Stream, parts: Sequence[Part] | None) -> Fused:
+        del parts
         return Fused(text.states, image.states, torch.zeros(len(text.mask), self.pooled_width, requires_grad=True))
 
     def _zeros(self, *shape: int) -> Tensor:
