@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 IGNORED = -100  # the target that cross entropy leaves out
-FEW = 4  # places of a row are rounded up to a multiple of this, so that few shapes occur
-NOWHERE = torch.zeros(0, 0, dtype=torch.int64)
+FEW = 8  # the number of places is rounded up to a multiple of this, so that few shapes occur
+NOWHERE = torch.zeros(0, dtype=torch.int64)
 
 
 Colours = tuple[float, float, float]  # of red, green and blue; a pixel's are in [0, 1]
@@ -116,8 +116,8 @@ class PretrainBatch(ImageTextBatch):
     hidden_classes: Tensor  # (B, H) int64; -1 on padding
     hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling, hidden in the image view of patches
     patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image; IGNORED without a codebook
-    masked_places: Tensor = NOWHERE  # (B, M) int64: where mlm_targets are, see `places_of`; made where it is not given
-    hidden_places: Tensor = NOWHERE  # (B, K) int64: likewise of hidden_patches
+    masked_places: Tensor = NOWHERE  # (M,) int64: where mlm_targets are, see `places_of`; made where it is not given
+    hidden_places: Tensor = NOWHERE  # (K,) int64: likewise of hidden_patches
 
     def __post_init__(self) -> None:
         """Note the places while the host knows, without waiting for a device, how many there are."""
@@ -133,7 +133,7 @@ class ImageBatch(Batch):
     hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling
     patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image
     object_patches: Tensor  # (B, P) bool: the patch touches an object; False where the objects are not known
-    hidden_places: Tensor = NOWHERE  # (B, K) int64: where hidden_patches are, see `places_of`; made where not given
+    hidden_places: Tensor = NOWHERE  # (K,) int64: where hidden_patches are, see `places_of`; made where not given
 
     def __post_init__(self) -> None:
         """Note the places while the host knows how many there are."""
@@ -150,7 +150,7 @@ class TextBatch(Batch):
     mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
     mlm_content: Tensor  # (B, T) bool: the target is a word of the content list
     texts: tuple[str, ...]  # for pictures and reports
-    masked_places: Tensor = NOWHERE  # (B, M) int64: where mlm_targets are, see `places_of`; made where not given
+    masked_places: Tensor = NOWHERE  # (M,) int64: where mlm_targets are, see `places_of`; made where not given
 
     def __post_init__(self) -> None:
         """Note the places while the host knows how many there are."""
@@ -226,29 +226,26 @@ class RetrievalBatch(Batch):
 
 
 def places_of(chosen: Tensor) -> Tensor:
-    """Return where the chosen of each row are.
+    """Return where the chosen are.
 
     Args:
         chosen: (B, N) bool, on the host: how many there are decides the shape.
 
     Returns:
-        (B, M) int64, the chosen in their order and behind them others, for M is as many as a row has at most, rounded
-        up to a multiple of four if there are so many.
+        (K,) int64, rising numbers row * N + column of the chosen, and behind them some of others: K is rounded up to a
+        multiple of eight, as far as there are so many.
     """
-    most = int(chosen.sum(1).max()) if len(chosen) else 0
-    count = min(-(-most // FEW) * FEW, chosen.shape[1])
-    return chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    count = min(-(-int(chosen.sum()) // FEW) * FEW, chosen.numel())
+    return chosen.flatten().to(torch.uint8).argsort(descending=True, stable=True)[:count]
 
 
 def _note(batch: Batch, name: str, chosen: Tensor) -> None:
     """Set the places of a batch, unless they are those of ``chosen``, or on a device where they were brought."""
     given = getattr(batch, name)
-    if given is not NOWHERE and (chosen.device.type != "cpu" or _are_of(given, chosen)):
-        return
-    object.__setattr__(batch, name, places_of(chosen))
+    if given is NOWHERE or (chosen.device.type == "cpu" and not _are_of(given, chosen)):
+        object.__setattr__(batch, name, places_of(chosen))
 
 
 def _are_of(places: Tensor, chosen: Tensor) -> bool:
-    if len(places) != len(chosen) or (places >= chosen.shape[1]).any():
-        return False
-    return bool(chosen.take_along_dim(places, 1).sum() == chosen.sum())
+    inside = not len(places) or int(places.max()) < chosen.numel()
+    return inside and bool(chosen.flatten()[places].sum() == chosen.sum())

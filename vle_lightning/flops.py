@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vle_lightning.hub.architecture import read_architecture, to_plain
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Modality, Way
-from vle_lightning.streams import Fused, Part, Reading, Stream
+from vle_lightning.streams import ALL, Fused, Part, Reading, Stream
 from vle_lightning.tasks.base import VisionLanguageTask
 
 PARTS = ("text", "image", "fusion", "heads")
@@ -212,13 +212,16 @@ def _make_fake(model: nn.Module) -> None:
             tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
-def _parts(sizes: tuple[int, ...], tokens: int) -> list[Part] | None:
+def _parts(sizes: tuple[int, ...], tokens: int, states: int) -> list[Part] | None:
     """Return the parts of a fusion that these sizes tell of; see `EncoderCall`."""
     found = []
     for rows, read, start, stop in zip(*[iter(sizes)] * 4, strict=True):
-        few = torch.zeros(rows, read, dtype=torch.long) if 1 < read < tokens else slice(0, read)
-        found.append(Part(rows, Reading(few, slice(start, stop))))
+        found.append(Part(rows, Reading(_part(0, read, tokens), _part(start, stop, states))))
     return found or None
+
+
+def _part(start: int, stop: int, length: int) -> slice:
+    return ALL if (start, stop) == (0, length) else slice(start, stop)
 
 
 def run_part(model: Backbone, call: EncoderCall) -> Tensor:
@@ -249,5 +252,5 @@ def run_part(model: Backbone, call: EncoderCall) -> Tensor:
     if call.way == "restore":
         ids = torch.zeros(rows, lengths[2], dtype=torch.long)
         return model.restore(Fused(*(stream.states for stream in (text, image, image))), text, image, ids)
-    fused = model.fuse(text, image, parts=_parts(call.sizes[3:], call.sizes[1]))
+    fused = model.fuse(text, image, parts=_parts(call.sizes[3:], *call.sizes[1:3]))
     return torch.cat([part.flatten() for part in fused])

@@ -49,19 +49,26 @@ class Fused(NamedTuple):
     pooled: Tensor  # (B, pooled width of the backbone)
 
 
-Places = slice | Tensor  # of states in a stream: neighbours, or (B, M) int64
 NONE, FIRST, ALL = slice(0, 0), slice(0, 1), slice(None)
 
 
 class Reading(NamedTuple):
     """Which states are read after the last layer. It computes these alone, though they read all others."""
 
-    text: Places = ALL
+    text: slice = ALL
     image: slice = ALL
 
     def join(self, other: Reading) -> Reading:
         """Return what either reads, or more."""
-        return Reading(_join(self.text, other.text), _join_slices(self.image, other.image))
+        return Reading(*(_join(*pair) for pair in zip(self, other, strict=True)))
+
+    @property
+    def pools(self) -> bool:
+        """Say whether it may read the pooled pair, which is made of the first states."""
+        return NONE not in self and all(part.start in (None, 0) for part in self)
+
+
+POOLED = Reading(FIRST, FIRST)
 
 
 class Part(NamedTuple):
@@ -71,44 +78,13 @@ class Part(NamedTuple):
     reading: Reading
 
 
-POOLED = Reading(FIRST, FIRST)
-
-
-def take(states: Tensor, places: Places) -> Tensor:
-    """Return the states (B, M, ...) at some places of (B, N, ...)."""
-    if isinstance(places, slice):
-        return states[:, places]
-    return states.take_along_dim(places.view(*places.shape, *[1] * (states.dim() - 2)), 1)
-
-
-def place(found: Tensor, places: Places, length: int) -> Tensor:
+def place(found: Tensor, places: slice, length: int) -> Tensor:
     """Put states (B, M, D) where they were taken: (B, length, D), zeros elsewhere."""
-    if not isinstance(places, slice):
-        zeros = found.new_zeros(len(found), length, found.shape[2])
-        return zeros.scatter(1, places[..., None].expand_as(found), found)
     start, stop, _ = places.indices(length)
     return found if stop - start == length else nn.functional.pad(found, (0, 0, start, length - stop))
 
 
-def reads_none(places: Places) -> bool:
-    """Say whether no state is read."""
-    return isinstance(places, slice) and places == NONE
-
-
-def reads_all(places: Places) -> bool:
-    """Say whether every state is read."""
-    return isinstance(places, slice) and places == ALL
-
-
-def _join(one: Places, other: Places) -> Places:
-    if isinstance(one, slice) and isinstance(other, slice):
-        return _join_slices(one, other)
-    if reads_none(one) or reads_none(other):
-        return one if reads_none(other) else other
-    return one if one is other else ALL
-
-
-def _join_slices(one: slice, other: slice) -> slice:
+def _join(one: slice, other: slice) -> slice:
     if NONE in (one, other):
         return one if other == NONE else other
     return one if one == other else ALL

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vle_lightning.fusion.base import Fusion, FusionConfig
 from vle_lightning.fusion.layers import Attention, FeedForward
-from vle_lightning.streams import Part, Places, Stream, place, reads_all, reads_none, take
+from vle_lightning.streams import ALL, NONE, Part, Stream, place
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class CoAttentionLayer(nn.Module):
         return read
 
 
-def _ask(layer: nn.Module, places: Places, streams: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+def _ask(layer: nn.Module, places: slice, streams: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
     """Map those of the first stream's states that are read; zeros stand for the others."""
     states = streams[0]
-    if reads_none(places):
+    if places == NONE:
         return torch.zeros_like(states)
-    asking = None if reads_all(places) else take(states, places)
+    asking = None if places == ALL else states[:, places]
     return place(layer(*streams, asking), places, states.shape[1])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vle_lightning.fusion.base import Fusion, FusionConfig
 from vle_lightning.fusion.layers import Attention, FeedForward
-from vle_lightning.streams import Part, Stream, place, take
+from vle_lightning.streams import Part, Stream, place
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class MergedAttention(Fusion):
         texts, images = [], []
         rows = (all_.split([part.rows for part in parts]) for all_ in (states, mask))
         for (_, reading), before, allowed in zip(parts, *rows, strict=True):
-            asked, looked = (take(*pair) for pair in zip(before.split(lengths, dim=1), reading, strict=True))
+            streams = zip(before.split(lengths, dim=1), reading, strict=True)
+            asked, looked = (states[:, places] for states, places in streams)
             read = last(before, allowed, torch.cat([asked, looked], dim=1))
             sizes = [asked.shape[1], looked.shape[1]]
             both = [place(*of) for of in zip(read.split(sizes, dim=1), reading, lengths, strict=True)]

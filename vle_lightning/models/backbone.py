@@ -375,7 +375,5 @@ class Backbone(nn.Module):
 
 def _sizes(part: Part, tokens: int, states: int) -> tuple[int, int, int, int]:
     """Return rows, the number of tokens that are read, and the first and the end of the states of the image."""
-    text, image = part.reading
-    read = len(range(tokens)[text]) if isinstance(text, slice) else text.shape[1]
-    start, stop, _ = image.indices(states)
-    return part.rows, read, start, stop
+    start, stop, _ = part.reading.image.indices(states)
+    return part.rows, part.reading.text.indices(tokens)[1], start, stop

@@ -223,6 +223,8 @@ class DualStream(Backbone):
             return Fused(
                 text_states, image_states, self.decoder(self._context(text_states, text, image_states, image))[:, 0]
             )
+        if parts is not None and not any(part.reading.pools for part in parts):
+            return Fused(text_states, image_states, text_states.new_zeros(len(text_states), self.pooled_width))
         return Fused(text_states, image_states, self._pooled(text_states, image_states, image.mask))
 
     def _pooling(self, part: Part) -> Part:

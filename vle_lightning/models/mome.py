@@ -37,7 +37,7 @@ from vle_lightning.models.relative_bias import (
     resize_bias_table,
     table_rows,
 )
-from vle_lightning.streams import Fused, ImageLayout, Part, Places, Stream, place, take
+from vle_lightning.streams import Fused, ImageLayout, Part, Stream, place
 
 TEXT: Literal["text"] = "text"  # names of the experts
 IMAGE: Literal["image"] = "image"
@@ -524,7 +524,9 @@ class MoME(Backbone):
                 states = block(states, scores, route)
         if parts is None:
             states = self.norm(states)
-        return Fused(states[:, :tokens], states[:, tokens:], self.pooler(states[:, 0]))
+        pools = parts is None or any(part.reading.pools for part in parts)
+        pooled = self.pooler(states[:, 0]) if pools else torch.zeros_like(states[:, 0])
+        return Fused(states[:, :tokens], states[:, tokens:], pooled)
 
     def _read(self, states: Tensor, scores: Tensor, tokens: int, parts: Sequence[Part]) -> Tensor:
         """Pass the last block and norm with those states alone that are read; zeros stand for the others."""
@@ -532,8 +534,8 @@ class MoME(Backbone):
         sizes = [part.rows for part in parts]
         rows = scores.expand(len(states), -1, -1, -1).split(sizes)
         for (count, (text, image)), before, added in zip(parts, states.split(sizes), rows, strict=True):
-            asked, looked = take(before[:, :tokens], text), take(before[:, tokens:], image)
-            few = _rows_of(added, text, slice(0, tokens)), _rows_of(added, image, slice(tokens, None))
+            asked, looked = before[:, :tokens][:, text], before[:, tokens:][:, image]
+            few = added[:, :, :tokens][:, :, text], added[:, :, tokens:][:, :, image]
             names = (PAIR, PAIR) if self.config.fusion_layers else (TEXT, IMAGE)
             lengths = (asked.shape[1], looked.shape[1])
             route = Route(((count, tuple(zip(lengths, names, strict=True))),), tokens)
@@ -577,12 +579,6 @@ class MoME(Backbone):
     def _apart(self, tokens: int, states: Tensor) -> Tensor:
         is_text = torch.arange(states.shape[1], device=states.device) < tokens
         return is_text[:, None] == is_text
-
-
-def _rows_of(scores: Tensor, places: Places, part: slice) -> Tensor:
-    """Return the rows of scores (B, H, N, N) at some places of a part of the states: (B, H, M, N)."""
-    rows = scores[:, :, part]
-    return rows[:, :, places] if isinstance(places, slice) else rows.take_along_dim(places[:, None, :, None], 2)
 
 
 def _scores(biases: Tensor | None, layer: int, mask: Tensor, allowed: Tensor | None = None) -> Tensor:

@@ -13,7 +13,6 @@ from vle_lightning.encoders.base import PatchMask
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import initialise
 from vle_lightning.objectives.base import Hiding, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import take
 
 
 class CodeCounts(NamedTuple):
@@ -49,13 +48,11 @@ class ImageCodes(nn.Module):
 
     def forward(self, states: Tensor, batch: ImageBatch) -> ObjectiveOutput:
         """Judge the hidden patches of valid rows by the states (B, P, D)."""
-        places = batch.hidden_places
-        chosen, targets = (of.take_along_dim(places, 1) for of in (self.judged(batch), batch.patch_codes))
-        objects = batch.object_patches.take_along_dim(places, 1) & chosen
-        logits = self.head(take(states, places))
-        right = (logits.argmax(-1) == targets) & chosen
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-        loss = mean_loss(losses, chosen.flatten())
+        facts = self.judged(batch), batch.object_patches, batch.patch_codes
+        chosen, objects, targets = (of.flatten()[batch.hidden_places] for of in facts)
+        logits = self.head(states.flatten(0, 1)[batch.hidden_places])
+        right, objects = (logits.argmax(-1) == targets) & chosen, objects & chosen
+        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"), chosen)
         if self.mask_vector is not None:
             loss = loss + 0.0 * self.mask_vector.sum()  # no patch may be hidden
         return ObjectiveOutput(

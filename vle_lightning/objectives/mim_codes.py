@@ -16,7 +16,7 @@ from vle_lightning.batch import IGNORED, PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import ALL, NONE, Fused, FusedView, ImageView, Reading, take
+from vle_lightning.streams import ALL, NONE, Fused, FusedView, ImageView, Reading
 
 
 class MaskedPatchCodes(Objective):
@@ -47,19 +47,18 @@ class MaskedPatchCodes(Objective):
         return Reading(NONE, ALL)
 
     def logits(self, states: Tensor) -> Tensor:
-        """Score every code for fused patch states (..., D): (..., codes)."""
+        """Score every code for fused patch states (K, D): (K, codes)."""
         logits: Tensor = self.head(states)
         return logits
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge the hidden patches of valid rows that have a code."""
         places = batch.hidden_places
-        targets = batch.patch_codes.take_along_dim(places, 1)
-        chosen = batch.hidden_patches.take_along_dim(places, 1) & (targets != IGNORED) & batch.valid[:, None]
-        logits = self.logits(take(self.layout.patches(fused.image, batch.pixel_values), places))
+        judged = batch.hidden_patches & (batch.patch_codes != IGNORED) & batch.valid[:, None]
+        targets, chosen = batch.patch_codes.flatten()[places], judged.flatten()[places]
+        logits = self.logits(self.layout.patches(fused.image, batch.pixel_values).flatten(0, 1)[places])
         right = ((logits.argmax(-1) == targets) & chosen).sum()
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-        loss = mean_loss(losses, chosen.flatten())
+        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"), chosen)
         if self.mask_vector is not None:
             loss = loss + 0.0 * self.mask_vector.sum()  # another objective's may stand there
         return ObjectiveOutput(loss, chosen.sum(), (Score("mim_codes_accuracy", right, chosen.sum()),))

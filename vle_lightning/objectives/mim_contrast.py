@@ -16,7 +16,7 @@ from vle_lightning.batch import PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import initialise
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import ALL, NONE, Fused, FusedView, ImageView, Reading, Stream, take
+from vle_lightning.streams import ALL, NONE, Fused, FusedView, ImageView, Reading, Stream
 
 TEMPERATURE = 0.07  # of the cosines (ours; the start of CLIP's, arXiv 2103.00020)
 
@@ -61,19 +61,17 @@ class MaskedPatchContrast(Objective):
             return F.normalize(found.float(), dim=-1) @ F.normalize(offered.float(), dim=-1).T / TEMPERATURE
 
     def forward(self, fused: Fused, batch: PretrainBatch, clean: Stream) -> ObjectiveOutput:  # type: ignore[override]
-        """Judge the hidden patches of valid rows, K a row, among all patches of valid rows.
+        """Judge the K hidden patches of valid rows among all patches of valid rows.
 
         Args:
             fused: of the images with hidden patches, B pairs.
             batch: the micro-batch.
             clean: the whole images before fusion; candidates teach their projection, not the image encoder.
         """
-        places, patches = batch.hidden_places, batch.hidden_patches.shape[1]
-        chosen = (batch.hidden_patches.take_along_dim(places, 1) & batch.valid[:, None]).flatten()
+        targets = batch.hidden_places
+        chosen = (batch.hidden_patches & batch.valid[:, None]).flatten()[targets]
         offered = batch.valid[:, None].expand_as(batch.hidden_patches).flatten()
-        first = torch.arange(len(batch), device=places.device)[:, None] * patches
-        targets = (first + places).flatten()
-        queries = take(self.layout.patches(fused.image, batch.pixel_values), places).flatten(0, 1)
+        queries = self.layout.patches(fused.image, batch.pixel_values).flatten(0, 1)[targets]
         candidates = self.layout.patches(clean.states.detach(), batch.pixel_values).flatten(0, 1)
         logits = self.logits(queries, candidates).masked_fill(~offered, -torch.inf)
         right = ((logits.argmax(-1) == targets) & chosen).sum()

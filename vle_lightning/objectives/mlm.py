@@ -11,7 +11,7 @@ from vle_lightning.batch import IGNORED, PretrainBatch, TextBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import NONE, Fused, FusedView, Reading, TextView, take
+from vle_lightning.streams import ALL, NONE, Fused, FusedView, Reading, TextView
 
 METER_EPS = 1e-12  # of the layer norm in METER's head
 
@@ -43,13 +43,14 @@ class MaskedLanguageModelling(Objective):
             self.decoder.weight = model.word_embeddings.weight
 
     def logits(self, states: Tensor) -> Tensor:
-        """Score every word for fused text states (..., D): (..., V)."""
+        """Score every word for fused text states (K, D): (K, V)."""
         logits: Tensor = self.decoder(self.transform(states))
         return logits
 
     def reading(self, batch: PretrainBatch) -> Reading:
-        """Read the masked tokens."""
-        return Reading(batch.masked_places, NONE)
+        """Read the text."""
+        del batch
+        return Reading(ALL, NONE)
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge the K masked tokens of valid rows."""
@@ -57,15 +58,12 @@ class MaskedLanguageModelling(Objective):
 
     def judge(self, states: Tensor, batch: PretrainBatch | TextBatch) -> ObjectiveOutput:
         """Judge the K masked tokens of valid rows by the states (B, T, D) of the masked texts."""
-        places = batch.masked_places
-        targets = batch.mlm_targets.take_along_dim(places, 1)
-        chosen = (targets != IGNORED) & batch.valid[:, None]
-        logits = self.logits(take(states, places))
-        right = (logits.argmax(-1) == targets) & chosen
-        content = batch.mlm_content.take_along_dim(places, 1) & chosen
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        places, judged = batch.masked_places, (batch.mlm_targets != IGNORED) & batch.valid[:, None]
+        targets, chosen, content = (of.flatten()[places] for of in (batch.mlm_targets, judged, batch.mlm_content))
+        logits = self.logits(states.flatten(0, 1)[places])
+        right, content = (logits.argmax(-1) == targets) & chosen, content & chosen
         return ObjectiveOutput(
-            mean_loss(losses, chosen.flatten()),
+            mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"), chosen),
             chosen.sum(),
             (
                 Score("mlm_accuracy", right.sum(), chosen.sum()),
