@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 IGNORED = -100  # the target that cross entropy leaves out
+FEW = 8  # the number of places is rounded up to a multiple of this, so that few shapes occur
+NOWHERE = torch.zeros(0, dtype=torch.int64)
 
 
 Colours = tuple[float, float, float]  # of red, green and blue; a pixel's are in [0, 1]
@@ -114,6 +116,13 @@ class PretrainBatch(ImageTextBatch):
     hidden_classes: Tensor  # (B, H) int64; -1 on padding
     hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling, hidden in the image view of patches
     patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image; IGNORED without a codebook
+    masked_places: Tensor = NOWHERE  # (M,) int64: where mlm_targets are, see `places_of`; made where it is not given
+    hidden_places: Tensor = NOWHERE  # (K,) int64: likewise of hidden_patches
+
+    def __post_init__(self) -> None:
+        """Note the places while the host knows, without waiting for a device, how many there are."""
+        _note(self, "masked_places", self.mlm_targets != IGNORED)
+        _note(self, "hidden_places", self.hidden_patches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,11 @@ class ImageBatch(Batch):
     hidden_patches: Tensor  # (B, P) bool: drawn for masked image modelling
     patch_codes: Tensor  # (B, P) int64: the discrete code of each patch of the whole image
     object_patches: Tensor  # (B, P) bool: the patch touches an object; False where the objects are not known
+    hidden_places: Tensor = NOWHERE  # (K,) int64: where hidden_patches are, see `places_of`; made where not given
+
+    def __post_init__(self) -> None:
+        """Note the places while the host knows how many there are."""
+        _note(self, "hidden_places", self.hidden_patches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +150,11 @@ class TextBatch(Batch):
     mlm_targets: Tensor  # (B, T) int64: the token to restore, IGNORED elsewhere
     mlm_content: Tensor  # (B, T) bool: the target is a word of the content list
     texts: tuple[str, ...]  # for pictures and reports
+    masked_places: Tensor = NOWHERE  # (M,) int64: where mlm_targets are, see `places_of`; made where not given
+
+    def __post_init__(self) -> None:
+        """Note the places while the host knows how many there are."""
+        _note(self, "masked_places", self.mlm_targets != IGNORED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,3 +223,29 @@ class RetrievalBatch(Batch):
     text_ids: tuple[str, ...]  # of the T texts
     texts: tuple[str, ...]  # for pictures and reports
     shifts: Tensor  # (N,) int64 in [1, B): image i is compared with the texts i + shift, modulo B; empty in evaluation
+
+
+def places_of(chosen: Tensor) -> Tensor:
+    """Return where the chosen are.
+
+    Args:
+        chosen: (B, N) bool, on the host: how many there are decides the shape.
+
+    Returns:
+        (K,) int64, rising numbers row * N + column of the chosen, and behind them some of others: K is rounded up to a
+        multiple of eight, as far as there are so many.
+    """
+    count = min(-(-int(chosen.sum()) // FEW) * FEW, chosen.numel())
+    return chosen.flatten().to(torch.uint8).argsort(descending=True, stable=True)[:count]
+
+
+def _note(batch: Batch, name: str, chosen: Tensor) -> None:
+    """Set the places of a batch, unless they are those of ``chosen``, or on a device where they were brought."""
+    given = getattr(batch, name)
+    if given is NOWHERE or (chosen.device.type == "cpu" and not _are_of(given, chosen)):
+        object.__setattr__(batch, name, places_of(chosen))
+
+
+def _are_of(places: Tensor, chosen: Tensor) -> bool:
+    inside = not len(places) or int(places.max()) < chosen.numel()
+    return inside and bool(chosen.flatten()[places].sum() == chosen.sum())

@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vle_lightning.hub.architecture import read_architecture, to_plain
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Modality, Way
-from vle_lightning.streams import Fused, Stream
+from vle_lightning.streams import ALL, Fused, Part, Reading, Stream
 from vle_lightning.tasks.base import VisionLanguageTask
 
 PARTS = ("text", "image", "fusion", "heads")
@@ -222,6 +222,18 @@ def _make_fake(model: nn.Module) -> None:
             tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
+def _parts(sizes: tuple[int, ...], tokens: int, states: int) -> list[Part] | None:
+    """Return the parts of a fusion that these sizes tell of; see `EncoderCall`."""
+    found = []
+    for rows, read, start, stop in zip(*[iter(sizes)] * 4, strict=True):
+        found.append(Part(rows, Reading(_part(0, read, tokens), _part(start, stop, states))))
+    return found or None
+
+
+def _part(start: int, stop: int, length: int) -> slice:
+    return ALL if (start, stop) == (0, length) else slice(start, stop)
+
+
 def run_part(model: Backbone, call: EncoderCall) -> Tensor:
     """Run the part of a model that a call names, on inputs of its sizes on the default device.
 
@@ -240,17 +252,15 @@ def run_part(model: Backbone, call: EncoderCall) -> Tensor:
     rows, *lengths = call.sizes
     streams = [
         Stream(torch.zeros(rows, n, model.width, requires_grad=True), torch.ones(rows, n, dtype=torch.bool))
-        for n in lengths[:2]
+        for n in (lengths[:1] if call.way in ALONE else lengths[:2])
     ]
     if call.way in ALONE:
-        return torch.cat([part.states for part in model.encode_alone(streams[0], ALONE[call.way])])
+        return torch.cat([part.states for part in model.encode_alone(streams[0], ALONE[call.way], lengths[1] == 1)])
     if call.way in SINGLE:
         return model.encode_unimodal(streams[0], SINGLE[call.way])
     text, image = streams
-    if call.way == "pairs":
-        return model.pool_pairs(text, image)
     if call.way == "restore":
         ids = torch.zeros(rows, lengths[2], dtype=torch.long)
         return model.restore(Fused(*(stream.states for stream in (text, image, image))), text, image, ids)
-    fused = model.fuse(text, image)
+    fused = model.fuse(text, image, parts=_parts(call.sizes[3:], *call.sizes[1:3]))
     return torch.cat([part.flatten() for part in fused])

@@ -42,11 +42,52 @@ class Stream(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """Text and image after fusion."""
+    """Text and image after fusion; states that nobody reads (`Reading`) may be zeros."""
 
     text: Tensor  # (B, T, D)
     image: Tensor  # (B, N, D): class token if there is one, patches, then region tokens (see `ImageLayout`)
     pooled: Tensor  # (B, pooled width of the backbone)
+
+
+NONE, FIRST, ALL = slice(0, 0), slice(0, 1), slice(None)
+
+
+class Reading(NamedTuple):
+    """Which states are read after the last layer. It computes these alone, though they read all others."""
+
+    text: slice = ALL
+    image: slice = ALL
+
+    def join(self, other: Reading) -> Reading:
+        """Return what either reads, or more."""
+        return Reading(*(_join(*pair) for pair in zip(self, other, strict=True)))
+
+    @property
+    def pools(self) -> bool:
+        """Say whether it may read the pooled pair, which is made of the first states."""
+        return NONE not in self and all(part.start in (None, 0) for part in self)
+
+
+POOLED = Reading(FIRST, FIRST)
+
+
+class Part(NamedTuple):
+    """Neighbouring rows of a fusion of which the same is read."""
+
+    rows: int
+    reading: Reading
+
+
+def place(found: Tensor, places: slice, length: int) -> Tensor:
+    """Put states (B, M, D) where they were taken: (B, length, D), zeros elsewhere."""
+    start, stop, _ = places.indices(length)
+    return found if stop - start == length else nn.functional.pad(found, (0, 0, start, length - stop))
+
+
+def _join(one: slice, other: slice) -> slice:
+    if NONE in (one, other):
+        return one if other == NONE else other
+    return one if one == other else ALL
 
 
 class ImageLayout(NamedTuple):

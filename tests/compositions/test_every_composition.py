@@ -181,7 +181,7 @@ def calls(task: VisionLanguageTask) -> list[EncoderCall]:
     """Return a call of each way, as a micro-batch of three makes them."""
     states = task.model.layout.prefix + PATCHES
     ways = [EncoderCall("text", (3, 9)), EncoderCall("image", (3, 48, 48)), EncoderCall("fusion", (3, 9, states))]
-    ways.append(EncoderCall("pairs", (3, 9, states)))
+    ways.append(EncoderCall("fusion", (3, 9, states, 1, 1, 0, 1, 2, 4, 1, states)))
     return ways if task.model.pooled_width > task.model.width else [*ways, EncoderCall("restore", (3, 9, states, 9))]
 
 

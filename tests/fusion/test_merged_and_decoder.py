@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from vle_lightning.errors import UserError
-from vle_lightning.fusion.base import Ends
+from vle_lightning.fusion.base import FusionConfig
+from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.fusion.decoder import Decoder, DecoderConfig
 from vle_lightning.fusion.merged_attention import MergedAttentionConfig
-from vle_lightning.streams import Stream
+from vle_lightning.streams import ALL, FIRST, NONE, POOLED, Part, Reading, Stream
 
 CONFIG = MergedAttentionConfig(width=8, layers=2, heads=2, intermediate=16, dropout=0.0, token_types=2)
 
@@ -22,12 +23,19 @@ def streams() -> tuple[Stream, Stream]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("ends", [Ends(1, 1), Ends(1, None), Ends(None, 1), Ends()])
-def test_fewer_states_are_the_first_of_all(streams: tuple[Stream, Stream], ends: Ends) -> None:
-    fusion = CONFIG.build().eval()
-    whole, part = fusion(*streams), fusion(*streams, ends)
-    for all_states, states, end in zip(whole, part, ends, strict=True):
-        torch.testing.assert_close(states, all_states[:, :end])
+@pytest.mark.parametrize("config", [CONFIG, CoAttentionConfig(**vars(CONFIG))], ids=["merged", "co-attention"])
+def test_what_is_read_is_part_of_all_and_the_rest_zeros(streams: tuple[Stream, Stream], config: FusionConfig) -> None:
+    fusion = config.build().eval()
+    second = Part(1, Reading(NONE, slice(-2, None)))
+    for first in (POOLED, Reading(ALL, FIRST), Reading(FIRST, NONE), Reading()):
+        whole, found = fusion(*streams), fusion(*streams, [Part(1, first), second])
+        for states, expected, read in zip(found, whole, first, strict=True):
+            wanted = torch.zeros_like(expected[0])
+            wanted[read] = expected[0][read]
+            torch.testing.assert_close(states[0], wanted)
+        assert not found[0][1].any()
+        assert not found[1][1, :-2].any()
+        torch.testing.assert_close(found[1][1, -2:], whole[1][1, -2:])
 
 
 @torch.no_grad()
@@ -44,7 +52,7 @@ def test_what_is_watched_is_the_share_of_the_image(streams: tuple[Stream, Stream
     fusion = CONFIG.build().eval()
     with fusion.watch() as seen:
         fusion(*streams)
-        fusion(*streams, Ends(1, 1))
+        fusion(*streams, [Part(2, POOLED)])
     assert [tuple(weights.shape) for weights in seen] == [(2, 2, 3, 5)] * 2
     torch.testing.assert_close(seen[0], seen[1])
     assert ((seen[0].sum(-1) > 0) & (seen[0].sum(-1) < 1)).all()

@@ -57,7 +57,7 @@ def test_what_is_counted_without_values_is_what_a_real_pass_does(kind: str, imag
         EncoderCall("text", (3, 7)),
         EncoderCall("image", (2, 32, 32)),
         EncoderCall("fusion", (3, 7, states)),
-        EncoderCall("pairs", (3, 7, states)),
+        EncoderCall("fusion", (3, 7, states, 1, 1, 0, 1, 2, 4, 1, states)),
     ):
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             run_part(config.build(), call).sum().backward()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from vle_lightning.parts import PartConfig
-from vle_lightning.streams import Stream
+from vle_lightning.streams import Part, Stream
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,6 @@ class FusionConfig(PartConfig):
         raise TypeError(f"{type(self).__name__} does not define build")
 
 
-class Ends(NamedTuple):
-    """How many states of each stream, from the first, are read after the last layer; None: all."""
-
-    text: int | None = None
-    image: int | None = None
-
-
 class Fusion(nn.Module):
     """Two streams in, the same two streams out after they have read each other."""
 
@@ -51,16 +44,16 @@ class Fusion(nn.Module):
         """Return the transformer layers: what is sharded, recomputed and compiled one by one."""
         raise TypeError(f"{type(self).__name__} does not define stack")
 
-    def forward(self, text: Stream, image: Stream, ends: Ends = Ends()) -> tuple[Tensor, Tensor]:  # noqa: B008
+    def forward(self, text: Stream, image: Stream, parts: Sequence[Part] | None = None) -> tuple[Tensor, Tensor]:
         """Let B texts and B images read each other, layer by layer.
 
         Args:
             text: states (B, T, D), mask (B, T).
             image: states (B, N, D), mask (B, N). Item i is fused with text i.
-            ends: what is read of the last layer's states. Fewer cost less: only they ask there, and all are read.
+            parts: what is read of the last layer's states, of consecutive rows that are B in all; None: everything.
 
         Returns:
-            Fused states (B, T, D) and (B, N, D), or the first ones alone.
+            Fused states (B, T, D) and (B, N, D); zeros where nobody reads.
         """
         raise TypeError(f"{type(self).__name__} does not define forward")
 

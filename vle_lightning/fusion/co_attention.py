@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from vle_lightning.fusion.base import Ends, Fusion, FusionConfig
+from vle_lightning.fusion.base import Fusion, FusionConfig
 from vle_lightning.fusion.layers import Attention, FeedForward
-from vle_lightning.streams import Stream
+from vle_lightning.streams import ALL, NONE, Part, Stream, place
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,24 @@ class CoAttentionLayer(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(
-        self, states: Tensor, mask: Tensor, other: Tensor, other_mask: Tensor, first: int | None = None
+        self, states: Tensor, mask: Tensor, other: Tensor, other_mask: Tensor, asking: Tensor | None = None
     ) -> Tensor:
         """Map states (B, N, D) to the same shape, reading the other stream (B, M, D).
 
-        Where only the ``first`` states are asked for, (B, first, D), no others are computed; these read all.
+        Where only ``asking`` (B, K, D) is given, these of the states alone are mapped; they read all.
         """
-        asking = self.attention(states[:, :first], states, mask)
-        read: Tensor = self.feed_forward(self.cross(asking, other, other_mask))
+        attended = self.attention(states if asking is None else asking, states, mask)
+        read: Tensor = self.feed_forward(self.cross(attended, other, other_mask))
         return read
+
+
+def _ask(layer: nn.Module, places: slice, streams: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    """Map those of the first stream's states that are read; zeros stand for the others."""
+    states = streams[0]
+    if places == NONE:
+        return torch.zeros_like(states)
+    asking = None if places == ALL else states[:, places]
+    return place(layer(*streams, asking), places, states.shape[1])
 
 
 class CoAttention(Fusion):
@@ -55,18 +65,31 @@ class CoAttention(Fusion):
         """Return the transformer layers, the text's halves first."""
         return [*self.text, *self.image]
 
-    def forward(self, text: Stream, image: Stream, ends: Ends = Ends()) -> tuple[Tensor, Tensor]:  # noqa: B008
+    def forward(self, text: Stream, image: Stream, parts: Sequence[Part] | None = None) -> tuple[Tensor, Tensor]:
         """Let B texts and B images read each other, layer by layer; see `Fusion.forward`."""
         text_states, image_states = text.states, image.states
         text_mask, image_mask = text.mask[:, None, None, :], image.mask[:, None, None, :]
         last = len(self.text) - 1
         for number, (text_layer, image_layer) in enumerate(zip(self.text, self.image, strict=True)):
-            first = ends if number == last else Ends()
+            if number == last and parts is not None:
+                break
             text_states, image_states = (
-                text_layer(text_states, text_mask, image_states, image_mask, first.text),
-                image_layer(image_states, image_mask, text_states, text_mask, first.image),
+                text_layer(text_states, text_mask, image_states, image_mask),
+                image_layer(image_states, image_mask, text_states, text_mask),
             )
-        return text_states, image_states
+        if parts is None:
+            return text_states, image_states
+        sizes = [part.rows for part in parts]
+        before = zip(*(all_.split(sizes) for all_ in (text_states, text_mask, image_states, image_mask)), strict=True)
+        found = [
+            (
+                _ask(self.text[last], part.reading.text, (states, mask, seen, seen_mask)),
+                _ask(self.image[last], part.reading.image, (seen, seen_mask, states, mask)),
+            )
+            for part, (states, mask, seen, seen_mask) in zip(parts, before, strict=True)
+        ]
+        texts, images = zip(*found, strict=True)
+        return torch.cat(texts), torch.cat(images)
 
     @contextmanager
     def watch(self) -> Iterator[list[Tensor]]:
@@ -75,8 +98,8 @@ class CoAttention(Fusion):
         last = self.text[-1]
         assert isinstance(last, CoAttentionLayer)
 
-        def collect(layer: nn.Module, inputs: tuple[Tensor, Tensor, Tensor, Tensor, int | None]) -> None:
-            states, mask, other, other_mask, _ = inputs
+        def collect(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            states, mask, other, other_mask = inputs[:4]
             assert isinstance(layer, CoAttentionLayer)
             seen.append(layer.cross.weights(layer.attention(states, states, mask), other, other_mask).detach())
 

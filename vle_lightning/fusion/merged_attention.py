@@ -5,16 +5,16 @@ No code of it was ever released: docs/meter.md says what the paper shows and wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from vle_lightning.fusion.base import Ends, Fusion, FusionConfig
+from vle_lightning.fusion.base import Fusion, FusionConfig
 from vle_lightning.fusion.layers import Attention, FeedForward
-from vle_lightning.streams import Stream
+from vle_lightning.streams import Part, Stream, place
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,27 @@ class MergedAttention(Fusion):
         """Return the transformer layers."""
         return list(self.layers)
 
-    def forward(self, text: Stream, image: Stream, ends: Ends = Ends()) -> tuple[Tensor, Tensor]:  # noqa: B008
+    def forward(self, text: Stream, image: Stream, parts: Sequence[Part] | None = None) -> tuple[Tensor, Tensor]:
         """Let B texts and B images read each other and themselves, layer by layer; see `Fusion.forward`."""
         states, mask = text.append(image)
         mask, tokens = mask[:, None, None, :], text.mask.shape[1]
         for layer in self.layers[:-1]:
             states = layer(states, mask)
-        asking = None
-        if ends != Ends():
-            asking = torch.cat([states[:, :tokens][:, : ends.text], states[:, tokens:][:, : ends.image]], dim=1)
-            tokens = tokens if ends.text is None else ends.text
-        states = self.layers[-1](states, mask, asking)
-        return states[:, :tokens], states[:, tokens:]
+        last, lengths = self.layers[-1], [tokens, states.shape[1] - tokens]
+        if parts is None:
+            found, seen = last(states, mask).split(lengths, dim=1)
+            return found, seen
+        texts, images = [], []
+        rows = (all_.split([part.rows for part in parts]) for all_ in (states, mask))
+        for (_, reading), before, allowed in zip(parts, *rows, strict=True):
+            streams = zip(before.split(lengths, dim=1), reading, strict=True)
+            asked, looked = (states[:, places] for states, places in streams)
+            read = last(before, allowed, torch.cat([asked, looked], dim=1))
+            sizes = [asked.shape[1], looked.shape[1]]
+            both = [place(*of) for of in zip(read.split(sizes, dim=1), reading, lengths, strict=True)]
+            texts.append(both[0])
+            images.append(both[1])
+        return torch.cat(texts), torch.cat(images)
 
     @contextmanager
     def watch(self) -> Iterator[list[Tensor]]:
@@ -77,8 +86,8 @@ class MergedAttention(Fusion):
             nonlocal tokens
             tokens = inputs[0].mask.shape[1]
 
-        def collect(layer: nn.Module, inputs: tuple[Tensor, Tensor, Tensor | None]) -> None:
-            states, mask, _ = inputs
+        def collect(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            states, mask = inputs[:2]
             assert isinstance(layer, MergedAttentionLayer)
             seen.append(layer.attention.weights(states[:, :tokens], states, mask)[..., tokens:].detach())
 

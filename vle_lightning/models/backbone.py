@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -15,7 +16,7 @@ from vle_lightning.encoders.base import PatchMask, PixelFacts
 from vle_lightning.errors import UserError
 from vle_lightning.models.regions import pool_patches
 from vle_lightning.parts import PartConfig
-from vle_lightning.streams import Fused, ImageLayout, Stream
+from vle_lightning.streams import POOLED, Fused, ImageLayout, Part, Stream
 
 TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the token-type table; tagged objects take the following ones
 
@@ -23,15 +24,17 @@ Modality = Literal["text", "image"]
 Blind = Literal["none", "image", "text"]  # the masked modality of a baseline
 Framing = Literal["squeeze", "centre"]  # of a picture that is no square: all of it, or its central square
 Alone = Literal["text_alone", "image_alone", "text_single", "image_single", "image_layers"]
-Way = Literal["text", "image", "fusion", "pairs", "restore"] | Alone
+Way = Literal["text", "image", "fusion", "restore"] | Alone
 
 
 class EncoderCall(NamedTuple):
     """One call of a backbone, as far as its cost goes."""
 
     way: Way  # the method: encode_text, encode_image, ..., image_layers; single: encode_unimodal; alone: encode_alone
-    sizes: tuple[int, ...]  # text: B, T; image: B, height, width; fusion, pairs: B, T, N; restore: B, T, N, tokens;
-    # alone and single: B, N; image_layers: B, height, width, the last layer
+    sizes: tuple[int, ...]
+    # text: B, T; image: B, height, width; restore: B, T, N, tokens; alone: B, N, ways; single: B, N;
+    # image_layers: B, height, width, the last layer; fusion: B, T, N, and for each part its rows, how many states of
+    # the text are read, and the first and the end of those of the image
 
 
 class Features(NamedTuple):
@@ -210,7 +213,12 @@ class Backbone(nn.Module):
         return (stream,)
 
     def fuse(
-        self, text: Stream, image: Stream, text_types: Tensor | None = None, image_types: Tensor | None = None
+        self,
+        text: Stream,
+        image: Stream,
+        text_types: Tensor | None = None,
+        image_types: Tensor | None = None,
+        parts: Sequence[Part] | None = None,
     ) -> Fused:
         """Let B texts and B images read each other.
 
@@ -219,17 +227,22 @@ class Backbone(nn.Module):
             image: states (B, N, D), mask (B, N); N is prefix + P, and R more where regions are appended.
             text_types: (B, T) int64 rows of the token-type table; all 0 by default.
             image_types: (B, N) likewise; all 1 by default.
+            parts: what is read of consecutive rows, B in all; everything by default.
 
         Returns:
-            Fused states (B, T, D) and (B, N, D), and the pooled vector (B, pooled_width).
+            Fused states (B, T, D) and (B, N, D), and the pooled vector (B, pooled_width), as far as they are read.
         """
-        self._tell("fusion", (*text.mask.shape, image.mask.shape[1]))
-        return self._fuse(self._typed(text, text_types, TEXT_TYPE), self._typed(image, image_types, IMAGE_TYPE))
+        sizes = (*text.mask.shape, image.mask.shape[1])
+        read = () if parts is None else tuple(chain(*(_sizes(part, *sizes[1:]) for part in parts)))
+        self._tell("fusion", (*sizes, *read))
+        types = self._typed(text, text_types, TEXT_TYPE), self._typed(image, image_types, IMAGE_TYPE)
+        return self._fuse(*types, parts)
 
-    def pool_pairs(self, text: Stream, image: Stream) -> Tensor:
+    def pool_pairs(
+        self, text: Stream, image: Stream, text_types: Tensor | None = None, image_types: Tensor | None = None
+    ) -> Tensor:
         """Compute ``fuse(text, image).pooled`` without the states of the last layer that no pooler reads."""
-        self._tell("pairs", (*text.mask.shape, image.mask.shape[1]))
-        return self._pool_pairs(self._typed(text, None, TEXT_TYPE), self._typed(image, None, IMAGE_TYPE))
+        return self.fuse(text, image, text_types, image_types, (Part(len(text.mask), POOLED),)).pooled
 
     def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
         """Return the states that predict the tokens of a text of which some were masked.
@@ -333,13 +346,10 @@ class Backbone(nn.Module):
     def _encode_image(self, pixel_values: Tensor, hidden: PatchMask | None) -> Stream: ...
 
     @abstractmethod
-    def _fuse(self, text: Stream, image: Stream) -> Fused: ...
+    def _fuse(self, text: Stream, image: Stream, parts: Sequence[Part] | None) -> Fused: ...
 
     def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
         raise TypeError(f"{type(self).__name__} has an image_depth, but does not define _image_layers")
-
-    def _pool_pairs(self, text: Stream, image: Stream) -> Tensor:
-        return self._fuse(text, image).pooled
 
     def _typed(self, stream: Stream, types: Tensor | None, default: int) -> Stream:
         added = self.token_types.weight[default] if types is None else self.token_types(types)
@@ -361,3 +371,9 @@ class Backbone(nn.Module):
     def _tell(self, way: Way, sizes: tuple[int, ...]) -> None:
         for watcher in self._watchers:
             watcher(EncoderCall(way, tuple(sizes)))
+
+
+def _sizes(part: Part, tokens: int, states: int) -> tuple[int, int, int, int]:
+    """Return rows, the number of tokens that are read, and the first and the end of the states of the image."""
+    start, stop, _ = part.reading.image.indices(states)
+    return part.rows, part.reading.text.indices(tokens)[1], start, stop

@@ -14,12 +14,12 @@ from vle_lightning.encoders.base import ImageEncoderConfig, PatchMask, TextEncod
 from vle_lightning.encoders.clip_vit import ClipViTConfig
 from vle_lightning.encoders.deberta import DebertaConfig
 from vle_lightning.errors import UserError
-from vle_lightning.fusion.base import Ends, FusionConfig
+from vle_lightning.fusion.base import FusionConfig
 from vle_lightning.fusion.co_attention import CoAttentionConfig
 from vle_lightning.fusion.decoder import DecoderConfig
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features, Modality
 from vle_lightning.models.heads import Pooler, initialise
-from vle_lightning.streams import Fused, Stream
+from vle_lightning.streams import ALL, FIRST, Fused, Part, Stream
 
 
 @dataclass(frozen=True)
@@ -215,20 +215,23 @@ class DualStream(Backbone):
         states, mask = self.image(pixel_values, hidden)
         return Stream(self.image_projection(states), mask)
 
-    def _fuse(self, text: Stream, image: Stream) -> Fused:
-        text_states, image_states = self.fusion(text, image, Ends())
+    def _fuse(self, text: Stream, image: Stream, parts: Sequence[Part] | None) -> Fused:
+        if parts is not None:
+            parts = None if self.decoder is not None else [self._pooling(part) for part in parts]
+        text_states, image_states = self.fusion(text, image, parts)
         if self.decoder is not None:
             return Fused(
                 text_states, image_states, self.decoder(self._context(text_states, text, image_states, image))[:, 0]
             )
+        if parts is not None and not any(part.reading.pools for part in parts):
+            return Fused(text_states, image_states, text_states.new_zeros(len(text_states), self.pooled_width))
         return Fused(text_states, image_states, self._pooled(text_states, image_states, image.mask))
 
-    def _pool_pairs(self, text: Stream, image: Stream) -> Tensor:
-        if self.decoder is not None:
-            return self._fuse(text, image).pooled
-        ends = Ends(1, None if self.image.mean_pooled else 1)
-        text_states, image_states = self.fusion(text, image, ends)
-        return self._pooled(text_states, image_states, image.mask)
+    def _pooling(self, part: Part) -> Part:
+        """Let an image that is pooled by its mean be read as a whole."""
+        if not self.image.mean_pooled or part.reading.image != FIRST:
+            return part
+        return part._replace(reading=part.reading._replace(image=ALL))
 
     def _pooled(self, text_states: Tensor, image_states: Tensor, image_mask: Tensor) -> Tensor:
         first = image_states[:, 0]

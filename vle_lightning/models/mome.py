@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from vle_lightning.models.relative_bias import (
     resize_bias_table,
     table_rows,
 )
-from vle_lightning.streams import Fused, ImageLayout, Stream
+from vle_lightning.streams import Fused, ImageLayout, Part, Stream, place
 
 TEXT: Literal["text"] = "text"  # names of the experts
 IMAGE: Literal["image"] = "image"
@@ -144,9 +144,22 @@ class BiasedAttention(nn.Module):
         query, key, value = projected.permute(2, 0, 3, 1, 4)
         return query, key, value
 
-    def forward(self, states: Tensor, scores: Tensor) -> Tensor:
-        """Let states (B, N, D) read each other; ``scores`` (B or 1, H or 1, N, N) are added, -inf where masked."""
-        query, key, value = self.project(states)
+    def forward(self, states: Tensor, scores: Tensor, asking: Tensor | None = None) -> Tensor:
+        """Let states (B, N, D) read each other.
+
+        Args:
+            states: (B, N, D).
+            scores: (B or 1, H or 1, N, N), which are added; -inf where masked.
+            asking: (B, M, D), those of the states that read; all by default. ``scores`` has M rows then.
+        """
+        if asking is None:
+            query, key, value = self.project(states)
+        else:
+            weights = self.qkv.weight.split([len(self.q_bias), 2 * len(self.q_bias)])
+            query = F.linear(asking, weights[0], self.q_bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            bias = torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
+            projected = F.linear(states, weights[1], bias).unflatten(-1, (2, self.heads, -1))
+            key, value = projected.permute(2, 0, 3, 1, 4)
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=scores.to(query.dtype))
         output: Tensor = self.proj(read.transpose(1, 2).flatten(2))
         return output
@@ -172,10 +185,11 @@ class MoMEBlock(nn.Module):
         self.drop = config.drop_path * number / max(config.layers - 1, 1)
         self.scale_1, self.scale_2 = (_scale(config) for _ in range(2))
 
-    def forward(self, states: Tensor, scores: Tensor, route: Route) -> Tensor:
-        """Map states (B, N, D) to the same shape; ``scores`` as in `BiasedAttention`."""
-        read = self.attention(self.norm(states), scores)
-        states = states + self._dropped(read if self.scale_1 is None else self.scale_1 * read)
+    def forward(self, states: Tensor, scores: Tensor, route: Route, asking: Tensor | None = None) -> Tensor:
+        """Map states (B, N, D), or only ``asking`` (B, M, D) of them, to the same shape; see `BiasedAttention`."""
+        read = self.attention(self.norm(states), scores, None if asking is None else self.norm(asking))
+        read = read if self.scale_1 is None else self.scale_1 * read
+        states = (states if asking is None else asking) + self._dropped(read)
         branch = torch.cat([self._experts(part, tokens) for part, tokens in _rows(states, route)])
         return states + branch
 
@@ -382,24 +396,26 @@ class MoME(Backbone):
     def encode_alone(self, stream: Stream, modality: Modality, first: bool = False) -> tuple[Stream, ...]:
         """Encode B texts or images by their own expert, and through the vision-language experts (VLMo, section 3.2).
 
-        The two ways share all blocks below the fusion layers; above, both are one batched call.
+        The two ways share all blocks below the fusion layers; above, both are one batched call. The last block computes
+        the first state alone, which stands for the whole: each stream has one state.
         """
-        if first:
-            return (Stream(self.norm(self.encode_single(stream, modality)), stream.mask),)
-        self._tell("text_alone" if modality == TEXT else "image_alone", stream.mask.shape)
+        ways = (modality,) if first else (modality, PAIR)
+        self._tell("text_alone" if modality == TEXT else "image_alone", (*stream.mask.shape, len(ways)))
         states, masks = self._begin(stream, modality)
         biases = self.biases(self._index(modality, stream.mask.shape[1]))
-        split, rows = len(self.blocks) - self.config.fusion_layers, len(states)
-        for number, block in enumerate(self.blocks[:split]):
-            states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
-        both = torch.cat([states, states])
-        twice = torch.cat([masks, masks])
-        length = states.shape[1]
-        route = Route(((rows, ((length, modality),)), (rows, ((length, PAIR),))))
-        for number, block in enumerate(self.blocks[split:], start=split):
-            both = block(both, _scores(biases, number, twice), route)
-        single, pair = self.norm(both).split(rows)
-        return Stream(single, stream.mask), Stream(pair, stream.mask)
+        rows, last = len(states), len(self.blocks) - 1
+        split = min(len(self.blocks) - self.config.fusion_layers, last)
+        for number, block in enumerate(self.blocks):
+            if number == split:
+                states, masks = torch.cat([states] * len(ways)), torch.cat([masks] * len(ways))
+            asking = states[:, :1] if number == last else states
+            apart = tuple((rows, ((asking.shape[1], way),)) for way in (ways if number >= split else ways[:1]))
+            scores = _scores(biases, number, masks)
+            if number < last:
+                states = block(states, scores, Route(apart))
+            else:
+                states = block(states, scores[:, :, :1], Route(apart), asking)
+        return tuple(Stream(part, stream.mask[:, :1]) for part in self.norm(states).split(rows))
 
     def encode_single(self, stream: Stream, modality: Modality) -> Tensor:
         """Encode a modality by itself with its own expert alone: states (B, N, D), before the last norm."""
@@ -459,8 +475,8 @@ class MoME(Backbone):
         last = self.blocks[-1]
         assert isinstance(last, MoMEBlock)
 
-        def collect(block: nn.Module, inputs: tuple[Tensor, Tensor, Route]) -> None:
-            states, scores, route = inputs
+        def collect(block: nn.Module, inputs: tuple[Any, ...]) -> None:
+            states, scores, route = inputs[:3]
             assert isinstance(block, MoMEBlock)
             weights = block.attention.weights(block.norm(states), scores)
             seen.append(weights[:, :, :1, route.text_tokens :].detach())
@@ -491,18 +507,43 @@ class MoME(Backbone):
         states = self.image(pixel_values, hidden, grid)
         return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
 
-    def _fuse(self, text: Stream, image: Stream) -> Fused:
+    def _fuse(self, text: Stream, image: Stream, parts: Sequence[Part] | None) -> Fused:
         states, mask = text.append(image)
         tokens, split = text.mask.shape[1], len(self.blocks) - self.config.fusion_layers
         biases = self.biases(self._pair_index(tokens, image.mask.shape[1]))
         below: tuple[tuple[int, str], ...] = ((tokens, TEXT), (image.mask.shape[1], IMAGE))
         apart = self._apart(tokens, states) if self.config.attention_apart else None
+        last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
             is_below = number < split
             route = Route(((len(states), below),), tokens) if is_below else Route.whole(states, PAIR, tokens)
-            states = block(states, _scores(biases, number, mask, apart if is_below else None), route)
-        states = self.norm(states)
-        return Fused(states[:, :tokens], states[:, tokens:], self.pooler(states[:, 0]))
+            scores = _scores(biases, number, mask, apart if is_below else None)
+            if number == last and parts is not None:
+                states = self._read(states, scores, tokens, parts)
+            else:
+                states = block(states, scores, route)
+        if parts is None:
+            states = self.norm(states)
+        pools = parts is None or any(part.reading.pools for part in parts)
+        pooled = self.pooler(states[:, 0]) if pools else torch.zeros_like(states[:, 0])
+        return Fused(states[:, :tokens], states[:, tokens:], pooled)
+
+    def _read(self, states: Tensor, scores: Tensor, tokens: int, parts: Sequence[Part]) -> Tensor:
+        """Pass the last block and norm with those states alone that are read; zeros stand for the others."""
+        found, last, length = [], self.blocks[-1], states.shape[1]
+        sizes = [part.rows for part in parts]
+        rows = scores.expand(len(states), -1, -1, -1).split(sizes)
+        for (count, (text, image)), before, added in zip(parts, states.split(sizes), rows, strict=True):
+            asked, looked = before[:, :tokens][:, text], before[:, tokens:][:, image]
+            few = added[:, :, :tokens][:, :, text], added[:, :, tokens:][:, :, image]
+            names = (PAIR, PAIR) if self.config.fusion_layers else (TEXT, IMAGE)
+            lengths = (asked.shape[1], looked.shape[1])
+            route = Route(((count, tuple(zip(lengths, names, strict=True))),), tokens)
+            asking = torch.cat([asked, looked], dim=1)
+            read = self.norm(last(before, torch.cat(few, dim=2), route, asking)).split(lengths, dim=1)
+            placed = place(read[0], text, tokens), place(read[1], image, length - tokens)
+            found.append(torch.cat(placed, dim=1))
+        return torch.cat(found)
 
     def _begin(self, stream: Stream, modality: Modality) -> tuple[Tensor, Tensor]:
         row = TEXT_TYPE if modality == TEXT else IMAGE_TYPE

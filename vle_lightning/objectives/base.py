@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vle_lightning.batch import PretrainBatch
 from vle_lightning.errors import UserError
 from vle_lightning.models.backbone import Backbone
-from vle_lightning.streams import Fused, FusedView, ImageView
+from vle_lightning.streams import Fused, FusedView, ImageView, Reading
 
 HELPERS = ("base", "contrast", "passes")  # modules beside the objectives
 UNIMODAL = ("image_codes", "text_mlm")  # objectives of one modality alone, which tasks of their own train
@@ -87,14 +87,23 @@ class Objective(nn.Module):
         """Return what stands for the hidden patches of this objective's view of the image, where it is learned."""
         return {} if self.mask_vector is None else {self.views.image: self.mask_vector}
 
+    def reading(self, batch: PretrainBatch) -> Reading:
+        """Say which states of its pass are read: the last layer computes these alone."""
+        del batch
+        return Reading()
+
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge one micro-batch: ``fused`` is the pass over B pairs that ``views`` asks for, 3 B where it is hard."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
 
-def mean_loss(losses: Tensor) -> Tensor:
-    """Average losses (K,); no losses give a zero that still reaches the head's parameters in backward."""
-    return losses.sum() / max(len(losses), 1)
+def mean_loss(losses: Tensor, judged: Tensor) -> Tensor:
+    """Average the losses of what is ``judged``, a bool of their shape.
+
+    Nothing is selected by it, for how much that is, the host would have to wait to know. Where it is nothing the mean
+    is a zero that still reaches the head's parameters in backward.
+    """
+    return losses.where(judged, 0).sum() / judged.sum().clamp(min=1)
 
 
 def objective_names() -> list[str]:

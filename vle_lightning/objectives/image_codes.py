@@ -47,12 +47,12 @@ class ImageCodes(nn.Module):
         return batch.hidden_patches & (batch.patch_codes != IGNORED) & batch.valid[:, None]
 
     def forward(self, states: Tensor, batch: ImageBatch) -> ObjectiveOutput:
-        """Judge the K hidden patches of valid rows by the states (B, P, D)."""
-        chosen = self.judged(batch)
-        targets, objects = batch.patch_codes[chosen], batch.object_patches[chosen]
-        logits = self.head(states[chosen])
-        right = logits.argmax(-1) == targets
-        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"))
+        """Judge the hidden patches of valid rows by the states (B, P, D)."""
+        facts = self.judged(batch), batch.object_patches, batch.patch_codes
+        chosen, objects, targets = (of.flatten()[batch.hidden_places] for of in facts)
+        logits = self.head(states.flatten(0, 1)[batch.hidden_places])
+        right, objects = (logits.argmax(-1) == targets) & chosen, objects & chosen
+        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"), chosen)
         if self.mask_vector is not None:
             loss = loss + 0.0 * self.mask_vector.sum()  # no patch may be hidden
         return ObjectiveOutput(
@@ -67,6 +67,11 @@ class ImageCodes(nn.Module):
     def counts(self, batch: ImageBatch) -> CodeCounts:
         """Count the codes of what is judged; the most frequent one is what a guess without looking would say."""
         chosen = self.judged(batch)
-        targets, objects = batch.patch_codes[chosen], batch.object_patches[chosen]
-        every, of_objects = (targets.bincount(minlength=self.codes), targets[objects].bincount(minlength=self.codes))
-        return CodeCounts(every, of_objects)
+        kinds = chosen, chosen & batch.object_patches
+        return CodeCounts(*(_histogram(batch.patch_codes, kind, self.codes) for kind in kinds))
+
+
+def _histogram(codes: Tensor, chosen: Tensor, count: int) -> Tensor:
+    """Count the chosen codes, (count,); bincount would make the host wait for the greatest one."""
+    counts = torch.zeros(count, dtype=torch.int64, device=codes.device)
+    return counts.index_add_(0, codes.clamp(min=0).flatten(), chosen.flatten().long())

@@ -12,7 +12,7 @@ from vle_lightning.batch import PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import initialise
 from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import Fused, FusedView, Pairing
+from vle_lightning.streams import POOLED, Fused, FusedView, Pairing, Reading
 
 
 class ImageTextMatching(Objective):
@@ -30,11 +30,16 @@ class ImageTextMatching(Objective):
         self.head = nn.Linear(model.pooled_width, 2)
         initialise(self, model.init_std)
 
+    def reading(self, batch: PretrainBatch) -> Reading:
+        """Read the pooled pair."""
+        del batch
+        return POOLED
+
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge the valid pairs; class 1 is a match."""
         rows = torch.arange(len(batch), device=batch.partner.device)
-        targets = (batch.partner == rows).long()[batch.valid]
-        logits = self.head(fused.pooled[batch.valid])
-        right = (logits.argmax(-1) == targets).sum()
-        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"))
+        targets = (batch.partner == rows).long()
+        logits = self.head(fused.pooled)
+        right = ((logits.argmax(-1) == targets) & batch.valid).sum()
+        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"), batch.valid)
         return ObjectiveOutput(loss, batch.valid.sum(), (Score("itm_accuracy", right, batch.valid.sum()),))

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from vle_lightning.batch import PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import initialise
-from vle_lightning.objectives.base import Extra, Objective, ObjectiveOutput, Score
+from vle_lightning.objectives.base import Extra, Objective, ObjectiveOutput, Score, mean_loss
 from vle_lightning.objectives.contrast import Negatives
-from vle_lightning.streams import Fused, FusedView, Pairing
+from vle_lightning.streams import POOLED, Fused, FusedView, Pairing, Reading
 
 
 class HardImageTextMatching(Objective):
@@ -33,6 +33,11 @@ class HardImageTextMatching(Objective):
         self.head = nn.Linear(model.pooled_width, 2)
         initialise(self, model.init_std)
 
+    def reading(self, batch: PretrainBatch) -> Reading:
+        """Read the pooled pair."""
+        del batch
+        return POOLED
+
     def forward(self, fused: Fused, batch: PretrainBatch, negatives: Negatives) -> ObjectiveOutput:  # type: ignore[override]
         """Judge 3 B pairs; class 1 is a match. A row for which no negative could be drawn has none."""
         valid = batch.valid
@@ -40,7 +45,7 @@ class HardImageTextMatching(Objective):
         targets = (torch.arange(len(judged), device=valid.device) < len(valid)).long()
         logits = self.head(fused.pooled)
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
-        loss = losses.where(judged, 0).sum() / judged.sum().clamp(min=1)
+        loss = mean_loss(losses, judged)
         right = (logits.argmax(-1) == targets) & judged
         matches, others = judged & targets.bool(), judged & ~targets.bool()
         kinds = (judged, matches, others)

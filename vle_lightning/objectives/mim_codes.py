@@ -16,7 +16,7 @@ from vle_lightning.batch import IGNORED, PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import Fused, FusedView, ImageView
+from vle_lightning.streams import ALL, NONE, Fused, FusedView, ImageView, Reading
 
 
 class MaskedPatchCodes(Objective):
@@ -41,6 +41,11 @@ class MaskedPatchCodes(Objective):
         if hiding == "vector":
             self.mask_vector = nn.Parameter(torch.randn(model.hidden_width) * model.init_std)
 
+    def reading(self, batch: PretrainBatch) -> Reading:
+        """Read the image."""
+        del batch
+        return Reading(NONE, ALL)
+
     def logits(self, states: Tensor) -> Tensor:
         """Score every code for fused patch states (K, D): (K, codes)."""
         logits: Tensor = self.head(states)
@@ -48,11 +53,12 @@ class MaskedPatchCodes(Objective):
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge the hidden patches of valid rows that have a code."""
-        chosen = batch.hidden_patches & (batch.patch_codes != IGNORED) & batch.valid[:, None]
-        targets = batch.patch_codes[chosen]
-        logits = self.logits(self.layout.patches(fused.image, batch.pixel_values)[chosen])
-        right = (logits.argmax(-1) == targets).sum()
-        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"))
+        places = batch.hidden_places
+        judged = batch.hidden_patches & (batch.patch_codes != IGNORED) & batch.valid[:, None]
+        targets, chosen = batch.patch_codes.flatten()[places], judged.flatten()[places]
+        logits = self.logits(self.layout.patches(fused.image, batch.pixel_values).flatten(0, 1)[places])
+        right = ((logits.argmax(-1) == targets) & chosen).sum()
+        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"), chosen)
         if self.mask_vector is not None:
             loss = loss + 0.0 * self.mask_vector.sum()  # another objective's may stand there
         return ObjectiveOutput(loss, chosen.sum(), (Score("mim_codes_accuracy", right, chosen.sum()),))

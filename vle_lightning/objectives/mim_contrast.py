@@ -16,7 +16,7 @@ from vle_lightning.batch import PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import initialise
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import Fused, FusedView, ImageView, Stream
+from vle_lightning.streams import ALL, NONE, Fused, FusedView, ImageView, Reading, Stream
 
 TEMPERATURE = 0.07  # of the cosines (ours; the start of CLIP's, arXiv 2103.00020)
 
@@ -44,6 +44,11 @@ class MaskedPatchContrast(Objective):
         if hiding == "vector":
             self.mask_vector = nn.Parameter(torch.randn(model.hidden_width) * model.init_std)
 
+    def reading(self, batch: PretrainBatch) -> Reading:
+        """Read the image."""
+        del batch
+        return Reading(NONE, ALL)
+
     def logits(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Compare K fused states of hidden patches with N encoded patches: (K, N), cosines over the temperature.
 
@@ -63,14 +68,14 @@ class MaskedPatchContrast(Objective):
             batch: the micro-batch.
             clean: the whole images before fusion; candidates teach their projection, not the image encoder.
         """
-        chosen = batch.hidden_patches & batch.valid[:, None]
-        offered = batch.valid[:, None].expand_as(chosen).flatten()
-        targets = chosen.flatten().nonzero()[:, 0]
-        queries = self.layout.patches(fused.image, batch.pixel_values)[chosen]
+        targets = batch.hidden_places
+        chosen = (batch.hidden_patches & batch.valid[:, None]).flatten()[targets]
+        offered = batch.valid[:, None].expand_as(batch.hidden_patches).flatten()
+        queries = self.layout.patches(fused.image, batch.pixel_values).flatten(0, 1)[targets]
         candidates = self.layout.patches(clean.states.detach(), batch.pixel_values).flatten(0, 1)
         logits = self.logits(queries, candidates).masked_fill(~offered, -torch.inf)
-        right = (logits.argmax(-1) == targets).sum()
-        loss = mean_loss(F.cross_entropy(logits, targets, reduction="none"))
+        right = ((logits.argmax(-1) == targets) & chosen).sum()
+        loss = mean_loss(F.cross_entropy(logits, targets, reduction="none"), chosen)
         if self.mask_vector is not None:
             loss = loss + 0.0 * self.mask_vector.sum()  # another objective's may stand there
         return ObjectiveOutput(loss, chosen.sum(), (Score("mim_contrast_accuracy", right, chosen.sum()),))

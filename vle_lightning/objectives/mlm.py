@@ -11,7 +11,7 @@ from vle_lightning.batch import IGNORED, PretrainBatch, TextBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import Fused, FusedView, TextView
+from vle_lightning.streams import ALL, NONE, Fused, FusedView, Reading, TextView
 
 METER_EPS = 1e-12  # of the layer norm in METER's head
 
@@ -47,18 +47,23 @@ class MaskedLanguageModelling(Objective):
         logits: Tensor = self.decoder(self.transform(states))
         return logits
 
+    def reading(self, batch: PretrainBatch) -> Reading:
+        """Read the text."""
+        del batch
+        return Reading(ALL, NONE)
+
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge the K masked tokens of valid rows."""
         return self.judge(fused.text, batch)
 
     def judge(self, states: Tensor, batch: PretrainBatch | TextBatch) -> ObjectiveOutput:
         """Judge the K masked tokens of valid rows by the states (B, T, D) of the masked texts."""
-        chosen = (batch.mlm_targets != IGNORED) & batch.valid[:, None]
-        targets = batch.mlm_targets[chosen]
-        logits = self.logits(states[chosen])
-        right, content = logits.argmax(-1) == targets, batch.mlm_content[chosen]
+        places, judged = batch.masked_places, (batch.mlm_targets != IGNORED) & batch.valid[:, None]
+        targets, chosen, content = (of.flatten()[places] for of in (batch.mlm_targets, judged, batch.mlm_content))
+        logits = self.logits(states.flatten(0, 1)[places])
+        right, content = (logits.argmax(-1) == targets) & chosen, content & chosen
         return ObjectiveOutput(
-            mean_loss(F.cross_entropy(logits.float(), targets, reduction="none")),
+            mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"), chosen),
             chosen.sum(),
             (
                 Score("mlm_accuracy", right.sum(), chosen.sum()),

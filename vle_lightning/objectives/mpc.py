@@ -16,7 +16,7 @@ from vle_lightning.batch import PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import Fused, FusedView, ImageView
+from vle_lightning.streams import NONE, Fused, FusedView, ImageView, Reading
 
 
 class MaskedPatchClassification(Objective):
@@ -48,13 +48,19 @@ class MaskedPatchClassification(Objective):
         logits: Tensor = self.region_head(self.layout.regions(fused.image, batch.pixel_values))
         return logits
 
+    def reading(self, batch: PretrainBatch) -> Reading:
+        """Read the region tokens, which are the last."""
+        boxes = batch.hidden_boxes.shape[1]
+        return Reading(NONE, slice(-boxes, None) if boxes else NONE)
+
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge the hidden boxes of valid rows."""
         drawn = (batch.hidden_classes >= 0) & batch.valid[:, None]
-        targets = batch.hidden_classes[drawn]
-        logits = self.logits(fused, batch)[drawn]
-        right = (logits.argmax(-1) == targets).sum()
-        loss = mean_loss(F.cross_entropy(logits.float(), targets, reduction="none"))
+        targets = batch.hidden_classes.clamp(min=0)
+        logits = self.logits(fused, batch)
+        right = ((logits.argmax(-1) == targets) & drawn).sum()
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        loss = mean_loss(losses, drawn.flatten())
         if self.mask_vector is not None:
             loss = loss + 0.0 * self.mask_vector.sum()  # its gradient is there in every step
         return ObjectiveOutput(loss, drawn.sum(), (Score("mpc_accuracy", right, drawn.sum()),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from vle_lightning.encoders.base import PatchMask
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.regions import box_patches
 from vle_lightning.objectives.contrast import Negatives
-from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Stream, TextView
+from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Part, Reading, Stream, TextView
 
 NO_VECTORS: Mapping[ImageView, Tensor] = {}
 Pair = tuple[Stream, Stream]  # text and image
@@ -62,11 +63,24 @@ def encode_views(
     return Encoded(_encode_texts(model, batch, texts), *_encode_images(model, batch, images, vectors, drawing))
 
 
-def fuse_encoded(model: Backbone, batch: PretrainBatch, encoded: Encoded, views: Sequence[FusedView]) -> list[Fused]:
+def fuse_encoded(
+    model: Backbone,
+    batch: PretrainBatch,
+    encoded: Encoded,
+    views: Sequence[FusedView],
+    readings: Sequence[Reading] | None = None,
+) -> list[Fused]:
     """Fuse each distinct view once.
 
     Views of one form of the image are fused in one call; those with hidden boxes have region tokens, which would be
     padding for the others. Where the text is masked, ``text`` holds the states that restore it.
+
+    Args:
+        model: the backbone.
+        batch: B pairs.
+        encoded: their views.
+        views: what objectives ask for.
+        readings: which states of each of ``views`` are read; all by default.
 
     Returns:
         One Fused for each of ``views``, in their order, of B pairs or of 3 B hard ones; ``image`` has H region tokens
@@ -80,14 +94,23 @@ def fuse_encoded(model: Backbone, batch: PretrainBatch, encoded: Encoded, views:
         pairs = [_paired(encoded, encoded.texts[view.text], image, batch, view.pairing) for view in alike]
         texts, images = (_stack(streams) for streams in zip(*pairs, strict=True))
         sizes = [len(text.mask) for text, _ in pairs]
-        parts = (tensor.split(sizes) for tensor in model.fuse(texts, images))
-        for view, (text, shown), part in zip(alike, pairs, zip(*parts, strict=True), strict=True):
-            whole = Fused(*part)
+        read: list[Part] | None = None
+        if readings is not None:
+            read = [Part(rows, _joined(view, views, readings)) for view, rows in zip(alike, sizes, strict=True)]
+        by_view = (tensor.split(sizes) for tensor in model.fuse(texts, images, parts=read))
+        for view, (text, shown), own in zip(alike, pairs, zip(*by_view, strict=True), strict=True):
+            whole = Fused(*own)
             whole = whole._replace(text=whole.text[:, : text.mask.shape[1]])
             if view.text is TextView.MASKED:
                 whole = whole._replace(text=model.restore(whole, text, shown, batch.input_ids))
             fused[view] = whole
     return [fused[view] for view in views]
+
+
+def _joined(view: FusedView, views: Sequence[FusedView], readings: Sequence[Reading]) -> Reading:
+    """Return what all that ask for a view read of it."""
+    wanted = [reading for other, reading in zip(views, readings, strict=True) if other == view]
+    return reduce(Reading.join, wanted)
 
 
 def _encode_texts(model: Backbone, batch: PretrainBatch, kinds: list[TextView]) -> dict[TextView, Stream]:

@@ -13,7 +13,7 @@ from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import classifier, initialise
 from vle_lightning.models.regions import box_patches
 from vle_lightning.objectives.base import Objective, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import Fused, FusedView, Pairing
+from vle_lightning.streams import ALL, NONE, Fused, FusedView, Pairing, Reading
 
 
 class PatchBoxClassification(Objective):
@@ -28,6 +28,11 @@ class PatchBoxClassification(Objective):
         self.layout = model.layout
         self.head = classifier(model.width, model.width, 2)
         initialise(self, model.init_std)
+
+    def reading(self, batch: PretrainBatch) -> Reading:
+        """Read the image."""
+        del batch
+        return Reading(NONE, ALL)
 
     def logits(self, fused: Fused, batch: PretrainBatch) -> Tensor:
         """Score every patch of every image: (B, P, 2), class 1 is mentioned."""
@@ -44,11 +49,9 @@ class PatchBoxClassification(Objective):
         rows = torch.arange(len(batch), device=batch.partner.device)
         mentions = (batch.box_mentioned & batch.box_valid).any(1)
         own = (batch.partner == rows).index_fill(0, batch.drawn_rows, False)  # a drawn image is cut in another way
-        chosen = own & mentions & batch.valid
-        targets = self.targets(batch)[chosen]
-        logits = self.logits(fused, batch)[chosen]
+        targets, logits = self.targets(batch), self.logits(fused, batch)
+        judged = (own & mentions & batch.valid)[:, None].expand_as(targets)
         found = logits.argmax(-1) == 1
         losses = F.cross_entropy(logits.float().flatten(0, 1), targets.long().flatten(), reduction="none")
-        overlap, union = (found & targets).sum(), (found | targets).sum()
-        judged = torch.tensor(targets.numel(), device=targets.device)
-        return ObjectiveOutput(mean_loss(losses), judged, (Score("pbc_iou", overlap, union),))
+        overlap, union = (found & targets & judged).sum(), ((found | targets) & judged).sum()
+        return ObjectiveOutput(mean_loss(losses, judged.flatten()), judged.sum(), (Score("pbc_iou", overlap, union),))

@@ -220,4 +220,6 @@ def check_intermediate(
         return failure(tensor, f"missing: {place.module} did not run so often here, or is not there at all")
     ours = ours.transpose(0, 1) if place.sequence_first else ours
     bound = LARGE_INTERMEDIATE if reference.abs().max() > LARGE else OUTPUT
+    if place.batched and ours.shape[1] == 1 < reference.shape[1]:  # the last block computes what the contrast reads
+        return compare(tensor, ours, reference[:, :1], bound)._replace(note="first state only: no other is read")
     return compare(tensor, ours, reference, bound, rows)

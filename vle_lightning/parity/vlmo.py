@@ -91,13 +91,14 @@ def run_alone(modality: Modality, case: Case) -> Iterator[Check]:
     encoder = load(case, itc=heads.single, itc_pair=heads.pair)
 
     def answer() -> Answer:
-        single, pair = encoder.encode_alone(stream_of(encoder, modality, case), modality)
-        raw = encoder.encode_single(stream_of(encoder, modality, case), modality)[:, 0]
+        stream = stream_of(encoder, modality, case)
+        single, pair = encoder.encode_alone(stream, modality)
+        raw = encoder.encode_single(stream, modality)
         ours = {
-            f"{modality}_feats": single.states,
+            f"{modality}_feats": encoder.norm(raw),
             "cls_feats": vector(heads.single, modality, single),
             "cls_vlffn_feats": vector(heads.pair, modality, pair),
-            "raw_cls_feats": raw,
+            "raw_cls_feats": raw[:, 0],
         }
         return Answer(ours)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vle_lightning.encoders.base import PatchMask
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, Features, Modality
-from vle_lightning.streams import Fused, ImageLayout, Stream
+from vle_lightning.streams import Fused, ImageLayout, Part, Stream
 
 WIDTH = 4
 
@@ -91,9 +91,10 @@ class Outline(Backbone):
         """Tell of the call, where it is one."""
         config = self.config
         assert isinstance(config, OutlineConfig)
+        ways = 1 if first else len(self.ways_alone)
         if config.alone_trains:
-            self._tell("text_alone" if modality == "text" else "image_alone", stream.mask.shape)
-        return (stream,) * (1 if first else len(self.ways_alone))
+            self._tell("text_alone" if modality == "text" else "image_alone", (*stream.mask.shape, ways))
+        return (stream,) * ways
 
     def restore(self, fused: Fused, text: Stream, image: Stream, input_ids: Tensor) -> Tensor:
         """Tell of the call, as a backbone with a decoder does; without one it costs nothing."""
@@ -135,7 +136,8 @@ class Outline(Backbone):
     def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
         return [self._encode_image(pixel_values, None)] * len(depths)
 
-    def _fuse(self, text: Stream, image: Stream) -> Fused:
+    def _fuse(self, text: Stream, image: Stream, parts: Sequence[Part] | None) -> Fused:
+        del parts
         return Fused(text.states, image.states, torch.zeros(len(text.mask), self.pooled_width, requires_grad=True))
 
     def _zeros(self, *shape: int) -> Tensor:

@@ -42,7 +42,7 @@ class NLVR2Task(StatementTask):
         images = self.model.encode_image(batch.pixel_values.flatten(0, 1))
         types = torch.full_like(images.mask, IMAGE_TYPE, dtype=torch.long)
         types[1::2] = RIGHT_TYPE
-        pooled: Tensor = self.model.fuse(text.repeat(2), images, image_types=types).pooled
+        pooled = self.model.pool_pairs(text.repeat(2), images, image_types=types)
         return pooled.view(len(batch), -1)
 
 

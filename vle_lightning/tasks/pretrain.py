@@ -239,7 +239,9 @@ class PretrainTask(VisionLanguageTask):
         if self._contrast:
             encoded, extras = self._contrast.extend(batch, encoded, is_whole=is_whole)
         views = {objective.name: self.views[objective.name] for objective in objectives if objective.fuses}
-        fused = dict(zip(views, fuse_encoded(self.model, batch, encoded, list(views.values())), strict=True))
+        readings = [objective.reading(batch) for objective in objectives if objective.fuses]
+        passes = fuse_encoded(self.model, batch, encoded, list(views.values()), readings)
+        fused = dict(zip(views, passes, strict=True))
         return {
             objective.name: objective(
                 fused.get(objective.name),

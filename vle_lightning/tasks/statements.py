@@ -99,7 +99,7 @@ class StatementTask(VisionLanguageTask):
     def pool(self, batch: StatementBatch) -> Tensor:
         """Encode and fuse: the pooled pairs (B, IMAGES * 2D)."""
         text = self.model.encode_text(batch.input_ids, batch.attention_mask)
-        return self.model.fuse(text, self.model.encode_image(batch.pixel_values)).pooled
+        return self.model.pool_pairs(text, self.model.encode_image(batch.pixel_values))
 
     def forward(self, batch: StatementBatch) -> Tensor:
         """Score the classes: logits (B, C)."""

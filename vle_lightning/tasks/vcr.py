@@ -120,9 +120,9 @@ class VCRTask(VisionLanguageTask):
         )
         patch_types = torch.full_like(pair.mask[:, : image.states.shape[1]], IMAGE_TYPE, dtype=torch.long)
         image_types = torch.cat([patch_types, regions.types.flatten(0, 1)[:, :count]], dim=1)
-        fused = self.model.fuse(text, pair, text_types.flatten(0, 1)[:, : text.states.shape[1]], image_types)
-        logits: Tensor = self.head(fused.pooled).unflatten(0, (-1, choices)).squeeze(-1)
-        return logits
+        types = text_types.flatten(0, 1)[:, : text.states.shape[1]]
+        scores: Tensor = self.head(self.model.pool_pairs(text, pair, types, image_types))
+        return scores.view(-1, choices)
 
     def step(self, batch: VCRBatch, stage: Stage) -> Tensor:  # type: ignore[override]
         """Average cross entropy over the four choices, given the right answer."""

@@ -86,7 +86,7 @@ class VQATask(VisionLanguageTask):
         """Score the answers: logits (B, C)."""
         text = self.model.encode_text(batch.input_ids, batch.attention_mask)
         image = self.model.encode_image(batch.pixel_values)
-        logits: Tensor = self.head(self.model.fuse(text, image).pooled)
+        logits: Tensor = self.head(self.model.pool_pairs(text, image))
         return logits
 
     def step(self, batch: VQABatch, stage: Stage) -> Tensor:  # type: ignore[override]
