@@ -129,10 +129,14 @@ def make_optimizer(
 ) -> tuple[Optimizer, LambdaLR]:
     """Make AdamW and its schedule over ``steps`` optimiser steps.
 
-    Under mixed precision it must not be ``fused``: Lightning refuses to clip the gradients of such a one.
+    One fused kernel a group updates all of its weights, on the CPU and on CUDA; ``fused=False`` is for strategies that
+    bring kernels of their own.
     """
     groups = parameter_groups(task, config)
     optimizer = AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=fused)
+    # a fused kernel could undo the loss scaling of float16 itself, so Lightning refuses to clip before it; told that
+    # this one does not, its scaler undoes it first, and bf16 has none
+    optimizer._step_supports_amp_scaling = False
     return optimizer, LambdaLR(optimizer, lambda step: schedule_factor(step, steps, config.warmup, config.end))
 
 

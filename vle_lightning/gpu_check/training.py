@@ -67,7 +67,7 @@ class Trainer:
         checkpoint_activations(self.task.model, settings.recomputed)
         if settings.compiled:
             compile_layers(self.task.model)
-        self.optimizer, _ = make_optimizer(self.task, OptimConfig(), STEPS, fused=False)
+        self.optimizer, _ = make_optimizer(self.task, OptimConfig(), STEPS)
 
     def batch(self, rows: int) -> PretrainBatch:
         """Draw a batch, on the device."""

@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import ClassVar, TypeVar
 
 import torch
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -74,6 +73,7 @@ class VisionLanguageTask(PortableTask):
         self._scores = nn.ModuleDict()
         self.own_loss: Tensor | None = None  # () of the latest training micro-batch, before the ranks agree on it
         self._finite_loss: Tensor | None = None  # () the latest such one that is finite
+        self._shares: dict[str, Tensor] = {}  # () of each score, in training: the latest that judged something
 
     @property
     def looks_ahead(self) -> bool:
@@ -148,10 +148,15 @@ class VisionLanguageTask(PortableTask):
             self._scores[stage.value] = nn.ModuleDict({name: Ratio() for name in names})
 
     def score(self, stage: Stage, name: str, hits: Tensor, total: Tensor) -> None:
-        """Count ``hits`` out of ``total``, both ()."""
+        """Count ``hits`` out of ``total``, both ().
+
+        In training the share is logged; where nothing was judged, that of the latest micro-batch with something to
+        judge, for the host would have to wait for the device to leave it out.
+        """
         if stage is Stage.TRAIN:
-            if total > 0:
-                self.log(f"train/{name}", hits / total)
+            share = hits.detach() / total  # not a number where nothing was judged
+            self._shares[name] = torch.where(total > 0, share, self._shares.get(name, share))
+            self.log(f"train/{name}", self._shares[name])
             return
         split = self._scores[stage.value]
         assert isinstance(split, nn.ModuleDict)
@@ -215,8 +220,7 @@ class VisionLanguageTask(PortableTask):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make AdamW with a linear schedule over the optimiser steps of the whole run."""
         steps = int(self.trainer.estimated_stepping_batches)
-        is_mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
-        optimizer, schedule = make_optimizer(self, self.optim, steps, fused=not is_mixed)
+        optimizer, schedule = make_optimizer(self, self.optim, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
