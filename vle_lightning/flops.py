@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
+from vle_lightning.fakes import make_fake
 from vle_lightning.hub.architecture import read_architecture, to_plain
 from vle_lightning.models.backbone import Backbone, BackboneConfig, Blind, EncoderCall, Modality, Way
 from vle_lightning.streams import ALL, Fused, Part, Reading, Stream
@@ -202,24 +203,8 @@ def fake_backbone(config: BackboneConfig, device: str, dtype: torch.dtype, blind
         finally:
             torch.set_default_dtype(before)
         with FakeTensorMode(), torch.device(device):
-            _make_fake(model)
+            make_fake(model)
             yield model
-
-
-def _make_fake(model: nn.Module) -> None:
-    fakes: dict[int, Tensor] = {}
-
-    def fake(tensor: Tensor) -> Tensor:
-        if id(tensor) not in fakes:  # tied weights stay one
-            made = torch.empty(tensor.shape, dtype=tensor.dtype)
-            is_weight = isinstance(tensor, nn.Parameter)
-            fakes[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if is_weight else made
-        return fakes[id(tensor)]
-
-    for module in model.modules():
-        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for tensors in held:
-            tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
 def _parts(sizes: tuple[int, ...], tokens: int, states: int) -> list[Part] | None:
