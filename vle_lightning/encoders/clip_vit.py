@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPVisionConfig
-from transformers.models.clip.modeling_clip import CLIPEncoder
+from transformers.activations import ACT2FN
 
 from vle_lightning.encoders.base import ImageEncoder, ImageEncoderConfig, PatchMask, blackened
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.errors import UserError
+from vle_lightning.projection import project
 from vle_lightning.streams import ImageLayout, Stream
 
 
@@ -32,6 +34,88 @@ class ClipViTConfig(ImageEncoderConfig):
         """Make the module, its weights drawn at random."""
         return ClipViT(self)
 
+    def published(self) -> CLIPVisionConfig:
+        """Return the configuration of the same layers in transformers."""
+        return CLIPVisionConfig(
+            hidden_size=self.width,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            hidden_act=self.activation,
+            attention_dropout=self.dropout,
+            layer_norm_eps=self.layer_norm_eps,
+        )
+
+
+def quick_gelu(states: Tensor) -> Tensor:
+    """Compute x sigmoid(1.702 x) as a SiLU, which has kernels of its own and keeps one tensor for backward."""
+    return F.silu(1.702 * states) / 1.702
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, with the names of weights that transformers has."""
+
+    def __init__(self, config: ClipViTConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(config.width, config.width) for _ in range(4))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Let states (B, N, D) read each other."""
+        projected = project(states, self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected)
+        dropout = self.dropout if self.training else 0.0
+        read = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        output: Tensor = self.out_proj(read.transpose(1, 2).flatten(2))
+        return output
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between."""
+
+    def __init__(self, config: ClipViTConfig) -> None:
+        super().__init__()
+        self.activation = quick_gelu if config.activation == "quick_gelu" else ACT2FN[config.activation]
+        self.fc1 = nn.Linear(config.width, config.intermediate)
+        self.fc2 = nn.Linear(config.intermediate, config.width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map states (B, N, D) to the same shape."""
+        output: Tensor = self.fc2(self.activation(self.fc1(states)))
+        return output
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each behind a norm and beside a residual."""
+
+    def __init__(self, config: ClipViTConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.layer_norm1 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.mlp = FeedForward(config)
+        self.layer_norm2 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map states (B, N, D) to the same shape."""
+        states = states + self.self_attn(self.layer_norm1(states))
+        output: Tensor = states + self.mlp(self.layer_norm2(states))
+        return output
+
+
+class Stack(nn.Module):
+    """The layers, under the names that published weights have."""
+
+    def __init__(self, config: ClipViTConfig) -> None:
+        super().__init__()
+        self.config = config.published()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map states (B, N, D) to the same shape."""
+        for layer in self.layers:
+            states = layer(states)
+        return states
+
 
 class ClipViT(ImageEncoder):
     """CLIP ViT whose post-layernorm applies to every token, as in VLE and METER."""
@@ -49,26 +133,13 @@ class ClipViT(ImageEncoder):
         self.class_embedding = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
         self.position_embedding = nn.Embedding((config.image_size // config.patch_size) ** 2 + 1, config.width)
         self.pre_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
-        self.encoder = CLIPEncoder(
-            CLIPVisionConfig(
-                hidden_size=config.width,
-                intermediate_size=config.intermediate,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                hidden_act=config.activation,
-                attention_dropout=config.dropout,
-                layer_norm_eps=config.layer_norm_eps,
-                attn_implementation="sdpa",
-            )
-        )
+        self.encoder = Stack(config)
         self.post_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     @property
     def layers(self) -> nn.ModuleList:
         """The transformer layers, first to last."""
-        layers = self.encoder.layers
-        assert isinstance(layers, nn.ModuleList)
-        return layers
+        return self.encoder.layers
 
     def resize(self, image_size: int) -> None:
         """Resize the position table to square pictures: each of their patches trains its own row then."""
@@ -91,5 +162,5 @@ class ClipViT(ImageEncoder):
         cls = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         positions = resize_position_table(self.position_embedding.weight, self.layout.grid(pixel_values))
         states = self.pre_norm(torch.cat([cls, patches], dim=1) + positions)
-        states = self.post_norm(self.encoder(inputs_embeds=states).last_hidden_state)
+        states = self.post_norm(self.encoder(states))
         return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))

@@ -18,6 +18,7 @@ from transformers import DebertaV2Config
 from transformers.activations import ACT2FN
 
 from vle_lightning.encoders.base import UNLIMITED, TextEncoder, TextEncoderConfig
+from vle_lightning.projection import project
 from vle_lightning.streams import Stream
 
 FACTORS = 3  # content to content, content to position, position to content: scores are divided by sqrt(3 d)
@@ -113,8 +114,9 @@ class Attention(nn.Module):
         occurring = F.dropout(positions.rows, self.dropout, self.training)
         both = torch.cat([states.flatten(0, 1), occurring])  # contents and positions share their projections
         sizes = [batch * tokens, len(occurring)]
-        query, asked = self.query_proj(both).unflatten(-1, (self.heads, -1)).split(sizes)
-        key, offered = self.key_proj(both).unflatten(-1, (self.heads, -1)).split(sizes)
+        queries, keys = project(both, self.query_proj, self.key_proj)
+        query, asked = queries.unflatten(-1, (self.heads, -1)).split(sizes)
+        key, offered = keys.unflatten(-1, (self.heads, -1)).split(sizes)
         value = self.value_proj(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if positions.places is not None:
             asked, offered = asked[positions.places], offered[positions.places]

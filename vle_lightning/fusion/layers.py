@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vle_lightning.fusion.base import FusionConfig
+from vle_lightning.projection import project
 
 
 class Attention(nn.Module):
@@ -24,10 +25,11 @@ class Attention(nn.Module):
 
     def forward(self, states: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         """Let states (B, N, D) read context (B, M, D) where mask, (B, 1, 1 or N, M) bool, is True."""
-        query, key, value = (
-            self._by_head(layer(source))
-            for layer, source in ((self.query, states), (self.key, context), (self.value, context))
-        )
+        if states is context:
+            projected = project(states, self.query, self.key, self.value)
+        else:
+            projected = (self.query(states), *project(context, self.key, self.value))
+        query, key, value = (self._by_head(part) for part in projected)
         dropout = self.attention_dropout if self.training else 0.0
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         output = self.output(read.transpose(1, 2).flatten(2))
