@@ -60,11 +60,12 @@ def weights_by_hand(steps: int, bad: set[int]) -> list[list[torch.Tensor]]:
 
 
 @pytest.mark.parametrize("fault", ["nan", "steep"])
-@pytest.mark.parametrize("micro_batch", [0, 2, 3])
+@pytest.mark.parametrize(("micro_batch", "behind"), [(0, False), (2, False), (3, False), (2, True)])
 def test_a_bad_step_changes_neither_weights_nor_moments_and_the_next_one_trains(
-    fault: str, micro_batch: int, tmp_path: Path
+    fault: str, micro_batch: int, behind: bool, tmp_path: Path
 ) -> None:
     run = Run(tmp_path, {f"1.{micro_batch}.0": fault})
+    run.health.behind = behind
     run.fit()
     states = run.diary.states
     assert states[1] == states[0]
@@ -101,6 +102,33 @@ def test_three_in_a_row_end_the_run_with_a_report(tmp_path: Path) -> None:
         run.fit()
     assert str(tmp_path / "bad_steps.jsonl") in str(told.value)
     assert [row["in_a_row"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_read_a_step_later_the_same_is_told_and_the_run_ends_a_step_later(tmp_path: Path) -> None:
+    told = []
+    for behind in (False, True):
+        run = Run(tmp_path / str(behind), {f"{step}.{step}.0": "nan" for step in (1, 2, 3)}, steps=8)
+        run.health.behind = behind
+        with pytest.raises(UserError, match="3 bad steps in a row"):
+            run.fit()
+        told.append((rows(tmp_path / str(behind)), len(run.diary.states)))
+    assert told[0][0] == told[1][0]
+    assert told[1][1] == told[0][1] + 1
+
+
+def test_steps_that_are_not_judged_yet_are_in_what_is_saved(tmp_path: Path) -> None:
+    saved: list[dict[str, int]] = []
+
+    class Saver(Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            saved.append(run.health.state_dict())
+
+    run = Run(tmp_path, {"2.0.0": "nan", "3.0.0": "nan"}, more=[Saver()])
+    run.health.behind = True
+    run.fit()
+    assert [one["bad_steps"] for one in saved[3::4]] == [0, 0, 1, 2, 2]
+    assert [one["in_a_row"] for one in saved[3::4]] == [0, 0, 1, 2, 0]
+    assert run.health.state_dict() == {"bad_steps": 2, "in_a_row": 0}
 
 
 def test_bad_steps_that_are_not_in_a_row_do_not_end_it(tmp_path: Path) -> None:

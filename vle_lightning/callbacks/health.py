@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from vle_lightning.arrivals import Arrival, send
 from vle_lightning.batch import Batch
 from vle_lightning.callbacks.steps import ends_step
 from vle_lightning.distributed import any_rank, gather_objects
@@ -51,6 +53,19 @@ class Suspect(NamedTuple):
         return f"rank {self.rank}, micro-batch {self.number}, loss {self.loss:g}: {names}{others}"
 
 
+class Verdict(NamedTuple):
+    """What the device says of a step; the host reads it when it is there."""
+
+    step: int  # counted from 0, as in the batches
+    parts: tuple[MicroBatch, ...]
+    found: Arrival  # (3,): whether a loss is not finite, whether the step is bad, and the norm of the gradient
+
+    def read(self) -> tuple[bool, bool, float]:
+        """Return what was found."""
+        bad_loss, bad, norm = self.found.read().tolist()
+        return bool(bad_loss), bool(bad), norm
+
+
 class BadStep(NamedTuple):
     """A step that was not finite, the same on all ranks."""
 
@@ -69,20 +84,25 @@ class Health(Callback):
     """Lets steps that are not finite update nothing, on all ranks together.
 
     The task poisons the loss of every rank as soon as that of one is not finite, so that the losses tell each rank the
-    same. They are looked at once a step, with the norm of the gradient, before it is clipped; then all gradients are
-    dropped: AdamW changes neither weights nor moments nor its count of steps. The schedule and the data go on.
+    same. They are looked at once a step, with the norm of the gradient, before it is clipped. Of a bad step AdamW
+    changes neither weights nor moments nor its count of steps; the schedule and the data go on. On a GPU the fused
+    AdamW is told so on the device, and the host reads a step later what became of it: it never waits for the one in
+    hand.
 
     Where the strategy owns the gradients it is told to skip the step; a gradient that is not finite although all losses
     are is known only when the step is over, and ends the run.
     """
 
-    def __init__(self, folder: Path, limit: int = 3) -> None:
+    def __init__(self, folder: Path, limit: int = 3, behind: bool | None = None) -> None:
         """Watch over one run.
 
         Args:
             folder: the run folder.
             limit: so many bad steps in a row end the run.
+            behind: read what became of a step when the next one is made; None: on a GPU.
         """
+        self.behind = behind
+        self._waiting: deque[Verdict] = deque()
         self.file, self.limit = folder / "bad_steps.jsonl", limit
         self.bad_steps = 0  # of the whole run, over its resumes
         self.gradient_norm: float | None = None  # of the latest step before clipping; None where that was a bad one
@@ -117,13 +137,36 @@ class Health(Callback):
         norm = total_norm(p for group in optimizer.param_groups for p in group["params"]).to(bad_loss.device)
         bad = bad_loss if is_scaled(trainer) else bad_loss | ~torch.isfinite(norm)
         # one transfer to the host, the only one of a good step; agreed, for on it depends who talks to whom next
-        bad_loss_, bad_, norm_ = torch.stack([bad_loss.float(), any_rank(bad).float(), norm.float()]).tolist()
-        if not bad_:
-            self._accept(norm_)
-            return
-        optimizer.zero_grad(set_to_none=True)
-        self._refuse(trainer, LOSS if bad_loss_ else GRADIENT, norm_)
-        self._stop_if_too_many()
+        found = torch.stack([bad_loss.float(), any_rank(bad).float(), norm.float()])
+        assert self._batch is not None
+        verdict = Verdict(self._batch.step, tuple(self._step), send(found))
+        behind = found.device.type == "cuda" if self.behind is None else self.behind
+        if behind and not is_scaled(trainer) and not any(isinstance(p, DTensor) for p in task.parameters()):
+            optimizer.found_inf = found[1]  # type: ignore[attr-defined]  # torch's fused kernels do nothing where it is 1
+            self._step = []
+            self._waiting.append(verdict)
+            self._judge_all_but(1, trainer)
+        elif not self._judge(verdict, trainer):
+            optimizer.zero_grad(set_to_none=True)
+            self._stop_if_too_many()
+
+    def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Judge the last steps."""
+        self._judge_all_but(0, trainer)
+
+    def _judge_all_but(self, kept: int, trainer: L.Trainer) -> None:
+        while len(self._waiting) > kept:
+            self._judge(self._waiting.popleft(), trainer)
+            self._stop_if_too_many()
+
+    def _judge(self, verdict: Verdict, trainer: L.Trainer) -> bool:
+        """Count a step, and say whether it was good."""
+        bad_loss, bad, norm = verdict.read()
+        if bad:
+            self._refuse(trainer, verdict.step, verdict.parts, LOSS if bad_loss else GRADIENT, norm)
+        else:
+            self._accept(norm)
+        return not bad
 
     def on_train_batch_end(
         self, trainer: L.Trainer, task: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
@@ -133,11 +176,13 @@ class Health(Callback):
             return
         norm = trainer.strategy.gradient_norm()
         infinite = torch.tensor(norm is not None and not math.isfinite(norm), device=task.device)
+        assert self._batch is not None
+        parts = tuple(self._step)
         if self._skipping:
-            self._refuse(trainer, LOSS, math.nan)
+            self._refuse(trainer, self._batch.step, parts, LOSS, math.nan)
             self._stop_if_too_many()
         elif bool(any_rank(infinite)):
-            self._refuse(trainer, GRADIENT, math.inf if norm is None else norm)
+            self._refuse(trainer, self._batch.step, parts, GRADIENT, math.inf if norm is None else norm)
             raise UserError(
                 f"training has become unstable: {self._streak[-1]}; this strategy tells of it only after the step. "
                 f"Lower model.optim.lr, or look at these samples, and go on from the last checkpoint; {self.file} "
@@ -147,8 +192,12 @@ class Health(Callback):
             self._accept(norm)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the counts, for a resume."""
-        return {"bad_steps": self.bad_steps, "in_a_row": self._in_a_row}
+        """Return the counts, for a resume: also of steps that are not judged yet."""
+        bad_steps, in_a_row = self.bad_steps, self._in_a_row
+        for verdict in self._waiting:
+            _, bad, _ = verdict.read()
+            bad_steps, in_a_row = bad_steps + bad, in_a_row + 1 if bad else 0
+        return {"bad_steps": bad_steps, "in_a_row": in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on counting; a checkpoint that is loaded after training counts nothing anew."""
@@ -159,14 +208,13 @@ class Health(Callback):
         self.gradient_norm, self._in_a_row, self._streak = norm, 0, []
         self._step, self._skipping = [], False
 
-    def _refuse(self, trainer: L.Trainer, reason: str, norm: float) -> None:
+    def _refuse(self, trainer: L.Trainer, step: int, parts: Sequence[MicroBatch], reason: str, norm: float) -> None:
         """Count, gather from all ranks, and list; all ranks call this together."""
-        assert self._batch is not None
-        own = [Suspect(trainer.global_rank, part.number, float(part.own_loss), part.sample_ids) for part in self._step]
+        own = [Suspect(trainer.global_rank, part.number, float(part.own_loss), part.sample_ids) for part in parts]
         if reason == LOSS:
             own = [suspect for suspect in own if not math.isfinite(suspect.loss)]
         suspects = sorted(suspect for part in gather_objects(own) for suspect in part)
-        bad = BadStep(self._batch.step, reason, norm, tuple(suspects))
+        bad = BadStep(step, reason, norm, tuple(suspects))
         self.bad_steps += 1
         self._in_a_row += 1
         self._streak.append(bad)

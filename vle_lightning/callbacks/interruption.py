@@ -10,9 +10,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from vle_lightning.arrivals import Arrival, send
 from vle_lightning.callbacks.checkpoints import Checkpoints
 from vle_lightning.callbacks.steps import ends_step
-from vle_lightning.distributed import any_rank
+from vle_lightning.distributed import any_rank, has_met
 from vle_lightning.errors import Interrupted
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)  # before the time limit (sbatch --signal), and at preemption
@@ -34,6 +35,7 @@ class Interruption(Callback):
         self._checkpoints = checkpoints
         self._received: int | None = None
         self._told: str | None = None  # once all ranks have agreed
+        self._asked: Arrival | None = None  # what GPUs agreed on after the step before
 
     def listen(self) -> None:
         """Take the signals from now on; other threads than the main one cannot."""
@@ -52,8 +54,7 @@ class Interruption(Callback):
         """Agree at the end of a step, and save."""
         if self._told is not None or not ends_step(trainer, batch_idx):
             return
-        flag = torch.tensor(self._received is not None, device=trainer.strategy.root_device)
-        if not any_rank(flag).item():
+        if not self._agreed(trainer.strategy.root_device):
             return
         if self._checkpoints is None:
             self._told = "nothing is saved (trainer.enable_checkpointing is false)"
@@ -61,6 +62,16 @@ class Interruption(Callback):
         step, saved = trainer.global_step, self._checkpoints.save(trainer)
         kept = self._checkpoints.store.newest()
         self._told = f"step {step} is saved" if saved else f"step {step} could not be saved, {kept or 'nothing'} is"
+
+    def _agreed(self, device: torch.device) -> bool:
+        """Say whether any rank was told to end; from GPUs the answer is read a step later, so that none waits."""
+        told = self._received is not None
+        if not has_met():
+            return told
+        answer: Arrival | None = send(any_rank(torch.full((), told, device=device)))
+        if device.type == "cuda":
+            answer, self._asked = self._asked, answer
+        return answer is not None and bool(answer.read())
 
     def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: object, batch_idx: int) -> None:
         """End once the step is logged, and validated where that was due.
