@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 
+from vle_lightning.bench.dispatch import bench_dispatch
 from vle_lightning.bench.dual import bench_dual
 from vle_lightning.bench.pretraining import bench_step
 from vle_lightning.bench.retrieval import bench_retrieval
+from vle_lightning.bench.text import bench_text
 from vle_lightning.bench.vcr import bench_vcr
 from vle_lightning.bench.vlmo_step import bench_vlmo_step
 
 BENCHES = {
     "pretraining": bench_step,
+    "dispatch": bench_dispatch,
+    "text": bench_text,
     "vcr": bench_vcr,
     "retrieval": bench_retrieval,
     "dual": bench_dual,
@@ -24,7 +28,9 @@ def main() -> None:
     """Run the benches that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m vle_lightning.bench", description=__doc__)
     parser.add_argument("benches", nargs="*", default=list(BENCHES), help=f"of {', '.join(BENCHES)}; all by default")
-    parser.add_argument("--architecture", default="vle-base", help="preset to measure; dual and vlmo have their own")
+    parser.add_argument(
+        "--architecture", default="vle-base", help="preset to measure; text, dual, vlmo: their own"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way, alternating; the best counts")
     options = parser.parse_args()
     if unknown := sorted(set(options.benches) - set(BENCHES)):
