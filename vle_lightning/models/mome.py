@@ -462,8 +462,14 @@ class MoME(Backbone):
         def collect(block: nn.Module, inputs: tuple[Tensor, Tensor, Route]) -> None:
             states, scores, route = inputs
             assert isinstance(block, MoMEBlock)
-            weights = block.attention.weights(block.norm(states), scores)
-            seen.append(weights[:, :, :1, route.text_tokens :].detach())
+
+            def keep(attention: nn.Module, given: tuple[Tensor, Tensor]) -> None:
+                assert isinstance(attention, BiasedAttention)
+                seen.append(attention.weights(*given)[:, :, :1, route.text_tokens :].detach())
+
+            # ZeRO-3 gathers the weights of a module that is called, so the attention is called, and runs twice
+            with block.attention.register_forward_pre_hook(keep):
+                block.attention(block.norm(states), scores)
 
         handle = last.register_forward_pre_hook(collect)
         try:
