@@ -206,6 +206,20 @@ def run_checkpoint(task: VisionLanguageTask, **more: object) -> dict[str, Any]:
     }
 
 
+def with_single_numbers(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Give a run's temperatures of contrast, and all moments of one number, the shape () of earlier versions."""
+    weights = {
+        name: value.reshape(()) if name.endswith("log_scale") else value
+        for name, value in checkpoint["state_dict"].items()
+    }
+    (states,) = checkpoint["optimizer_states"]
+    moments = {
+        number: {key: value.reshape(()) if value.numel() == 1 else value for key, value in state.items()}
+        for number, state in states["state"].items()
+    }
+    return {**checkpoint, "state_dict": weights, "optimizer_states": [{**states, "state": moments}]}
+
+
 def of_kind(kind: type[KindT], part: object) -> KindT:
     """Return a part of a model, or its configuration, as the kind that it is."""
     assert isinstance(part, kind)

@@ -120,8 +120,7 @@ def spread(settings: Namespace, given: object, task: VisionLanguageTask) -> dict
         task: that is trained.
 
     Raises:
-        UserError: the strategy is unknown or cannot train the task, or the Slurm job has other numbers of nodes or
-            tasks.
+        UserError: the strategy is unknown, or the Slurm job has other numbers of nodes or tasks.
     """
     trainer = settings.trainer
     plugins = [*given] if isinstance(given, list) else [given] if given else []
@@ -130,12 +129,6 @@ def spread(settings: Namespace, given: object, task: VisionLanguageTask) -> dict
     if not isinstance(trainer.strategy, str):
         return {"plugins": plugins or None}
     name = "ddp" if trainer.strategy == "auto" and has_many(trainer) else trainer.strategy
-    single = [weight for weight, values in task.named_parameters() if not values.dim()]
-    if single and name in ("fsdp", *STAGES):
-        raise UserError(
-            f"trainer.strategy {name}: it cannot slice a single number, such as the temperature of contrast "
-            f"({', '.join(single)}); choose auto or ddp"
-        )
     chosen = make_strategy(
         name,
         trainer.accelerator,

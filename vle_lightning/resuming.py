@@ -15,6 +15,7 @@ from torch import Tensor
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import read_architecture
 from vle_lightning.hub.folder import not_finite, read_plain
+from vle_lightning.hub.temperatures import renew_temperatures
 from vle_lightning.optim import parameter_groups
 from vle_lightning.tasks.base import VisionLanguageTask
 
@@ -66,6 +67,7 @@ def check_checkpoint(file: str, task: VisionLanguageTask) -> int:
     faults = chain(_faults_of_types(content), _faults_of_schedule(content), _faults_of_loops(content))
     if fault := next(chain(faults, _faults_of_weights(weights)), None):
         raise UserError(f"--ckpt_path: {file} is damaged: {fault}; {OTHER}")
+    renew_temperatures(content)
     _check_model(file, content, weights, task)
     if fault := task.lacks(content.get("untrained", ())):
         raise UserError(f"--ckpt_path: {file}: {fault}")

@@ -12,17 +12,6 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = ("--model.architecture", "tiny", "--model.init", "null", "--trainer.accelerator", "cpu")
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_1"])
-def test_a_single_number_that_trains_cannot_be_sliced(
-    strategy: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(workplace)
-    options = ("--trainer.strategy", strategy, "--trainer.devices", "2", "--model.objectives", "{itc: 1.0}")
-    assert main(["fit", "--config", str(EXPERIMENTS / "pretrain" / "toy.yaml"), *TINY, *options]) == 2
-    told = "it cannot slice a single number, such as the temperature of contrast (objectives.itc.single.log_scale"
-    assert told in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_3"])
 def test_ranking_is_no_task_for_ranks_that_share_weights(
     strategy: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

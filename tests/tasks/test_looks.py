@@ -12,7 +12,7 @@ from tests.factories import ANSWERS, statement_batch, vcr_batch, vqa_batch
 from vle_lightning.fusion.co_attention import CoAttention, CoAttentionConfig
 from vle_lightning.fusion.layers import Attention
 from vle_lightning.models.dual_stream import DualStream
-from vle_lightning.models.presets import PRESETS
+from vle_lightning.models.presets import ALL_PRESETS, PRESETS
 from vle_lightning.streams import ImageLayout, Stream
 from vle_lightning.tasks.looks import look, patch_heat
 from vle_lightning.tasks.nlvr2 import NLVR2Task
@@ -134,3 +134,15 @@ def test_a_look_needs_exactly_one_pass() -> None:
     model = DualStream(PRESETS["tiny"])
     with pytest.raises(ValueError, match="not no pairs"):
         look(model, lambda batch: batch.targets, vqa_batch())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["tiny", "vlmo-tiny"])
+def test_what_is_watched_is_the_same_where_only_the_pooled_pair_is_computed(name: str) -> None:
+    model, batch = ALL_PRESETS[name].build().eval(), vqa_batch()
+    text, image = model.encode_text(batch.input_ids, batch.attention_mask), model.encode_image(batch.pixel_values)
+    with model.watch() as seen:
+        pooled = model.fuse(text, image).pooled
+        torch.testing.assert_close(model.pool_pairs(text, image), pooled)
+    first, second = (weights[:, :, 0] for weights in seen)
+    torch.testing.assert_close(first, second)

@@ -28,9 +28,7 @@ def main() -> None:
     """Run the benches that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m vle_lightning.bench", description=__doc__)
     parser.add_argument("benches", nargs="*", default=list(BENCHES), help=f"of {', '.join(BENCHES)}; all by default")
-    parser.add_argument(
-        "--architecture", default="vle-base", help="preset to measure; text, dual, vlmo: their own"
-    )
+    parser.add_argument("--architecture", default="vle-base", help="preset to measure; text, dual, vlmo: their own")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way, alternating; the best counts")
     options = parser.parse_args()
     if unknown := sorted(set(options.benches) - set(BENCHES)):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.errors import UserError
 from vle_lightning.hub.folder import not_finite
+from vle_lightning.hub.temperatures import as_vectors
 
 POSITIONS = "position_embedding.weight"
 SHOWN = 20  # faults in a message
@@ -92,7 +93,7 @@ def fill(
         UserError: a tensor is missing, unknown, of another shape, not of floats or not finite; each is listed.
     """
     own, tied = own_tensors(parts)
-    given, differ = _untie(weights, tied)
+    given, differ = _untie(as_vectors(weights), tied)
     resized = _resize_positions(own, given)
     wrong = [*faults, *(f"{named(key)} differs from {named(tied[key])}, to which it is tied" for key in differ)]
     if wrong := [*wrong, *_misfits(own, given, named)]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vle_lightning.errors import UserError
 from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.layouts import place
+from vle_lightning.hub.temperatures import as_numbers
 from vle_lightning.hub.vlmo import (
     FILE,
     HEADS,
@@ -80,7 +81,7 @@ def vlmo_tensors(encoder: Backbone, heads: Mapping[str, nn.Module]) -> dict[str,
     }
     for name, head in heads.items():
         own |= {f"{name}.{key}": value for key, value in in_order(dict(head.state_dict()), HEADS[name]).items()}
-    return place(own, published_name, "VLMo")
+    return place(as_numbers(own), published_name, "VLMo")
 
 
 def buffers(config: MoMEConfig, carried: Mapping[str, Tensor]) -> dict[str, Tensor]:

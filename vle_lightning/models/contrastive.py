@@ -31,7 +31,7 @@ class ContrastiveHead(nn.Module):
         self.text = nn.Linear(width, shared, bias=False)
         self.image = nn.Linear(width, shared, bias=False)
         initialise(self, std)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / TEMPERATURE)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / TEMPERATURE)]))  # (1,): sharded strategies slice it
 
     def embed_texts(self, text: Stream) -> Tensor:
         """Return unit vectors (B, C) of text streams (B, T, D); zeros of a withheld side."""

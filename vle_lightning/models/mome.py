@@ -137,11 +137,19 @@ class BiasedAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(config.width))
         self.proj = nn.Linear(config.width, config.width)
 
-    def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values (B, H, N, D / H) of states (B, N, D)."""
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        projected = F.linear(states, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
-        query, key, value = projected.permute(2, 0, 3, 1, 4)
+    def project(self, states: Tensor, asking: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, M, D / H) of ``asking``, and keys and values (B, H, N, D / H) of ``states``."""
+        nothing = torch.zeros_like(self.v_bias)
+        if asking is None:
+            bias = torch.cat([self.q_bias, nothing, self.v_bias])
+            projected = F.linear(states, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
+            query, key, value = projected.permute(2, 0, 3, 1, 4)
+            return query, key, value
+        width = len(self.q_bias)
+        weights = self.qkv.weight.split([width, 2 * width])
+        query = F.linear(asking, weights[0], self.q_bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        projected = F.linear(states, weights[1], torch.cat([nothing, self.v_bias])).unflatten(-1, (2, self.heads, -1))
+        key, value = projected.permute(2, 0, 3, 1, 4)
         return query, key, value
 
     def forward(self, states: Tensor, scores: Tensor, asking: Tensor | None = None) -> Tensor:
@@ -149,24 +157,17 @@ class BiasedAttention(nn.Module):
 
         Args:
             states: (B, N, D).
-            scores: (B or 1, H or 1, N, N), which are added; -inf where masked.
-            asking: (B, M, D), those of the states that read; all by default. ``scores`` has M rows then.
+            scores: (B or 1, H or 1, M, N), which are added; -inf where masked.
+            asking: (B, M, D), those of the states that read; all by default.
         """
-        if asking is None:
-            query, key, value = self.project(states)
-        else:
-            weights = self.qkv.weight.split([len(self.q_bias), 2 * len(self.q_bias)])
-            query = F.linear(asking, weights[0], self.q_bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            bias = torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
-            projected = F.linear(states, weights[1], bias).unflatten(-1, (2, self.heads, -1))
-            key, value = projected.permute(2, 0, 3, 1, 4)
+        query, key, value = self.project(states, asking)
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=scores.to(query.dtype))
         output: Tensor = self.proj(read.transpose(1, 2).flatten(2))
         return output
 
-    def weights(self, states: Tensor, scores: Tensor) -> Tensor:
-        """Say how much each state reads of each: (B, H, N, N) float, rows that sum to one."""
-        query, key, _ = self.project(states)
+    def weights(self, states: Tensor, scores: Tensor, asking: Tensor | None = None) -> Tensor:
+        """Say how much each asking state reads of each: (B, H, M, N) float, rows that sum to one."""
+        query, key, _ = self.project(states, asking)
         found = query.float() @ key.float().transpose(-1, -2) / query.shape[-1] ** 0.5
         weights: Tensor = (found + scores).softmax(-1)
         return weights
@@ -470,16 +471,22 @@ class MoME(Backbone):
 
     @contextmanager
     def watch(self) -> Iterator[list[Tensor]]:
-        """Collect what the text's class token reads of the image in the last block; the rest goes to the text."""
+        """Collect what the text's first state reads of the image in the last block; the rest goes to the text."""
         seen: list[Tensor] = []
         last = self.blocks[-1]
         assert isinstance(last, MoMEBlock)
 
         def collect(block: nn.Module, inputs: tuple[Any, ...]) -> None:
-            states, scores, route = inputs[:3]
+            states, scores, route, asking = (*inputs, None)[:4]
             assert isinstance(block, MoMEBlock)
-            weights = block.attention.weights(block.norm(states), scores)
-            seen.append(weights[:, :, :1, route.text_tokens :].detach())
+
+            def keep(attention: nn.Module, given: tuple[Tensor, ...]) -> None:
+                assert isinstance(attention, BiasedAttention)
+                seen.append(attention.weights(*given)[:, :, :1, route.text_tokens :].detach())
+
+            # ZeRO-3 gathers the weights of a module that is called, so the attention is called, and runs twice
+            with block.attention.register_forward_pre_hook(keep):
+                block.attention(block.norm(states), scores, None if asking is None else block.norm(asking))
 
         handle = last.register_forward_pre_hook(collect)
         try:

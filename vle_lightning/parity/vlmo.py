@@ -156,8 +156,8 @@ def run_itc(case: Case) -> Iterator[Check]:
         outputs = {
             "itc_i2t_logits": scores,
             "itc_t2i_logits": scores.T,
-            "itc_logit_scale": heads.single.log_scale.exp(),
-            "itc_logit_vl_scale": heads.pair.log_scale.exp(),
+            "itc_logit_scale": heads.single.log_scale[0].exp(),
+            "itc_logit_vl_scale": heads.pair.log_scale[0].exp(),
         }
         return Answer(outputs, lambda: loss, (), "itc_loss")
 
@@ -177,7 +177,7 @@ def run_irtr(case: Case) -> Iterator[Check]:
             vectors.append(vector(heads.single, modality, Stream(states, stream.mask)))
         scores, loss = contrast(heads.single, *vectors)
         outputs = {"irtr_i2t_logits": scores, "irtr_t2i_logits": scores.T}
-        return Answer(outputs | {"irtr_logit_scale": heads.single.log_scale.exp()}, lambda: loss, (), "irtr_loss")
+        return Answer(outputs | {"irtr_logit_scale": heads.single.log_scale[0].exp()}, lambda: loss, (), "irtr_loss")
 
     yield from judge(case, network(encoder, itc=heads.single, itc_pair=heads.pair), Pass(texts(case).mask), answer)
 

@@ -219,7 +219,12 @@ class ZeroPrecision(DeepSpeedPrecision):
         *args: object,
         **kwargs: object,
     ) -> None:
-        """Run the engine's backward; a step that is to be skipped gets a gradient that the engine refuses."""
+        """Run the engine's backward; a step that is to be skipped gets a gradient that the engine refuses.
+
+        Lightning has divided the loss by the number of micro-batches; the engine would do so once more, and gradients,
+        their norm and what is clipped of them would be too small.
+        """
         strategy = model.trainer.strategy
         assert isinstance(strategy, ZeroStrategy)
-        super().backward(tensor * strategy.backward_factor(), model, optimizer, *args, **kwargs)
+        loss = tensor * strategy.backward_factor()
+        super().backward(loss, model, optimizer, *args, scale_wrt_gas=False, **kwargs)

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from vle_lightning.hub.temperatures import renew_temperatures
 from vle_lightning.optim import parameter_groups
 from vle_lightning.tasks.base import VisionLanguageTask
 
@@ -84,6 +85,7 @@ class ShardedStrategy(ModelParallelStrategy):
         checkpoint: dict[str, Any] = torch.load(
             self.broadcast(checkpoint_path), map_location="cpu", mmap=True, weights_only=weights_only
         )
+        renew_temperatures(checkpoint)  # here, for the task's own hook comes after the weights were set
         task, options = self.lightning_module, StateDictOptions(full_state_dict=True)
         assert isinstance(task, VisionLanguageTask)
         set_model_state_dict(task, checkpoint.pop("state_dict"), options=options)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from vle_lightning.optim import parameter_groups
@@ -135,13 +136,24 @@ class ZeroStates:
             return value.detach().clone()
 
     def _set(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed import utils
 
         value = value.to(self._device, torch.float32)
-        if key is None:
-            safe_set_full_fp32_param(parameter, value)
+        if self._stage == 3:  # its own slicing of whole values fails where ranks cannot share their numbers evenly
+            value = _slice(value.flatten(), parameter.ds_tensor.numel())  # type: ignore[attr-defined]
+            set_weight, set_moment = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
         else:
-            safe_set_full_optimizer_state(parameter, value, key)
+            set_weight, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+        if key is None:
+            set_weight(parameter, value)
+        else:
+            set_moment(parameter, value, key)
+
+
+def _slice(numbers: Tensor, size: int) -> Tensor:
+    """Return this rank's part (size,) of all numbers (N,), with zeros behind their end."""
+    own = numbers[distributed.get_rank() * size :][:size]
+    return F.pad(own, (0, size - len(own)))
 
 
 def _kept(value: Tensor, keep: bool) -> Tensor:

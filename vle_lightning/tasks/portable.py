@@ -19,6 +19,7 @@ from vle_lightning.hub.meter_export import write_meter
 from vle_lightning.hub.own import CARRIED, Description, to_plain, write_own
 from vle_lightning.hub.pretrained import Pretrained, architecture_of, fill_pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder
+from vle_lightning.hub.temperatures import renew_temperatures
 from vle_lightning.hub.towers import fill_encoder
 from vle_lightning.hub.vle import Published, write_vle
 from vle_lightning.hub.vlmo_export import write_vlmo
@@ -204,6 +205,7 @@ class PortableTask(L.LightningModule):
             checkpoint[CARRIED.rstrip(".")] = dict(self.carried)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what was carried along, and which heads are still as they were drawn."""
+        """Take up what was carried along, untrained heads, and checkpoints of earlier versions as those of today."""
+        renew_temperatures(checkpoint)
         self.carried = checkpoint.get(CARRIED.rstrip("."), self.carried)
         self.new_heads = tuple(checkpoint.get("untrained", ()))
