@@ -63,7 +63,7 @@ def test_codes_are_predicted_by_the_images_own_normed_states() -> None:
     states = torch.cat([model.image.class_embedding.expand(4, 1, -1), pixels], 1)
     states = states + model.token_types.weight[1]
     for number, block in enumerate(model.blocks):
-        bias = model.biases(model._index("image", 37))
+        bias = model.biases(model.index_alone("image", 37))
         assert bias is not None
         assert isinstance(block, MoMEBlock)
         normed = block.norm(states)

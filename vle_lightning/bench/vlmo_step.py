@@ -1,13 +1,13 @@
 """One step of VLMo's pre-training on pairs (ITC, hard ITM, MLM) beside the recipe as published.
 
-The published step (unilm/vlmo) pads each text to 40 tokens, encodes text and image alone, and then runs the joint
-transformer four times: for MLM, for the true pairs, and for each pair's image and text with a hard negative. Each of
-these embeds its pictures and texts anew, and MLM scores the vocabulary at every token. A path alone goes once through
-the blocks below the fusion layers and then both ways through these, in one batched call, in both recipes.
+The published step (unilm/vlmo) makes six passes: text and image alone, each with a tail through the experts for pairs,
+and the joint transformer four times: for MLM, for the true pairs, and for each pair's image and text with a hard
+negative. It pads each text to 40 tokens, writes the weights of attention out, embeds pictures and texts anew in each
+pass, computes all states of the last block, and scores the vocabulary at every token.
 
 The joint transformer takes most of the time, and both recipes send the same sixteen pairs through it. So what is saved
-is the padding (197 + 40 states against 197 + 15), the vocabulary and what is embedded again. Operations, which are
-counted too, say the same on a busy machine.
+is the padding (197 + 40 states against 197 + 15), the states that nobody reads, the vocabulary, and what is embedded
+again. Operations, which are counted too, say the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from vle_lightning.batch import PretrainBatch
 from vle_lightning.bench.pretraining import all_words_loss, make_batch, padded
 from vle_lightning.bench.timing import Measurement, best_of_alternating, seconds_of
-from vle_lightning.flops import FlopRecorder
+from vle_lightning.models.backbone import Modality
 from vle_lightning.models.contrastive import contrastive_loss
+from vle_lightning.models.mome import PAIR, MoME, Route, added_scores
 from vle_lightning.objectives.contrast import Vectors, draw_partners, gather
 from vle_lightning.objectives.itc import ImageTextContrast
 from vle_lightning.objectives.itm_hard import HardImageTextMatching
-from vle_lightning.streams import Fused
+from vle_lightning.streams import Fused, Stream
 from vle_lightning.tasks.base import micro_batch_seed
 from vle_lightning.tasks.pretrain import PretrainTask
 
@@ -63,7 +66,11 @@ class PublishedStep:
     batch: PretrainBatch
 
     def losses(self) -> Losses:
-        """Run the paths alone, then the four joint passes."""
+        """Run the paths alone, then the four joint passes; attention is the plain products and softmax that it is."""
+        with sdpa_kernel(SDPBackend.MATH):
+            return self._losses()
+
+    def _losses(self) -> Losses:
         contrast, matching = self.task.objectives["itc"], self.task.objectives["itm_hard"]
         assert isinstance(contrast, ImageTextContrast)
         assert isinstance(matching, HardImageTextMatching)
@@ -78,8 +85,8 @@ class PublishedStep:
     def _contrast(self, contrast: ImageTextContrast) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, and the rows of the hard texts and of the hard images (B,)."""
         model, batch = self.task.model, self.batch
-        texts = model.encode_alone(model.encode_text(batch.input_ids, batch.attention_mask), "text")
-        images = model.encode_alone(model.encode_image(batch.pixel_values), "image")
+        texts = self._alone(model.encode_text(batch.input_ids, batch.attention_mask), "text")
+        images = self._alone(model.encode_image(batch.pixel_values), "image")
         heads = contrast.heads()
         vectors = Vectors(
             torch.stack([head.embed_texts(text) for head, text in zip(heads, texts, strict=True)]),
@@ -90,6 +97,23 @@ class PublishedStep:
         loss = torch.stack([contrastive_loss(score, known.same, known.valid) for score in scores]).mean()
         drawn = draw_partners(scores[0].detach(), known, "global", micro_batch_seed(0, 0, batch.number))
         return loss, drawn.texts, drawn.images
+
+    def _alone(self, stream: Stream, modality: Modality) -> tuple[Stream, Stream]:
+        """Pass all blocks by the modality's own experts, and from below the fusion layers on those for pairs."""
+        model = self.task.model
+        assert isinstance(model, MoME)
+        states, mask = model.begin(stream, modality)
+        biases = model.biases(model.index_alone(modality, states.shape[1]))
+        scores = [added_scores(biases, number, mask) for number in range(len(model.blocks))]
+        split, found = len(model.blocks) - model.config.fusion_layers, []
+        for number, block in enumerate(model.blocks[:split]):
+            states = block(states, scores[number], Route.whole(states, modality))
+        for expert in (modality, PAIR):
+            tail = states
+            for number, block in enumerate(model.blocks[split:], start=split):
+                tail = block(tail, scores[number], Route.whole(tail, expert))
+            found.append(Stream(model.norm(tail), mask))
+        return found[0], found[1]
 
     def _joint(self, input_ids: Tensor, texts: Tensor, images: Tensor) -> Fused:
         """Embed and fuse texts and images by their rows."""
@@ -167,8 +191,7 @@ def compare_steps(architecture: str, repeats: int) -> Measurement:
 
 
 def _flops(recipe: Recipe, task: PretrainTask, batch: PretrainBatch) -> float:
-    """Count the operations of a step, forward and backward."""
-    recorder = FlopRecorder(task)
-    recorder.start()
-    recipe(task, batch)
-    return sum(recorder.flops().values())
+    """Count the operations of a step, forward and backward, as torch counts them."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        step(recipe, task, batch)
+    return counter.get_total_flops()

@@ -402,8 +402,8 @@ class MoME(Backbone):
         """
         ways = (modality,) if first else (modality, PAIR)
         self._tell("text_alone" if modality == TEXT else "image_alone", (*stream.mask.shape, len(ways)))
-        states, masks = self._begin(stream, modality)
-        biases = self.biases(self._index(modality, stream.mask.shape[1]))
+        states, masks = self.begin(stream, modality)
+        biases = self.biases(self.index_alone(modality, stream.mask.shape[1]))
         rows, last = len(states), len(self.blocks) - 1
         split = min(len(self.blocks) - self.config.fusion_layers, last)
         for number, block in enumerate(self.blocks):
@@ -411,7 +411,7 @@ class MoME(Backbone):
                 states, masks = torch.cat([states] * len(ways)), torch.cat([masks] * len(ways))
             asking = states[:, :1] if number == last else states
             apart = tuple((rows, ((asking.shape[1], way),)) for way in (ways if number >= split else ways[:1]))
-            scores = _scores(biases, number, masks)
+            scores = added_scores(biases, number, masks)
             if number < last:
                 states = block(states, scores, Route(apart))
             else:
@@ -421,10 +421,10 @@ class MoME(Backbone):
     def encode_single(self, stream: Stream, modality: Modality) -> Tensor:
         """Encode a modality by itself with its own expert alone: states (B, N, D), before the last norm."""
         self._tell("text_single" if modality == TEXT else "image_single", stream.mask.shape)
-        states, masks = self._begin(stream, modality)
-        biases = self.biases(self._index(modality, stream.mask.shape[1]))
+        states, masks = self.begin(stream, modality)
+        biases = self.biases(self.index_alone(modality, stream.mask.shape[1]))
         for number, block in enumerate(self.blocks):
-            states = block(states, _scores(biases, number, masks), Route.whole(states, modality))
+            states = block(states, added_scores(biases, number, masks), Route.whole(states, modality))
         return states
 
     def encode_unimodal(self, stream: Stream, modality: Modality) -> Tensor:
@@ -446,11 +446,11 @@ class MoME(Backbone):
 
     def _image_layers(self, pixel_values: Tensor, depths: Sequence[int]) -> list[Stream]:
         """Pass the image experts of all blocks."""
-        states, mask = self._begin(self._encode_image(pixel_values, None), IMAGE)
-        biases = self.biases(self._index(IMAGE, mask.shape[1]))
+        states, mask = self.begin(self._encode_image(pixel_values, None), IMAGE)
+        biases = self.biases(self.index_alone(IMAGE, mask.shape[1]))
         found: list[Stream] = []
         for number, block in enumerate(self.blocks[: depths[-1]]):
-            states = block(states, _scores(biases, number, mask), Route.whole(states, IMAGE))
+            states = block(states, added_scores(biases, number, mask), Route.whole(states, IMAGE))
             if number + 1 in depths:
                 found.append(Stream(states, mask))
         return found
@@ -524,7 +524,7 @@ class MoME(Backbone):
         for number, block in enumerate(self.blocks):
             is_below = number < split
             route = Route(((len(states), below),), tokens) if is_below else Route.whole(states, PAIR, tokens)
-            scores = _scores(biases, number, mask, apart if is_below else None)
+            scores = added_scores(biases, number, mask, apart if is_below else None)
             if number == last and parts is not None:
                 states = self._read(states, scores, tokens, parts)
             else:
@@ -552,11 +552,13 @@ class MoME(Backbone):
             found.append(torch.cat(placed, dim=1))
         return torch.cat(found)
 
-    def _begin(self, stream: Stream, modality: Modality) -> tuple[Tensor, Tensor]:
+    def begin(self, stream: Stream, modality: Modality) -> tuple[Tensor, Tensor]:
+        """Return the states (B, N, D) of a modality that enter the first block, and their mask (B, N)."""
         row = TEXT_TYPE if modality == TEXT else IMAGE_TYPE
         return stream.states + self.token_types.weight[row], stream.mask
 
-    def _index(self, modality: Modality, length: int) -> Tensor:
+    def index_alone(self, modality: Modality, length: int) -> Tensor:
+        """Return the rows of the table (N, N) that N states of a modality alone read."""
         known = self.config.text_positions
         return self._reach(self.places[:known, :known] if modality == TEXT else self.places[known:, known:], length)
 
@@ -588,7 +590,7 @@ class MoME(Backbone):
         return is_text[:, None] == is_text
 
 
-def _scores(biases: Tensor | None, layer: int, mask: Tensor, allowed: Tensor | None = None) -> Tensor:
+def added_scores(biases: Tensor | None, layer: int, mask: Tensor, allowed: Tensor | None = None) -> Tensor:
     """Return what is added to a layer's scores: (B, H or 1, N, N), -inf on masked keys."""
     keys = mask[:, None, None, :] if allowed is None else mask[:, None, None, :] & allowed
     zero = torch.zeros((), device=mask.device) if biases is None else biases[layer][None]
