@@ -190,8 +190,9 @@ def compare_steps(architecture: str, repeats: int) -> Measurement:
     }
 
 
-def _flops(recipe: Recipe, task: PretrainTask, batch: PretrainBatch) -> float:
+def _flops(recipe: Recipe, task: PretrainTask, batch: PretrainBatch) -> int:
     """Count the operations of a step, forward and backward, as torch counts them."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         step(recipe, task, batch)
-    return counter.get_total_flops()
+    flops: int = counter.get_total_flops()
+    return flops
