@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 
+from vle_lightning.bench.bf16 import bench_bf16
 from vle_lightning.bench.dual import bench_dual
-from vle_lightning.bench.pretraining import bench_step
+from vle_lightning.bench.pretraining import bench_memory, bench_step
 from vle_lightning.bench.retrieval import bench_retrieval
 from vle_lightning.bench.vcr import bench_vcr
 from vle_lightning.bench.vlmo_step import bench_vlmo_step
 
 BENCHES = {
     "pretraining": bench_step,
+    "memory": bench_memory,
+    "bf16": bench_bf16,
     "vcr": bench_vcr,
     "retrieval": bench_retrieval,
     "dual": bench_dual,

@@ -12,13 +12,10 @@ counted too, say the same on a busy machine.
 
 from __future__ import annotations
 
-import multiprocessing
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -28,11 +25,12 @@ from torch.nn import functional as F
 from vle_lightning.batch import PretrainBatch
 from vle_lightning.bench.pretraining import all_words_loss, make_batch, padded
 from vle_lightning.bench.timing import Measurement, best_of_alternating, seconds_of
-from vle_lightning.flops import FlopRecorder
+from vle_lightning.flops import count_flops
 from vle_lightning.models.contrastive import contrastive_loss
 from vle_lightning.objectives.contrast import Vectors, draw_partners, gather
 from vle_lightning.objectives.itc import ImageTextContrast
 from vle_lightning.objectives.itm_hard import HardImageTextMatching
+from vle_lightning.resident import peaks_apart
 from vle_lightning.streams import Fused
 from vle_lightning.tasks.base import micro_batch_seed
 from vle_lightning.tasks.pretrain import PretrainTask
@@ -112,21 +110,10 @@ def step(recipe: Recipe, task: PretrainTask, batch: PretrainBatch) -> None:
     torch.stack(list(recipe(task, batch).values())).sum().backward()
 
 
-def own_peak() -> float:
-    """Return the peak resident memory of this process since it began to run, in GiB.
-
-    The kernel's ``ru_maxrss`` holds what the parent took as well, from before the new program was loaded.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return int(found[1]) / 2**20 if found else float("nan")
-
-
-def peak_of(recipe: str, architecture: str) -> float:
-    """Run one step in this process, which does nothing else, and return its peak memory in GiB."""
+def whole_step(recipe: str, architecture: str) -> None:
+    """Build everything and run one step."""
     task, batch = build(architecture)
     step(RECIPES[recipe], task, batch)
-    return own_peak()
 
 
 def bench_vlmo_step(architecture: str, repeats: int) -> Measurement:
@@ -137,12 +124,11 @@ def bench_vlmo_step(architecture: str, repeats: int) -> Measurement:
 
 def compare_steps(architecture: str, repeats: int) -> Measurement:
     """Compare losses, operations, times in turn (best of ``repeats``), and memory, each recipe's in its own process."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {name: pool.apply(peak_of, (name, architecture)) for name in RECIPES}
+    memory = peaks_apart({name: partial(whole_step, name, architecture) for name in RECIPES})
     task, batch = build(architecture)
     with torch.no_grad():
         losses = {name: recipe(task, batch) for name, recipe in RECIPES.items()}
-    flops = {name: _flops(recipe, task, batch) for name, recipe in RECIPES.items()}
+    flops = {name: count_flops(task, partial(recipe, task, batch)) for name, recipe in RECIPES.items()}
     processor: dict[str, list[float]] = {name: [] for name in RECIPES}
 
     def measure(name: str) -> float:
@@ -164,11 +150,3 @@ def compare_steps(architecture: str, repeats: int) -> Measurement:
         **{f"vlmo_peak_memory_gib/{name}": gib for name, gib in memory.items()},
         "vlmo_memory_ratio": memory["published"] / memory["ours"],
     }
-
-
-def _flops(recipe: Recipe, task: PretrainTask, batch: PretrainBatch) -> float:
-    """Count the operations of a step, forward and backward."""
-    recorder = FlopRecorder(task)
-    recorder.start()
-    recipe(task, batch)
-    return sum(recorder.flops().values())
