@@ -1,7 +1,7 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
 .PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain pretrain-vlmo finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
-	finetune-nlvr finetune-retrieval finetune-classification finetune-segmentation ablation results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-slurm lint parity tensorboard bench bench-data
+	finetune-nlvr finetune-retrieval finetune-classification finetune-segmentation ablation results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-oldest test-slurm lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
@@ -137,6 +137,24 @@ test: $(READY) ## the quick tests
 
 test-all: $(READY) ## all tests
 	$(PYTEST) $(ARGS)
+
+# Python 3.12 where there is one, pyenv's too: GPU machines of these versions have it
+OLDEST ?= .venv-oldest
+OLDEST_PYTHON ?= $(firstword $(foreach name,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python3.12) $(PYTHON),$(shell $(name) -c 'print("$(name)")' 2>/dev/null)))
+
+test-oldest: $(OLDEST)/.oldest ## the quick tests and a toy world with the lower bounds of requirements.txt, in a virtual environment of its own (5 GB)
+	$(OLDEST)/bin/uv pip list --quiet --python $(OLDEST)/bin/python | grep -E '^(torch|torchvision|lightning|transformers|timm|sentencepiece|protobuf|numpy|pillow) '
+	$(MAKE) --no-print-directory -o $(OLDEST)/.ready test VENV=$(OLDEST)
+	world=$$(mktemp -d) && trap 'rm -rf "$$world"' EXIT && $(MAKE) --no-print-directory -o $(OLDEST)/.ready data-toy VENV=$(OLDEST) \
+		TOY="$$world/toy" WORLD="--train-scenes 400 --val-scenes 64"
+
+# -o above: `make setup`'s rule must not put the tested versions in here. uv, for pip has no way to ask for the oldest
+$(OLDEST)/.oldest: requirements.txt
+	@test -n "$(OLDEST_PYTHON)" || { echo "No Python >= 3.11 was found: install one, or name it with OLDEST_PYTHON=path" >&2; exit 2; }
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -r requirements.txt
+	@touch $@ $(OLDEST)/.ready
 
 SLURM := apt-get install -y --no-install-recommends slurm-wlm munge
 

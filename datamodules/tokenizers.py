@@ -12,14 +12,22 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import sentencepiece
 from google.protobuf.message import DecodeError
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Regex, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
+
+try:
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+except Exception as error:  # which one depends on protobuf's release
+    raise ImportError(
+        f"protobuf {version('protobuf')} is too old for sentencepiece {version('sentencepiece')}: upgrade protobuf, or "
+        f"install sentencepiece 0.2.2, whose messages every protobuf since 4.25 reads ({error})"
+    ) from error
 
 MODEL_FILE = "spm.model"
 VOCABULARY_FILES = (MODEL_FILE, "tokenizer.json", "vocab.json", "vocab.txt")

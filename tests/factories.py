@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import PIL
 import torch
 from torch import Tensor
 
@@ -20,6 +21,9 @@ WORDS, CLASSES, ANSWERS, CODES = 200, 24, 7, 12
 ANSWER_NAMES = [f"answer {number}" for number in range(ANSWERS)]
 SIZE = 48  # pixels
 PATCHES = 36  # of the tiny preset, 8 pixels each
+
+# Pillow 13 shrinks tall pictures vertically first (python-pillow/Pillow#9549); the authors' fixtures have its pixels
+OLD_PILLOW = int(PIL.__version__.split(".")[0]) < 13
 
 PARTS = ("text", "image", "fusion")  # of a dual stream
 

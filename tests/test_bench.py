@@ -8,18 +8,20 @@ import pytest
 import torch
 
 from tests.factories import dual
+from vle_lightning.bench import bf16
 from vle_lightning.bench.command import BENCHES, main
 from vle_lightning.bench.pretraining import (
     LONGEST,
     PADDED,
     SHORTEST,
+    bench_memory,
     bench_step,
     build,
     our_loss,
     padded,
     plain_loss,
 )
-from vle_lightning.bench.timing import best_of_alternating
+from vle_lightning.bench.timing import PRODUCT, best_of_alternating, share_of_product_rate
 from vle_lightning.bench.vcr import bench_vcr, four_passes, make_question, one_pass
 from vle_lightning.tasks.vcr import VCRTask
 
@@ -50,7 +52,40 @@ def test_texts_are_8_to_20_tokens_and_padded_to_50_in_the_plain_recipe() -> None
 def test_the_ratio_is_plain_over_ours() -> None:
     results = bench_step("tiny", repeats=1)
     assert results["step_speedup"] == results["step_seconds/plain"] / results["step_seconds/ours"]
-    assert results["peak_memory_gib/ours"] > 0
+    rate = results["step_gigaflops/ours"] / results["step_seconds/ours"]
+    assert results["step_share_of_product_rate"] == pytest.approx(rate / results["step_product_gflops_per_second"])
+    memory = bench_memory("tiny", repeats=1)
+    assert memory["peak_memory_ratio"] == memory["peak_memory_gib/ours"] / memory["peak_memory_gib/plain"]
+
+
+@pytest.mark.slow
+def test_bf16_is_compared_with_float32() -> None:
+    results = bf16.compare_precisions("tiny", repeats=1)
+    seconds = results["bf16_step_seconds/float32"], results["bf16_step_seconds/bf16"]
+    assert results["bf16_step_speedup"] == seconds[0] / seconds[1]
+
+
+def test_a_step_in_bf16_has_the_loss_of_float32() -> None:
+    task, batch = build("tiny")
+    with torch.no_grad():
+        plain, mixed = our_loss(task, batch), bf16.mixed_loss(task, batch)
+    assert plain.item() != mixed.item()
+    assert plain.item() == pytest.approx(mixed.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("has", [False, None])
+def test_bf16_is_not_measured_where_it_would_be_emulated(
+    has: bool | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bf16, "has_bf16_units", lambda: has)
+    assert bf16.bench_bf16("vle-base", repeats=3) == {}
+    assert "bf16: not measured" in capsys.readouterr().err
+
+
+def test_a_share_is_of_the_rate_of_the_product() -> None:
+    product = 2 * PRODUCT**3
+    shares = share_of_product_rate("x", flops=product, seconds=4.0, product=1.0)
+    assert shares == {"x_product_gflops_per_second": product / 1e9, "x_share_of_product_rate": 0.25}
 
 
 def test_one_pass_scores_as_four_do_and_encodes_the_image_once() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from lower floors and from its own part
-    ("errors", "vqa_answers"),
+    ("errors", "vqa_answers", "processor", "resident"),
     ("batch", "streams", "parts", "entry", "distributed", "files"),
     ("encoders", "fusion", "yaml_limits"),
     ("models",),

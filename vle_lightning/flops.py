@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -109,6 +109,14 @@ class FlopRecorder:
             places = states if isinstance(module, nn.ConvTranspose2d) else output
             rows = len(places) * places.shape[-2:].numel()
         self._heads.append(HeadCall(name, rows, states.requires_grad))
+
+
+def count_flops(task: VisionLanguageTask, forward: Callable[[], object]) -> float:
+    """Run a forward of a task, and count the training FLOPs of it and its backward."""
+    recorder = FlopRecorder(task)
+    recorder.start()
+    forward()
+    return sum(recorder.flops().values())
 
 
 def linear_sizes(task: VisionLanguageTask) -> dict[str, HeadSizes]:

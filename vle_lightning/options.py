@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_warn
 
 from vle_lightning.domains import check_domains
 from vle_lightning.errors import UserError
 from vle_lightning.parsing import Experiment, fault_of_path
 from vle_lightning.performance import checkpoint_activations, compile_layers
+from vle_lightning.processor import has_bf16_units
 from vle_lightning.slurm.environment import cluster_environment
 from vle_lightning.strategies.build import STAGES, make_strategy
 from vle_lightning.tasks.base import VisionLanguageTask
@@ -29,6 +31,7 @@ PATHS = (  # options that may name a file or a folder
     "data.classes",
     "data.answers",
 )
+BF16 = ("bf16-mixed", "bf16")  # precisions
 GRACE = 600  # seconds that a collective waits longer than the watchdog, which names who is missing
 
 
@@ -90,7 +93,7 @@ def check_trainer(settings: Namespace, experiment: Experiment) -> None:
     trainer = settings.trainer
     wanted, strategy = str(trainer.precision), str(trainer.strategy)
     halves = () if strategy == "fsdp" or (strategy in STAGES and trainer.accelerator == "cpu") else ("16-mixed", "16")
-    known = ("32-true", "32", "bf16-mixed", "bf16", *halves)
+    known = ("32-true", "32", *BF16, *halves)
     faults = {
         "trainer.precision": trainer.precision is not None and wanted not in known and f"choose {', '.join(known)}",
     }
@@ -102,6 +105,17 @@ def check_trainer(settings: Namespace, experiment: Experiment) -> None:
     parent = next(path for path in (root, *root.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"{experiment.source('run_root')}: run_root {root}: {parent} is no folder to write into")
+    warn_of_emulated_bf16(trainer)
+
+
+def warn_of_emulated_bf16(trainer: Namespace) -> None:
+    """Say that a run in bf16 on a CPU without units for it is slow: up to 240 times in its matrix products."""
+    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.accelerator.is_available())
+    if on_cpu and trainer.precision in BF16 and has_bf16_units() is False:
+        rank_zero_warn(
+            f"trainer.precision is {trainer.precision}, but this CPU has no bf16 units and "
+            "emulates them: a step may take minutes; choose --trainer.precision 32-true"
+        )
 
 
 def tune(task: VisionLanguageTask, settings: Namespace) -> None:

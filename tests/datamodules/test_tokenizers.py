@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
+from datamodules import tokenizers
 from datamodules.tokenizers import load_tokenizer, train_tokenizer, without_seed_file
 
 TEXTS = [
@@ -132,23 +135,35 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
 
 
+def with_seed_file(model: bytes, name: str) -> bytes:
+    """Set field 54 of message 2, in bytes: the messages of sentencepiece 0.2.1 and 0.2.2 do not declare it."""
+    field = bytes([54 << 3 & 0x7F | 2 | 0x80, 54 >> 4, len(name)]) + name.encode()
+    return model + bytes([2 << 3 | 2, len(field)]) + field  # messages that occur twice are merged
+
+
 def test_the_messages_of_older_sentencepiece_releases_give_the_same_bytes(folder: Path) -> None:
     written = descriptor_pb2.FileDescriptorProto()
     ModelProto.DESCRIPTOR.file.CopyToProto(written)
     spec = next(message for message in written.message_type if message.name == "TrainerSpec")
     for index, field in enumerate(spec.field):
-        if field.name == "seed_sentencepieces_file":  # 0.2.1 and 0.2.2 do not declare it
+        if field.name == "seed_sentencepieces_file":
+            assert field.number == 54
             del spec.field[index]
             break
     pool = descriptor_pool.DescriptorPool()
     pool.Add(written)
     older = message_factory.GetMessageClass(pool.FindMessageTypeByName("sentencepiece.ModelProto"))
     expected = (folder / "spm.model").read_bytes()
-    model = ModelProto.FromString(expected)
-    model.trainer_spec.seed_sentencepieces_file = "a temporary name/seeds.tsv"
-    assert without_seed_file(model) == expected
-    model.trainer_spec.seed_sentencepieces_file = "another/seeds.tsv"
-    assert without_seed_file(older.FromString(model.SerializeToString())) == expected
+    for number, messages in enumerate((ModelProto, older)):
+        seeded = messages.FromString(with_seed_file(expected, f"temporary folder {number}/seeds.tsv"))
+        assert seeded.SerializeToString() != expected
+        assert without_seed_file(seeded) == expected
+
+
+def test_messages_that_protobuf_cannot_read_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
+    with pytest.raises(ImportError, match=r"protobuf [\d.]+ is too old for sentencepiece [\d.]+: upgrade protobuf"):
+        runpy.run_path(tokenizers.__file__)
 
 
 @pytest.mark.parametrize("kept", [0, 10, 500])

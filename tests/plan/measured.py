@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from vle_lightning.models.mome import MoMEConfig
 from vle_lightning.optim import make_optimizer
 from vle_lightning.performance import checkpoint_activations
 from vle_lightning.plan.kinds import KINDS, Sample
+from vle_lightning.resident import current_bytes, peak_bytes, reset_peak
 from vle_lightning.tasks.base import Stage
 
 DUAL = DualStreamConfig(
@@ -57,21 +57,15 @@ def main(name: str, rows: int, recomputed: bool) -> None:
         checkpoint_activations(task.model, PARTS)
     optimizer, _ = make_optimizer(task, task.optim, 10)
     batch = kind.batch(rows, case.sample, task.model.layout)
-    before = current()
+    before = current_bytes()
+    reset_peak()
     for _ in range(2):  # in Lightning's order: the gradients of a step live until the forward of the next is done
         loss = task.step(batch, Stage.VAL)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     states = sum(v.numel() * v.element_size() for s in optimizer.state.values() for k, v in s.items() if k != "step")
-    print(json.dumps({"peak": peak - before, "states": states}))
-
-
-def current() -> int:
-    """Return the resident bytes of this process."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    print(json.dumps({"peak": peak_bytes() - before, "states": states}))
 
 
 if __name__ == "__main__":

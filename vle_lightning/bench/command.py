@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
+from vle_lightning.bench.bf16 import bench_bf16
 from vle_lightning.bench.dispatch import bench_dispatch
 from vle_lightning.bench.dual import bench_dual
-from vle_lightning.bench.pretraining import bench_step
+from vle_lightning.bench.pretraining import bench_memory, bench_step
 from vle_lightning.bench.retrieval import bench_retrieval
 from vle_lightning.bench.text import bench_text
 from vle_lightning.bench.vcr import bench_vcr
@@ -17,6 +18,8 @@ BENCHES = {
     "pretraining": bench_step,
     "dispatch": bench_dispatch,
     "text": bench_text,
+    "memory": bench_memory,
+    "bf16": bench_bf16,
     "vcr": bench_vcr,
     "retrieval": bench_retrieval,
     "dual": bench_dual,

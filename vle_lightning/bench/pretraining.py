@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,9 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vle_lightning.batch import IGNORED, PretrainBatch
-from vle_lightning.bench.timing import Measurement, best_of_alternating, seconds_of
+from vle_lightning.bench.timing import (
+    Measurement,
+    best_of_alternating,
+    product_seconds,
+    seconds_of,
+    share_of_product_rate,
+)
+from vle_lightning.flops import count_flops
 from vle_lightning.objectives.base import Objective
 from vle_lightning.objectives.passes import fuse_views
+from vle_lightning.resident import peaks_apart
 from vle_lightning.streams import Fused
 from vle_lightning.tasks.pretrain import PretrainTask
 
@@ -112,25 +118,41 @@ def build(architecture: str) -> tuple[PretrainTask, PretrainBatch]:
     return task, make_batch(task.model.config.image_size, task.model.vocabulary)
 
 
-def peak_memory(recipe: str, architecture: str) -> float:
-    """Run one step in this process and return the process's peak resident memory in GiB."""
+def whole_step(recipe: str, architecture: str) -> None:
+    """Build everything and run one step."""
     task, batch = build(architecture)
     step_seconds(RECIPES[recipe], task, batch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def bench_memory(architecture: str, repeats: int) -> Measurement:
+    """Measure the peak memory of both recipes, once, each in a process of its own."""
+    del repeats
+    memory = peaks_apart({name: partial(whole_step, name, architecture) for name in RECIPES})
+    return {
+        "peak_memory_gib/ours": memory["ours"],
+        "peak_memory_gib/plain": memory["plain"],
+        "peak_memory_ratio": memory["ours"] / memory["plain"],
+    }
 
 
 def bench_step(architecture: str, repeats: int) -> Measurement:
-    """Time both recipes in turn, best of ``repeats``, and measure the peak memory of each in a process of its own."""
+    """Time both recipes and a large matrix product in turn, best of ``repeats``.
+
+    The step's share of the product's rate says what is left to win on this machine, whatever machine it is.
+    """
     task, batch = build(architecture)
-    ways = {name: partial(step_seconds, recipe, task, batch) for name, recipe in RECIPES.items()}
-    best = best_of_alternating(ways, repeats)
-    del task, ways
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {name: pool.apply(peak_memory, (name, architecture)) for name in RECIPES}
+    best = best_of_alternating(
+        {
+            **{name: partial(step_seconds, recipe, task, batch) for name, recipe in RECIPES.items()},
+            "product": product_seconds,
+        },
+        repeats,
+    )
+    flops = count_flops(task, lambda: our_loss(task, batch))
     return {
         "step_seconds/ours": best["ours"],
         "step_seconds/plain": best["plain"],
         "step_speedup": best["plain"] / best["ours"],
-        "peak_memory_gib/ours": memory["ours"],
-        "peak_memory_gib/plain": memory["plain"],
+        "step_gigaflops/ours": flops / 1e9,
+        **share_of_product_rate("step", flops, best["ours"], best["product"]),
     }

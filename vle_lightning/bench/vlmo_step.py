@@ -12,13 +12,10 @@ again. Operations, which are counted too, say the same on a busy machine.
 
 from __future__ import annotations
 
-import multiprocessing
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -36,6 +33,7 @@ from vle_lightning.models.mome import PAIR, MoME, Route, added_scores
 from vle_lightning.objectives.contrast import Vectors, draw_partners, gather
 from vle_lightning.objectives.itc import ImageTextContrast
 from vle_lightning.objectives.itm_hard import HardImageTextMatching
+from vle_lightning.resident import peaks_apart
 from vle_lightning.streams import Fused, Stream
 from vle_lightning.tasks.base import micro_batch_seed
 from vle_lightning.tasks.pretrain import PretrainTask
@@ -136,21 +134,10 @@ def step(recipe: Recipe, task: PretrainTask, batch: PretrainBatch) -> None:
     torch.stack(list(recipe(task, batch).values())).sum().backward()
 
 
-def own_peak() -> float:
-    """Return the peak resident memory of this process since it began to run, in GiB.
-
-    The kernel's ``ru_maxrss`` holds what the parent took as well, from before the new program was loaded.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return int(found[1]) / 2**20 if found else float("nan")
-
-
-def peak_of(recipe: str, architecture: str) -> float:
-    """Run one step in this process, which does nothing else, and return its peak memory in GiB."""
+def whole_step(recipe: str, architecture: str) -> None:
+    """Build everything and run one step."""
     task, batch = build(architecture)
     step(RECIPES[recipe], task, batch)
-    return own_peak()
 
 
 def bench_vlmo_step(architecture: str, repeats: int) -> Measurement:
@@ -161,8 +148,7 @@ def bench_vlmo_step(architecture: str, repeats: int) -> Measurement:
 
 def compare_steps(architecture: str, repeats: int) -> Measurement:
     """Compare losses, operations, times in turn (best of ``repeats``), and memory, each recipe's in its own process."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {name: pool.apply(peak_of, (name, architecture)) for name in RECIPES}
+    memory = peaks_apart({name: partial(whole_step, name, architecture) for name in RECIPES})
     task, batch = build(architecture)
     with torch.no_grad():
         losses = {name: recipe(task, batch) for name, recipe in RECIPES.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -96,9 +96,9 @@ def download(name: str, revision: str | None, option: str) -> Path:
     """
     try:
         # safetensors first: a repository that has both forms need not be fetched twice
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=[*SMALL_FILES, "model*.safetensors"]))
+        path = _fetch(name, revision, "model*.safetensors")
         if not any(path.glob("model*.safetensors")):
-            path = Path(snapshot_download(name, revision=revision, allow_patterns=[*SMALL_FILES, "pytorch_model*.bin"]))
+            path = _fetch(name, revision, "pytorch_model*.bin")
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -106,6 +106,13 @@ def download(name: str, revision: str | None, option: str) -> Path:
             f"one, or no network and not in the cache): {reason}"
         ) from error
     return path
+
+
+def _fetch(name: str, revision: str | None, weights: str) -> Path:
+    # huggingface_hub 1 asks the network for the list of a commit's files even offline, unless it is told not to
+    offline = constants.HF_HUB_OFFLINE
+    patterns = [*SMALL_FILES, weights]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
 
 
 def read_json(file: Path, option: str) -> dict[str, Any]:
