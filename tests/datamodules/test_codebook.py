@@ -134,7 +134,7 @@ def test_hidden_patches_change_no_other_draw(shards: Path, tokenizer_folder: Pat
             shards, tokenizer_folder, crop_scale=(0.5, 1.0), patch_share=0.15, codebook=f"{__name__}.Quarters"
         )
     )
-    own = ("hidden_patches", "patch_codes")
+    own = ("hidden_patches", "patch_codes", "hidden_places")
     for one, other in zip(plain, hiding, strict=True):
         for field in fields(one):
             before, now = getattr(one, field.name), getattr(other, field.name)
