@@ -9,9 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from lower floors and from its own part
-    ("errors", "vqa_answers", "processor", "resident"),
+    ("errors", "vqa_answers", "processor", "resident", "projection", "arrivals"),
     ("batch", "streams", "parts", "entry", "distributed", "files"),
-    ("encoders", "fusion", "yaml_limits"),
+    ("encoders", "fusion", "yaml_limits", "fakes"),
     ("models",),
     ("objectives", "hub", "metrics", "optim"),
     ("tasks",),
@@ -29,11 +29,14 @@ FLOORS = (  # a module imports from lower floors and from its own part
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 WITHOUT_LIGHTNING = (
+    "arrivals",
     "batch",
+    "fakes",
     "files",
     "vqa_answers",
     "streams",
     "parts",
+    "projection",
     "errors",
     "entry",
     "yaml_limits",

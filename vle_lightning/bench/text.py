@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import DebertaV2Model
 
 from vle_lightning.bench.timing import Measurement, best_of_alternating, seconds_of
-from vle_lightning.encoders.deberta import DebertaConfig
+from vle_lightning.models.presets import PRESETS
 
 ROWS, TOKENS, WORDS = 8, 20, 1000  # texts; the vocabulary costs nothing here
 
@@ -17,9 +18,10 @@ ROWS, TOKENS, WORDS = 8, 20, 1000  # texts; the vocabulary costs nothing here
 def bench_text(architecture: str, repeats: int) -> Measurement:
     """Train both on the same texts of 20 tokens, in turn: forward and backward of the states' sum, with dropout."""
     del architecture
-    config = DebertaConfig(vocab_size=WORDS)
-    published, own = DebertaV2Model(config.published()).train(), config.build().train()
-    own.model.load_state_dict(published.state_dict())
+    own = replace(PRESETS["vle-base"].text, vocab_size=WORDS).build().train()
+    inner = own.get_submodule("model")
+    published = DebertaV2Model(inner.config).train()
+    inner.load_state_dict(published.state_dict())
     ids = torch.randint(5, WORDS, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(ROWS, TOKENS, dtype=torch.bool)
     ways: dict[str, Callable[[], Tensor]] = {
