@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
 
 from tests.compositions.recipes import LAYER, TEXT
+from vle_lightning.callbacks.health import can_skip
 from vle_lightning.hub import meter, vle, vlmo
-from vle_lightning.optim import OptimConfig, parameter_groups
+from vle_lightning.optim import OptimConfig, make_optimizer, parameter_groups
 from vle_lightning.tasks.base import VisionLanguageTask
 from vle_lightning.tasks.vqa import VQATask
 
@@ -161,3 +163,21 @@ def test_the_norms_of_experts_are_decayed_where_asked() -> None:
         assert "model.blocks.1.experts.text.norm.bias" not in decayed
         assert "model.position_bias" not in decayed
         assert {"model.blocks.1.scale_1", "model.image.class_embedding"} <= decayed
+
+
+def test_an_optimiser_that_was_saved_unfused_goes_on_fused_and_skips_on_the_device() -> None:
+    task = VQATask("tiny", answers=3)
+    optimizer, _ = make_optimizer(task, task.optim, 10)
+    saved: dict[str, Any] = {"optimizer_states": [optimizer.state_dict()]}
+    for group in saved["optimizer_states"][0]["param_groups"]:
+        group |= {"fused": False, "foreach": False}
+    task.on_load_checkpoint(saved)
+    optimizer.load_state_dict(saved["optimizer_states"][0])
+    assert can_skip(optimizer)
+    before = [weight.detach().clone() for weight in task.parameters()]
+    for weight in task.parameters():
+        weight.grad = torch.full_like(weight, torch.nan)
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    optimizer.step()
+    assert all(torch.equal(*pair) for pair in zip(before, task.parameters(), strict=True))
+    assert not can_skip(torch.optim.SGD(task.parameters(), lr=0.1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -138,6 +139,13 @@ def make_optimizer(
     # this one does not, its scaler undoes it first, and bf16 has none
     optimizer._step_supports_amp_scaling = False
     return optimizer, LambdaLR(optimizer, lambda step: schedule_factor(step, steps, config.warmup, config.end))
+
+
+def fuse_saved(checkpoint: Mapping[str, Any]) -> None:
+    """Let the optimiser of a checkpoint be fused, in place: earlier runs in mixed precision saved that it was not."""
+    for state in checkpoint.get("optimizer_states", ()):
+        for group in state.get("param_groups", ()) if isinstance(state, dict) else ():
+            group |= {"fused": True, "foreach": None}
 
 
 def renew(optimizer: Optimizer, schedule: LambdaLR, task: nn.Module, config: OptimConfig) -> None:

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from vle_lightning.errors import UserError
 from vle_lightning.models.backbone import Backbone
 
+COMPILATIONS = 32  # of one kind of layer, beyond which torch would go on uncompiled
 Forward: TypeAlias = Callable[..., Any]  # of a layer, its first argument
 
 
@@ -63,6 +64,8 @@ def compile_layers(model: Backbone) -> None:
     Args:
         model: the encoder.
     """
+    # whole and partial calls of a last layer, with and without gradients, under few lengths: more than torch's eight
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILATIONS)
     compiled: dict[tuple[type[nn.Module], bool], Forward] = {}
     for layer in _running(model, model.layers()):
         kind = type(layer), "forward" in vars(layer)

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 def project(states: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     """Apply linear layers with biases to the same states.
 
-    The layers keep their own weights, so that checkpoints keep their names; joining them costs a copy of these.
+    The layers keep their own weights, so that checkpoints keep their names. Joining them costs a copy, which lives from
+    forward to backward: of VLE-base 0.13 GiB in bf16, on each rank also where weights are spread over ranks.
 
     Args:
         states: (..., D).

@@ -8,13 +8,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from tests.factories import dual, of_kind
+from tests.factories import dual, of_kind, pretrain_batch
 from vle_lightning.encoders.timm_image import TimmImageConfig
 from vle_lightning.errors import UserError
-from vle_lightning.models.backbone import BackboneConfig
+from vle_lightning.models.backbone import BackboneConfig, Modality
 from vle_lightning.models.dual_stream import DualStreamConfig
 from vle_lightning.models.mome import MoME, MoMEConfig
-from vle_lightning.models.presets import PRESETS
+from vle_lightning.models.presets import EXPERTS, PRESETS
 from vle_lightning.models.upernet import UperNet, group_norm, halved, pyramid_depths
 from vle_lightning.plan.outline import OutlineConfig
 from vle_lightning.tasks.image_alone import train_image_path
@@ -129,3 +129,14 @@ def test_scales_read_the_depths_that_are_theirs() -> None:
 @pytest.mark.parametrize(("channels", "groups"), [(512, 32), (32, 16), (6, 2), (3, 1), (1, 1), (48, 16)])
 def test_groups_hold_at_least_two_channels(channels: int, groups: int) -> None:
     assert group_norm(channels).num_groups == groups
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_without_experts_for_pairs_both_ways_alone_are_one(modality: Modality) -> None:
+    model, batch = replace(EXPERTS["vlmo-tiny"], fusion_layers=0).build().eval(), pretrain_batch()
+    text, image = model.encode_text(batch.input_ids, batch.attention_mask), model.encode_image(batch.pixel_values)
+    one, other = model.encode_alone(text if modality == "text" else image, modality)
+    assert torch.equal(one.states, other.states)
+    whole = model.encode_unimodal(text if modality == "text" else image, modality)
+    torch.testing.assert_close(one.states, whole[:, :1])

@@ -141,7 +141,7 @@ class Health(Callback):
         assert self._batch is not None
         verdict = Verdict(self._batch.step, tuple(self._step), send(found))
         behind = found.device.type == "cuda" if self.behind is None else self.behind
-        if behind and not is_scaled(trainer) and not any(isinstance(p, DTensor) for p in task.parameters()):
+        if behind and can_skip(optimizer) and not is_scaled(trainer):
             optimizer.found_inf = found[1]  # type: ignore[attr-defined]  # torch's fused kernels do nothing where it is 1
             self._step = []
             self._waiting.append(verdict)
@@ -253,6 +253,12 @@ def total_norm(parameters: Iterable[Tensor]) -> Tensor:
     norms = [torch.nn.utils.get_total_norm(part) for part in (sharded, plain) if part]
     whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
     return torch.linalg.vector_norm(torch.stack(whole)) if whole else torch.zeros(())
+
+
+def can_skip(optimizer: Optimizer) -> bool:
+    """Say whether fused kernels update all weights, whole ones: they can be told on the device to do nothing."""
+    groups = optimizer.param_groups
+    return all(g.get("fused") and not any(isinstance(p, DTensor) for p in g["params"]) for g in groups)
 
 
 def is_scaled(trainer: L.Trainer) -> bool:

@@ -400,7 +400,8 @@ class MoME(Backbone):
         The two ways share all blocks below the fusion layers; above, both are one batched call. The last block computes
         the first state alone, which stands for the whole: each stream has one state.
         """
-        ways = (modality,) if first else (modality, PAIR)
+        pair = PAIR if self.config.fusion_layers or self.config.shared_experts else modality
+        ways = (modality,) if first else (modality, pair)
         self._tell("text_alone" if modality == TEXT else "image_alone", (*stream.mask.shape, len(ways)))
         states, masks = self.begin(stream, modality)
         biases = self.biases(self.index_alone(modality, stream.mask.shape[1]))

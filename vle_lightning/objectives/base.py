@@ -88,7 +88,11 @@ class Objective(nn.Module):
         return {} if self.mask_vector is None else {self.views.image: self.mask_vector}
 
     def reading(self, batch: PretrainBatch) -> Reading:
-        """Say which states of its pass are read: the last layer computes these alone."""
+        """Say which states of its pass are read: the last layer computes these alone.
+
+        Whether a stream is read at all must not depend on the batch, for ranks that share weights call layers together.
+        Texts are padded to the longest of several passes: of them only a slice from the front has a meaning.
+        """
         del batch
         return Reading()
 

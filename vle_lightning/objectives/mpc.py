@@ -16,7 +16,7 @@ from vle_lightning.batch import PretrainBatch
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.heads import FloatNorm, initialise
 from vle_lightning.objectives.base import Hiding, Objective, ObjectiveOptions, ObjectiveOutput, Score, mean_loss
-from vle_lightning.streams import NONE, Fused, FusedView, ImageView, Reading
+from vle_lightning.streams import FIRST, NONE, Fused, FusedView, ImageView, Reading
 
 
 class MaskedPatchClassification(Objective):
@@ -49,9 +49,9 @@ class MaskedPatchClassification(Objective):
         return logits
 
     def reading(self, batch: PretrainBatch) -> Reading:
-        """Read the region tokens, which are the last."""
+        """Read the region tokens, which are the last; without any, the first state: ranks call the same layers."""
         boxes = batch.hidden_boxes.shape[1]
-        return Reading(NONE, slice(-boxes, None) if boxes else NONE)
+        return Reading(NONE, slice(-boxes, None) if boxes else FIRST)
 
     def forward(self, fused: Fused, batch: PretrainBatch) -> ObjectiveOutput:
         """Judge the hidden boxes of valid rows."""

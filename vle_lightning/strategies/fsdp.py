@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from vle_lightning.hub.temperatures import renew_temperatures
-from vle_lightning.optim import parameter_groups
+from vle_lightning.optim import fuse_saved, parameter_groups
 from vle_lightning.tasks.base import VisionLanguageTask
 
 ENTRIES = (  # what the trainer and the callbacks call: the root's weights are whole while one of these runs
@@ -85,6 +85,7 @@ class ShardedStrategy(ModelParallelStrategy):
         checkpoint: dict[str, Any] = torch.load(
             self.broadcast(checkpoint_path), map_location="cpu", mmap=True, weights_only=weights_only
         )
+        fuse_saved(checkpoint)
         renew_temperatures(checkpoint)  # here, for the task's own hook comes after the weights were set
         task, options = self.lightning_module, StateDictOptions(full_state_dict=True)
         assert isinstance(task, VisionLanguageTask)

@@ -14,6 +14,7 @@ from vle_lightning.optim import parameter_groups
 from vle_lightning.tasks.base import VisionLanguageTask
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+KERNELS = ("fused", "foreach")  # which ones update; an optimiser of ZeRO keeps its own
 
 
 class ZeroStates:
@@ -92,7 +93,7 @@ class ZeroStates:
         """Spread the moments and the float32 weights of a checkpoint over the ranks."""
         saved = checkpoint["optimizer_states"][0]
         for group, options in zip(self.adam.param_groups, saved["param_groups"], strict=True):
-            group.update({key: value for key, value in options.items() if key != "params"})
+            group.update({key: value for key, value in options.items() if key not in ("params", *KERNELS)})
         steps = [float(state["step"]) for state in saved["state"].values()]
         if not steps:
             return

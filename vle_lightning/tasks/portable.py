@@ -24,6 +24,7 @@ from vle_lightning.hub.towers import fill_encoder
 from vle_lightning.hub.vle import Published, write_vle
 from vle_lightning.hub.vlmo_export import write_vlmo
 from vle_lightning.models.backbone import Backbone
+from vle_lightning.optim import fuse_saved
 
 TASKS = __name__.rsplit(".", 1)[0]
 Layout = Literal["own", "vle", "meter", "vlmo"]
@@ -207,5 +208,6 @@ class PortableTask(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up what was carried along, untrained heads, and checkpoints of earlier versions as those of today."""
         renew_temperatures(checkpoint)
+        fuse_saved(checkpoint)
         self.carried = checkpoint.get(CARRIED.rstrip("."), self.carried)
         self.new_heads = tuple(checkpoint.get("untrained", ()))
