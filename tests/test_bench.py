@@ -17,6 +17,7 @@ from vle_lightning.bench.pretraining import (
     bench_memory,
     bench_step,
     build,
+    build_plain,
     our_loss,
     padded,
     plain_loss,
@@ -39,6 +40,18 @@ def test_both_recipes_give_the_same_losses_and_gradients() -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_transformers_towers_with_our_weights_give_the_same_loss_and_gradients() -> None:
+    losses, norms = [], []
+    for make, recipe in ((build, our_loss), (build_plain, plain_loss)):
+        task, batch = make("tiny")
+        loss = recipe(task, batch)
+        loss.backward()
+        losses.append(loss.item())
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in task.parameters() if p.grad is not None]).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_texts_are_8_to_20_tokens_and_padded_to_50_in_the_plain_recipe() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import DebertaV2Model
+from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from vle_lightning.batch import IGNORED, PretrainBatch
 from vle_lightning.bench.timing import (
@@ -118,9 +120,40 @@ def build(architecture: str) -> tuple[PretrainTask, PretrainBatch]:
     return task, make_batch(task.model.config.image_size, task.model.vocabulary)
 
 
+class Published(nn.Module):
+    """A tower of transformers, as the authors' code runs it, with the weights of ours."""
+
+    def __init__(self, tower: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.tower = tower.eval()
+        self.tower.load_state_dict(weights)
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Encode token ids (B, T) with their mask, or embedded patches (B, N, D): the last states."""
+        given = {"inputs_embeds": inputs} if mask is None else {"input_ids": inputs, "attention_mask": mask.long()}
+        states: Tensor = self.tower(**given).last_hidden_state
+        return states
+
+
+def build_plain(architecture: str) -> tuple[PretrainTask, PretrainBatch]:
+    """Build the same, with transformers' DeBERTa and CLIP in the place of our layers."""
+    task, batch = build(architecture)
+    towers = task.model.encoders()
+    text, image = (towers[side].get_submodule(part) for side, part in (("text", "model"), ("image", "encoder")))
+    deberta, clip = DebertaV2Model(text.config), CLIPEncoder(image.config)
+    towers["text"].add_module("model", Published(deberta, text.state_dict()))
+    towers["image"].add_module("encoder", Published(clip, image.state_dict()))
+    mlm = task.objectives["mlm"].get_submodule("decoder")
+    mlm.weight = deberta.get_input_embeddings().weight  # tied, as before
+    return task, batch
+
+
+BUILDS = {"ours": build, "plain": build_plain}
+
+
 def whole_step(recipe: str, architecture: str) -> None:
     """Build everything and run one step."""
-    task, batch = build(architecture)
+    task, batch = BUILDS[recipe](architecture)
     step_seconds(RECIPES[recipe], task, batch)
 
 
@@ -140,14 +173,15 @@ def bench_step(architecture: str, repeats: int) -> Measurement:
 
     The step's share of the product's rate says what is left to win on this machine, whatever machine it is.
     """
-    task, batch = build(architecture)
+    built = {name: make(architecture) for name, make in BUILDS.items()}
     best = best_of_alternating(
         {
-            **{name: partial(step_seconds, recipe, task, batch) for name, recipe in RECIPES.items()},
+            **{name: partial(step_seconds, recipe, *built[name]) for name, recipe in RECIPES.items()},
             "product": product_seconds,
         },
         repeats,
     )
+    task, batch = built["ours"]
     flops = count_flops(task, lambda: our_loss(task, batch))
     return {
         "step_seconds/ours": best["ours"],

@@ -44,6 +44,7 @@ class ClipViTConfig(ImageEncoderConfig):
             hidden_act=self.activation,
             attention_dropout=self.dropout,
             layer_norm_eps=self.layer_norm_eps,
+            attn_implementation="sdpa",
         )
 
 
