@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from jsonargparse import dict_to_namespace
 
 from vle_lightning import options
 from vle_lightning.options import warn_of_emulated_bf16
@@ -37,7 +37,7 @@ def test_nothing_is_known_without_a_kernel_that_tells(tmp_path: Path) -> None:
 def test_bf16_on_a_cpu_without_units_is_one_sentence(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "has_bf16_units", lambda: False)
     with pytest.warns(UserWarning, match=f"trainer.precision is {precision}, but this CPU has no bf16 units"):
-        warn_of_emulated_bf16(dict_to_namespace({"accelerator": "cpu", "precision": precision}))
+        warn_of_emulated_bf16(Namespace(accelerator="cpu", precision=precision))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_nothing_is_said_elsewhere(
     monkeypatch.setattr(options, "has_bf16_units", lambda: has)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_emulated_bf16(dict_to_namespace({"accelerator": accelerator, "precision": precision}))
+        warn_of_emulated_bf16(Namespace(accelerator=accelerator, precision=precision))  # type: ignore[arg-type]
