@@ -57,8 +57,8 @@ def test_forward_on_a_gpu_does_not_wait_for_it(recipe: str) -> None:
             assert task.training_step(batch).device == GPU
 
 
-def take_whole_steps() -> None:
-    for recipe in RECIPES:
+def take_whole_steps(*recipes: str) -> None:
+    for recipe in recipes:
         with without_values(recipe, CPU) as (task, batch):
             optimizer, schedule = make_optimizer(task, OptimConfig(), 10)
             for _ in range(2):
@@ -71,9 +71,10 @@ def take_whole_steps() -> None:
                 schedule.step()
 
 
+@pytest.mark.slow
 def test_whole_steps_ask_for_no_number() -> None:
     # in a process of its own: where fake tensors went backward, autograd has threads, and no later test could fork
-    process = multiprocessing.get_context("spawn").Process(target=take_whole_steps)
+    process = multiprocessing.get_context("spawn").Process(target=take_whole_steps, args=tuple(RECIPES))
     process.start()
     process.join()
     assert process.exitcode == 0
