@@ -68,7 +68,7 @@ def losses(folder: Path) -> list[float]:
     return [event.value for event in events.Scalars("train/itc_loss")]
 
 
-def compare(folder: Path, other: Path) -> None:
+def assert_alike(folder: Path, other: Path) -> None:
     expected, actual = (opened(one / "last.ckpt")["state_dict"] for one in (folder, other))
     for name, weight in expected.items():  # biases start at 0 and move by what AdamW makes of tiny gradients
         torch.testing.assert_close(actual[name], weight, rtol=1e-4, atol=1e-5, msg=name)
@@ -93,7 +93,7 @@ CUTS = [(1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (4, 4)]
 def test_any_cut_of_a_step_trains_the_same_weights(ranks: int, accumulation: int, alone: Path) -> None:
     name = f"contrast_{ranks}_{accumulation}"
     assert finish(fit(PRETRAIN, name, *options(ranks, accumulation))) == 0
-    compare(alone, alone.with_name(name))
+    assert_alike(alone, alone.with_name(name))
     assert losses(alone.with_name(name)) == pytest.approx(losses(alone), rel=1e-4)
 
 
@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_along_the_same_curve(ranks: int, alone: Path) -> N
     kill_after_first_save(start(fit(PRETRAIN, name, *saving)), alone.with_name(name) / "last.ckpt")
     assert 0 < opened(alone.with_name(name) / "last.ckpt")["global_step"] < 20
     assert finish(fit(PRETRAIN, name, *saving, "--ckpt_path", "last")) == 0
-    compare(alone, alone.with_name(name))
+    assert_alike(alone, alone.with_name(name))
 
 
 def fit_dual(name: str, ranks: int, accumulation: int) -> int:
@@ -120,7 +120,7 @@ def test_a_dual_encoder_trains_and_is_judged_alike_on_any_ranks(ranks: int, accu
     if not alone.exists():
         assert fit_dual(alone.name, 1, 1) == 0
     assert fit_dual(folder.name, ranks, accumulation) == 0
-    compare(alone, folder)
+    assert_alike(alone, folder)
     scores = [json.loads((one / "metrics.json").read_text()) for one in (alone, folder)]
     recalls = [{name: score for name, score in found.items() if "r@" in name} for found in scores]
     assert recalls[0]

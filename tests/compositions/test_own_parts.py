@@ -116,7 +116,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vle_lightning.fusion.base import Ends, Fusion, FusionConfig
+from vle_lightning.fusion.base import Fusion, FusionConfig
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Average(Fusion):
     def stack(self):
         return list(self.layers)
 
-    def forward(self, text, image, ends=Ends()):
+    def forward(self, text, image, parts=None):
         states, others = text.states, image.states
         for watcher in self.watchers:
             shares = image.mask[:, None, None] / image.mask.sum(-1)[:, None, None, None]
@@ -145,7 +145,7 @@ class Average(Fusion):
             states, others = (torch.cat([own, other.expand_as(own)], -1) for own, other in
                               ((states, means[1]), (others, means[0])))
             states, others = layer(states).tanh(), layer(others).tanh()
-        return states[:, : ends.text], others[:, : ends.image]
+        return states, others
 
     @contextmanager
     def watch(self):
@@ -234,7 +234,7 @@ class OneStream(Backbone):
             states = torch.where(hidden.patches[..., None], hidden.vector, states)
         return Stream(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
 
-    def _fuse(self, text, image):
+    def _fuse(self, text, image, parts):
         both = text.append(image)
         states = both.states
         for layer in self.stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,4 +118,6 @@ def test_a_run_of_earlier_versions_goes_on_with_its_moments(kind: str, tmp_path:
 def test_broken_states_are_left_to_those_who_tell(tmp_path: Path) -> None:
     task = trained("dual_retrieval")
     for broken in ([3], [{"state": 3}], [{"state": {0: 3}}]):
-        task.on_load_checkpoint({"state_dict": task.state_dict(), "optimizer_states": broken})
+        checkpoint = {"state_dict": task.state_dict(), "optimizer_states": copy.deepcopy(broken)}
+        task.on_load_checkpoint(checkpoint)
+        assert checkpoint["optimizer_states"] == broken

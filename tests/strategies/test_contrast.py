@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.factories import with_single_numbers
 from tests.strategies.runs import ROOT, run
-from tests.test_contrast_ranks import DUAL, EXPERIMENT, GLOBAL, RETRIEVAL, compare, losses
+from tests.test_contrast_ranks import DUAL, EXPERIMENT, GLOBAL, RETRIEVAL, assert_alike, losses
 from tests.test_micro_batches import opened
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ def spread(strategy: str) -> Path:
 
 
 def test_two_ranks_train_the_weights_of_one_process(spread: Path, whole: Path) -> None:
-    compare(whole, spread)
+    assert_alike(whole, spread)
     assert losses(spread) == pytest.approx(losses(whole), rel=1e-4)
 
 
@@ -100,7 +100,7 @@ def moments(checkpoint: dict[str, Any]) -> dict[int, Tensor]:
 def test_a_run_of_earlier_versions_goes_on(strategy: str, whole: Path) -> None:
     earlier = Path("checkpoints") / "earlier.ckpt"
     torch.save(with_single_numbers(opened(whole / f"step_{HALF:06}.ckpt")), earlier)
-    compare(whole, pretrain(f"contrast_{strategy}_earlier", strategy, "--ckpt_path", str(earlier)))
+    assert_alike(whole, pretrain(f"contrast_{strategy}_earlier", strategy, "--ckpt_path", str(earlier)))
 
 
 def test_a_run_of_earlier_versions_goes_on_alone(whole: Path) -> None:
@@ -116,4 +116,4 @@ def test_a_dual_encoder_trains_alike_under_zero() -> None:  # of those that it m
         fit(DUAL, "dual.yaml", f"dual_{strategy}", strategy, "--trainer.max_steps", "6")
         for strategy in ("auto", "deepspeed_2")
     )
-    compare(alone, folder)
+    assert_alike(alone, folder)

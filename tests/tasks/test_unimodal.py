@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from tests.factories import CODES, PATCHES, image_batch, run_checkpoint, text_batch
 from vle_lightning.batch import IGNORED, DataFacts
 from vle_lightning.errors import UserError
-from vle_lightning.models.mome import MoME, MoMEBlock
+from vle_lightning.models.experts import MoMEBlock
+from vle_lightning.models.mome import MoME
 from vle_lightning.objectives.mlm import MaskedLanguageModelling
 from vle_lightning.optim import OptimConfig, make_optimizer
 from vle_lightning.tasks.base import Stage

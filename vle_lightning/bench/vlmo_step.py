@@ -29,7 +29,8 @@ from vle_lightning.bench.pretraining import all_words_loss, make_batch, padded
 from vle_lightning.bench.timing import Measurement, best_of_alternating, seconds_of
 from vle_lightning.models.backbone import Modality
 from vle_lightning.models.contrastive import contrastive_loss
-from vle_lightning.models.mome import PAIR, MoME, Route, added_scores
+from vle_lightning.models.experts import PAIR, Route, added_scores
+from vle_lightning.models.mome import MoME
 from vle_lightning.objectives.contrast import Vectors, draw_partners, gather
 from vle_lightning.objectives.itc import ImageTextContrast
 from vle_lightning.objectives.itm_hard import HardImageTextMatching

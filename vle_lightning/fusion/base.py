@@ -53,7 +53,8 @@ class Fusion(nn.Module):
             parts: what is read of the last layer's states, of consecutive rows that are B in all; None: everything.
 
         Returns:
-            Fused states (B, T, D) and (B, N, D); zeros where nobody reads.
+            Fused states (B, T, D) and (B, N, D). Those that nobody reads may be anything: zeros here, and a fusion that
+            takes no heed of ``parts`` returns all.
         """
         raise TypeError(f"{type(self).__name__} does not define forward")
 

@@ -80,7 +80,8 @@ class CoAttention(Fusion):
         if parts is None:
             return text_states, image_states
         sizes = [part.rows for part in parts]
-        before = zip(*(all_.split(sizes) for all_ in (text_states, text_mask, image_states, image_mask)), strict=True)
+        streams = text_states, text_mask, image_states, image_mask
+        before = zip(*(tensor.split(sizes) for tensor in streams), strict=True)
         found = [
             (
                 _ask(self.text[last], part.reading.text, (states, mask, seen, seen_mask)),

@@ -64,7 +64,7 @@ class MergedAttention(Fusion):
             found, seen = last(states, mask).split(lengths, dim=1)
             return found, seen
         texts, images = [], []
-        rows = (all_.split([part.rows for part in parts]) for all_ in (states, mask))
+        rows = (tensor.split([part.rows for part in parts]) for tensor in (states, mask))
         for (_, reading), before, allowed in zip(parts, *rows, strict=True):
             streams = zip(before.split(lengths, dim=1), reading, strict=True)
             asked, looked = (states[:, places] for states, places in streams)

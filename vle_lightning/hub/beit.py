@@ -22,7 +22,8 @@ from vle_lightning.hub.filling import LoadReport, fill
 from vle_lightning.hub.folder import BROKEN, not_finite, read_plain, read_weights
 from vle_lightning.hub.keymap import KeyMap, invert, translate
 from vle_lightning.hub.vlmo import unwrap
-from vle_lightning.models.mome import IMAGE, TEXT, MoME, MoMEBlock
+from vle_lightning.models.experts import IMAGE, TEXT, MoMEBlock
+from vle_lightning.models.mome import MoME
 from vle_lightning.models.relative_bias import image_rows, resize_bias_table
 
 TIMM = "timm:"  # prefix of a name of timm's weights
