@@ -100,14 +100,21 @@ def test_fake_tensors_keep_what_real_ones_keep(call: EncoderCall) -> None:
     assert saved_bytes(PRESETS["toy"], call, ON_CPU) == real
 
 
-@pytest.mark.slow
-def test_the_batch_is_extrapolated_exactly() -> None:
-    workload = pretraining_workload("toy", 5, Sample(9, 48))
-    parts = kept_by_part(PRESETS["toy"], workload.recording, 1.0, ON_CPU)
+@pytest.mark.parametrize("name", ["tiny", pytest.param("toy", marks=pytest.mark.slow)])
+def test_the_batch_is_extrapolated_exactly(name: str) -> None:
+    workload = pretraining_workload(name, 5, Sample(9, 48))
+    parts = kept_by_part(PRESETS[name], workload.recording, 1.0, ON_CPU)
     counted = dict.fromkeys(PARTS, 0.0)
     for call in workload.recording.encoder:
-        counted[PRESETS["toy"].part_of_call(call.way)] += saved_bytes(PRESETS["toy"], call, ON_CPU)
+        counted[PRESETS[name].part_of_call(call.way)] += saved_bytes(PRESETS[name], call, ON_CPU)
     assert {part: kept.whole for part, kept in parts.items()} == pytest.approx(counted)
+
+
+def test_parts_of_a_call_keep_their_shares() -> None:
+    call = EncoderCall("fusion", (20, 9, 37, 15, 1, 0, 1, 5, 9, 0, 0))
+    assert call.unit == 5
+    assert call.scaled(2).sizes == (8, 9, 37, 6, 1, 0, 1, 2, 9, 0, 0)
+    assert EncoderCall("image", (6, 48, 48)).scaled(2).sizes == (2, 48, 48)
 
 
 def test_autocast_halves_most_of_what_is_kept() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from math import gcd
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -35,6 +36,22 @@ class EncoderCall(NamedTuple):
     # text: B, T; image: B, height, width; restore: B, T, N, tokens; alone: B, N, ways; single: B, N;
     # image_layers: B, height, width, the last layer; fusion: B, T, N, and for each part its rows, how many states of
     # the text are read, and the first and the end of those of the image
+
+    @property
+    def unit(self) -> int:
+        """Return the largest number that divides the rows of the call and of each of its parts."""
+        return gcd(*(self.sizes[place] for place in self._places()))
+
+    def scaled(self, units: int) -> EncoderCall:
+        """Return the call of ``units`` micro-batches of as few rows as keep the shares of its parts."""
+        sizes, unit = list(self.sizes), self.unit
+        for place in self._places():
+            sizes[place] = sizes[place] // unit * units
+        return self._replace(sizes=tuple(sizes))
+
+    def _places(self) -> tuple[int, ...]:
+        """Return where rows stand among the sizes."""
+        return (0, *range(3, len(self.sizes), 4)) if self.way == "fusion" else (0,)
 
 
 class Features(NamedTuple):

@@ -19,7 +19,7 @@ from vle_lightning.hub.architecture import read_architecture, to_plain
 from vle_lightning.models.backbone import Backbone, BackboneConfig, EncoderCall
 
 FLOAT = 4  # bytes
-SMALL, LARGE = 2, 4  # rows that are counted; what is kept is linear in the rows
+SMALL, LARGE = 2, 4  # units of rows that are counted; what is kept is linear in the rows
 
 
 class Numerics(NamedTuple):
@@ -72,10 +72,8 @@ def kept_by_part(config: BackboneConfig, recording: Recording, scale: float, num
     architecture = json.dumps(to_plain(config))
     parts: dict[str, Kept] = {}
     for call in recording.encoder:
-        few, many = (
-            _count(architecture, call._replace(sizes=(rows, *call.sizes[1:])), numerics) for rows in (SMALL, LARGE)
-        )
-        kept = few.at(call.sizes[0] * scale - SMALL, many, LARGE - SMALL)
+        few, many = (_count(architecture, call.scaled(units), numerics) for units in (SMALL, LARGE))
+        kept = few.at(call.unit * scale - SMALL, many, LARGE - SMALL)
         part = config.part_of_call(call.way)
         parts[part] = parts[part].plus(kept) if part in parts else kept
     return parts
