@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -40,11 +41,11 @@ PATIENCE = 90  # seconds
 @pytest.fixture(scope="module", autouse=True)
 def _in_the_workplace(workplace: Path) -> Iterator[None]:
     (workplace / "small.yaml").write_text(yaml.safe_dump(SMALL))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(workplace)
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("OMP_NUM_THREADS", "1")  # as in the process of the tests
-        patch.setattr("vle_lightning.callbacks.pictures.render", lambda picture: DOT)
+    with pytest.MonkeyPatch.context() as change:
+        change.chdir(workplace)
+        change.setenv("PYTHONPATH", str(ROOT))
+        change.setenv("OMP_NUM_THREADS", "1")  # as in the process of the tests
+        change.setattr("vle_lightning.callbacks.pictures.render", lambda picture: DOT)
         yield
 
 
@@ -69,10 +70,11 @@ def finish(arguments: list[str]) -> int:
 
 
 def in_two_processes(arguments: list[str]) -> list[int | None]:
-    """Run the ranks of a job as a scheduler starts them, in forks of this process, which has imported everything."""
-    context = multiprocessing.get_context("fork")
+    """Run the ranks of a job as a scheduler starts them, each in a process of its own."""
+    context = multiprocessing.get_context("forkserver")  # imports once, and no thread of the tests comes along
+    context.set_forkserver_preload(["tests.test_micro_batches"])
     job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0])}
-    ranks = [context.Process(target=as_rank, args=(rank, job, arguments)) for rank in range(2)]
+    ranks = [context.Process(target=as_rank, args=(rank, job, Path.cwd(), arguments)) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -81,9 +83,12 @@ def in_two_processes(arguments: list[str]) -> list[int | None]:
     return [rank.exitcode for rank in ranks]
 
 
-def as_rank(rank: int, job: dict[str, str], arguments: list[str]) -> None:
+def as_rank(rank: int, job: dict[str, str], folder: Path, arguments: list[str]) -> None:
+    os.chdir(folder)
     os.environ |= job | {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    raise SystemExit(main(arguments))
+    torch.set_num_threads(1)
+    with patch("vle_lightning.callbacks.pictures.render", lambda picture: DOT):
+        raise SystemExit(main(arguments))
 
 
 def opened(checkpoint: Path) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def as_rank(rank: int, port: int, compositions: Sequence[Composition], folder: s
     "compositions", [pytest.param(FEW[:2], id="two"), pytest.param(ALL, id="all", marks=pytest.mark.slow)]
 )
 def test_two_ranks_train_as_one_process_does(compositions: Sequence[Composition], tmp_path: Path) -> None:
-    context, port = multiprocessing.get_context("fork"), free_ports(1)[0]
+    context = multiprocessing.get_context("forkserver")  # imports once, and no thread of the tests comes along
+    context.set_forkserver_preload(["tests.compositions.test_ranks"])
+    port = free_ports(1)[0]
     ranks = [context.Process(target=as_rank, args=(n, port, compositions, str(tmp_path))) for n in range(2)]
     for rank in ranks:
         rank.start()
