@@ -70,8 +70,8 @@ def losses(folder: Path) -> list[float]:
 
 def assert_alike(folder: Path, other: Path) -> None:
     expected, actual = (opened(one / "last.ckpt")["state_dict"] for one in (folder, other))
-    for name, weight in expected.items():  # biases start at 0 and move by what AdamW makes of tiny gradients
-        torch.testing.assert_close(actual[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+    for name, weight in expected.items():  # a few elements' gradients are rounding alone; AdamW makes steps of them
+        torch.testing.assert_close(actual[name], weight, rtol=1e-4, atol=1e-4, msg=name)
     first, last = (torch.cat([weight.flatten() for weight in found.values()]) for found in (expected, actual))
     assert (last - first).norm() <= 1e-4 * first.norm()
     scores: list[dict[str, Any]] = [json.loads((one / "metrics.json").read_text()) for one in (folder, other)]

@@ -93,7 +93,8 @@ def test_a_plan_counts_drawn_images_and_hidden_patches() -> None:
     assert drawn["fusion"] == plain["fusion"]
     width = 32
     contrast = pretraining_workload("tiny", 4, sample, {"mim_contrast": 1.0}).flops()
-    # 5 of 36 hidden patches through one projection, all 36 of the whole image, without a gradient, through the other
-    assert contrast["heads"] == 2 * width**2 * (3 * 5 + 2 * 36)
+    # 4 * 5 of 4 * 36 hidden patches, filled to 24, through one projection; all of the whole images, without a gradient,
+    # through the other
+    assert contrast["heads"] == 2 * width**2 * (3 * 24 / 4 + 2 * 36)
     codes = pretraining_workload("tiny", 4, sample, {"mim_codes": 1.0}, codes=CODES).flops()
-    assert codes["heads"] == 3 * 2 * 5 * (width**2 + width * CODES)
+    assert codes["heads"] == 3 * 2 * 24 / 4 * (width**2 + width * CODES)

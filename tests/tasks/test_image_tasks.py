@@ -92,7 +92,7 @@ def test_all_that_trains_gets_a_gradient(case: Case) -> None:
 @cases
 def test_a_task_overfits_its_images(case: Case) -> None:
     task, batch = case[0](), case[1]()
-    optimizer, _ = make_optimizer(task, OptimConfig(lr=3e-3, fusion_multiplier=1, head_multiplier=1), 150)
+    optimizer, _ = make_optimizer(task, OptimConfig(lr=3e-3, warmup=0.0, fusion_multiplier=1, head_multiplier=1), 150)
     first = float(task.step(batch, Stage.TRAIN).detach())
     for _ in range(150):
         optimizer.zero_grad()
