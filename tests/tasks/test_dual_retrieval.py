@@ -16,12 +16,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.tasks.retrieval_ranks import IMAGES, PATIENCE, SHARES, make_dual, part_of, results_of, retrieval_batch, work
 from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
 from vle_lightning.metrics.recall import retrieval_scores
+from vle_lightning.models.contrastive import TEMPERATURE
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.dual_retrieval import DualRetrievalTask
 from vle_lightning.tasks.pretrain import PretrainTask
@@ -104,13 +105,24 @@ def test_the_best_are_ranked_again_by_fusion(architecture: str) -> None:
         found = scores_of(task, batch)
     assert (chosen.sum(1) >= 2).all()
     assert 10 <= chosen.sum() <= 20 < chosen.numel()
-    fused = fused_one_by_one(task, batch).masked_fill(~chosen, -torch.inf)
+    logits = (images @ texts.T).detach() / TEMPERATURE  # of contrast, as it begins
+    fused = (fused_one_by_one(task, batch) + logits).masked_fill(~chosen, -torch.inf)
     recall = retrieval_scores(fused, batch.owners)
     assert task.monitor == "val/r@1_top2"
     for suffix, by in (("_top2", recall), ("", retrieval_scores(images @ texts.T, batch.owners))):  # both, to compare
         assert {k: found[f"tr@{k}{suffix}"] for k in by.text} == pytest.approx(by.text)
         assert {k: found[f"ir@{k}{suffix}"] for k in by.image} == pytest.approx(by.image)
     assert len(found) == 2 * 7
+
+
+def test_a_matching_head_that_has_learnt_nothing_leaves_the_order_of_similarities() -> None:
+    task, batch = make_dual(top_k=5), retrieval_batch(5, captions=2)
+    nn.init.zeros_(task.head.weight)
+    with torch.no_grad():
+        found = scores_of(task, batch)
+    assert {k: found[f"{k}_top5"] for k in ("tr@1", "ir@1", "tr@5", "r@1")} == {
+        k: found[k] for k in ("tr@1", "ir@1", "tr@5", "r@1")
+    }
 
 
 def _streams(task: DualRetrievalTask, batch: RetrievalBatch) -> tuple[Any, Any]:

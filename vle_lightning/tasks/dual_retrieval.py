@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import torch
 from torch import Tensor, nn
 
 from vle_lightning.batch import RetrievalBatch
@@ -22,7 +23,7 @@ from vle_lightning.streams import ImageView, Stream, TextView
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.contrasting import StepContrast
 from vle_lightning.tasks.ranking import RankingTask
-from vle_lightning.tasks.scoring import Score, ScoredSplit
+from vle_lightning.tasks.scoring import EncodedSplit, Score, ScoredSplit
 
 MATCHING = "itm_score"
 
@@ -45,9 +46,9 @@ class DualRetrievalTask(RankingTask):
 
         Args:
             architecture: a preset, or a composition in plain types (`read_architecture`).
-            top_k: rank again, by fusion and ITM's head, so many texts of each image (and the same share of the images
-                of each text), those of the greatest similarity. The names of these scores say so, and stand beside
-                those of similarity. 0: similarity alone.
+            top_k: rank so many texts of each image again (and the same share of the images of each text), those of the
+                greatest similarity, by the logit of ITM's head on the fused pair plus that of contrast. The names of
+                these scores end in ``_top`` and the number, beside those of similarity. 0: similarity alone.
             folds: parts that evaluation is averaged over, each searched by itself.
             pairs_per_batch: of fusion, on one device.
             init: a checkpoint or run folder to start from.
@@ -105,9 +106,24 @@ class DualRetrievalTask(RankingTask):
         )
 
     def rankings(self, scored: ScoredSplit) -> dict[str, Tensor]:
-        """Return the similarities, and what the fusion makes of the best."""
+        """Return the similarities, and the scores of the best that were fused."""
         again = super().rankings(scored)
         return {"": scored.similarities, **again} if self.top_k else again
+
+    def score_all(self, encoded: EncodedSplit) -> ScoredSplit:
+        """Score a split; where pairs are fused, add the contrast's logits to those of the matching head.
+
+        Hard negatives are drawn in proportion to exp(s), s the contrast's logit, so what the head learns is how much
+        more likely a match is than s says: log p(match) is its logit + s, up to a constant of each text and image. A
+        head that has learnt nothing leaves the order of similarities. BLIP (arXiv 2201.12086) adds the two as well.
+        """
+        scored = super().score_all(encoded)
+        if not self.top_k:
+            return scored
+        head = self.contrast.heads()[0]
+        with torch.no_grad():
+            images, texts = (part.to(self.device) for part in (scored.vectors, scored.texts.vectors))
+            return scored._replace(scores=scored.scores + head(images, texts).cpu())
 
     def match(self, text: Stream, image: Stream) -> Tensor:
         """Score K pairs (K,): by how much the logit of a match is above that of none."""

@@ -93,7 +93,7 @@ class RankingTask(VisionLanguageTask):
 
     def split_rows(self) -> list[dict[str, object]]:
         """Rank what was encoded for prediction; all ranks call this together."""
-        return best_matches(self._score_all(self._predicted))
+        return best_matches(self.score_all(self._predicted))
 
     def split_scores(self, stage: Stage) -> dict[str, float]:
         """Return TR@k, IR@k and the mean of both at 1, of the whole set and of its folds.
@@ -101,7 +101,7 @@ class RankingTask(VisionLanguageTask):
         Raises:
             UserError: an image or a text comes twice, or a score is NaN.
         """
-        scored = self._score_all(self._encoded[stage])
+        scored = self.score_all(self._encoded[stage])
         whole = [folds for folds in self.folds if not len(scored.image_ids) % folds]
         for folds in set(self.folds) - set(whole):
             warnings.warn(
@@ -154,7 +154,8 @@ class RankingTask(VisionLanguageTask):
             EncodedImages(tuple(batch.image_ids[row] for row in rows), image, vectors[1]),
         )
 
-    def _score_all(self, encoded: EncodedSplit) -> ScoredSplit:
+    def score_all(self, encoded: EncodedSplit) -> ScoredSplit:
+        """Score all pairs, or those of a shortlist; all ranks call this together."""
         with self._precision():
             return score_split(encoded.take(), self.scorer, self.device, self.pairs_per_batch, self.top_k)
 
