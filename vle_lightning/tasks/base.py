@@ -147,6 +147,13 @@ class VisionLanguageTask(PortableTask):
         for stage in EVALUATED:
             self._scores[stage.value] = nn.ModuleDict({name: Ratio() for name in names})
 
+    @property
+    def score_names(self) -> list[str]:
+        """Return the names of the summed scores, without split; losses are among them."""
+        split = self._scores[Stage.VAL.value] if Stage.VAL.value in self._scores else nn.ModuleDict()
+        assert isinstance(split, nn.ModuleDict)
+        return list(split)
+
     def score(self, stage: Stage, name: str, hits: Tensor, total: Tensor) -> None:
         """Count ``hits`` out of ``total``, both ().
 
