@@ -118,7 +118,7 @@ def layout(names: Sequence[str]) -> Layout:
 
 
 def describe(command: str, task: L.LightningModule) -> str:
-    """Return command, commit, start weights and versions as a list in Markdown: columns of a table would be too narrow."""
+    """Return command, commit, start weights and versions as a list in Markdown; TensorBoard's tables are too narrow."""
     state = git_state()
     rows = {
         "command": f"`{command}`",
