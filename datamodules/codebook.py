@@ -242,7 +242,7 @@ def make_codebook(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, or 2 where the user has to mend something."""
+    """Run the command; returns the exit code: 0, or 2 where the user has to fix something."""
     parser = argparse.ArgumentParser(prog=MAKE, description="Make a codebook of patches by k-means.")
     parser.add_argument("shards", type=Path, help="a shard folder, such as data/toy/shards/coco/train")
     parser.add_argument("--out", type=Path, required=True, help=f"the file to write, *{SUFFIX}")

@@ -104,7 +104,7 @@ def divide(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the raw form; returns the exit code: 0, or 2 where the user has to mend something."""
+    """Write the raw form; returns the exit code: 0, or 2 where the user has to fix something."""
     parser = argparse.ArgumentParser("python -m datamodules.easy_vqa", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/easy_vqa/raw"), help="the raw folder (%(default)s)")
     source = parser.add_mutually_exclusive_group()

@@ -65,7 +65,7 @@ def wrong_speeds(text: str) -> list[str]:
 
 def wrong_output(text: str) -> list[str]:
     """Return the printed lines that docs/results.md does not have under the same file."""
-    known = {name: block for block in blocks(read(RESULTS)) for name, block in printed(block)}
+    known = {name: lines for block in blocks(read(RESULTS)) for name, lines in printed(block)}
     given = [part for block in blocks(text) for part in printed(block)]
     assert given
     return [line for name, lines in given for line in lines if line not in known[name]]

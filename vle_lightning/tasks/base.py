@@ -60,7 +60,7 @@ class VisionLanguageTask(PortableTask):
 
         Args:
             architecture: a preset, or a composition in plain types (`read_architecture`).
-            blind: what is withheld from the model.
+            blind: the masked modality: image, text or none.
             optim: learning rates and schedule.
             seed: of dropout, together with step and micro-batch.
 
