@@ -101,7 +101,7 @@ class VisionLanguageTask(PortableTask):
         patch_size = model.layout.patch_size
         if facts.image_size is not None and facts.image_size % patch_size:
             found.append(
-                f"data.image_size {facts.image_size} is no multiple of model.architecture's patches, {patch_size}"
+                f"data.image_size {facts.image_size} is not a multiple of model.architecture's patches, {patch_size}"
             )
         if facts.patch_size not in (None, patch_size):
             found.append(f"data.patch_size is {facts.patch_size}, but that of model.architecture {patch_size}")
