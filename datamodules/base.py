@@ -245,7 +245,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         """Return how many micro-batches each of ``devices`` devices goes through per optimiser step.
 
         Raises:
-            ValueError: the global batch is no multiple; names the nearest possible sizes.
+            ValueError: the global batch is not a multiple; names the nearest possible sizes.
         """
         return accumulation(self.global_batch_size, self.batch_size, devices)
 

@@ -42,7 +42,7 @@ class ClassListDataModule(VisionLanguageDataModule[SampleT, BatchT]):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no JSON list of different names, or has fewer than two.
+            ValueError: it is not JSON list of different names, or has fewer than two.
         """
         numbers = read_classes(str(self.class_file))
         names = sorted(numbers, key=numbers.__getitem__)

@@ -26,7 +26,7 @@ def read_classes(source: list[str] | str | None, count: int | None = None) -> di
     classes: dict[str, int] = {}
     for name, number in pairs:
         if not isinstance(name, str) or name in classes:
-            raise ValueError(f"{where}: {name!r} {'occurs twice' if isinstance(name, str) else 'is no name'}")
+            raise ValueError(f"{where}: {name!r} {'occurs twice' if isinstance(name, str) else 'is not a name'}")
         if type(number) is not int or number < 0 or (count is not None and number >= count):
             bound = "" if count is None else f" and below the model's {count} classes"
             raise ValueError(f"{where}: {name!r} has number {number!r}; it must be whole, at least 0{bound}")
@@ -40,7 +40,7 @@ def _read_pairs(path: str, where: str) -> list[tuple[object, object]]:
     try:  # an object comes back as its pairs, so that a name that occurs twice is seen
         loaded = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=tuple)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON: {error}") from error
+        raise ValueError(f"{where} is not JSON: {error}") from error
     if isinstance(loaded, tuple):
         return list(loaded)
     if not isinstance(loaded, list):

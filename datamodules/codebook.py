@@ -67,7 +67,7 @@ class PatchCodebook:
 
         Raises:
             FileNotFoundError: there is none; says how to make it.
-            ValueError: it is no codebook.
+            ValueError: it is not a codebook.
         """
         if not path.is_file():
             raise FileNotFoundError(
@@ -78,7 +78,7 @@ class PatchCodebook:
             with safe_open(path, "pt") as file:
                 centres, patch_size = file.get_tensor("centres").float(), int(file.metadata()["patch_size"])
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"data.codebook: {path} is no codebook that {MAKE} has made: {error}") from error
+            raise ValueError(f"data.codebook: {path} is not a codebook that {MAKE} has made: {error}") from error
         if centres.ndim != 2 or centres.shape[1] != 3 * patch_size**2:
             raise ValueError(f"data.codebook: {path} has centres {tuple(centres.shape)} for patches of {patch_size} px")
         if not centres.isfinite().all():
@@ -236,13 +236,13 @@ def make_codebook(
         if value < 1:
             raise ValueError(f"--{name} is {value}; it must be at least 1")
     if image_size % patch_size:
-        raise ValueError(f"--image-size {image_size} is no multiple of --patch-size {patch_size}")
+        raise ValueError(f"--image-size {image_size} is not a multiple of --patch-size {patch_size}")
     found = first_images(ShardFolder(shards), ImageTransform(image_size, framing=framing), images)
     write_codebook(out, cluster(patches_of(found, patch_size), codes, seed), patch_size)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, or 2 where the user has to mend something."""
+    """Run the command; returns the exit code: 0, or 2 where the user has to fix something."""
     parser = argparse.ArgumentParser(prog=MAKE, description="Make a codebook of patches by k-means.")
     parser.add_argument("shards", type=Path, help="a shard folder, such as data/toy/shards/coco/train")
     parser.add_argument("--out", type=Path, required=True, help=f"the file to write, *{SUFFIX}")

@@ -50,14 +50,14 @@ def in_wheel(wheel: Path) -> Traversable:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no wheel.
+        ValueError: it is not a wheel.
     """
     if not wheel.is_file():
         raise FileNotFoundError(f"--wheel {wheel}: no such file; pip download --no-deps easy-vqa fetches it")
     try:
         return zipfile.Path(wheel, DATA)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"--wheel {wheel} is no wheel: {error}") from error
+        raise ValueError(f"--wheel {wheel} is not a wheel: {error}") from error
 
 
 def read_questions(data: Traversable, split: str) -> Iterator[dict[str, Any]]:
@@ -80,7 +80,7 @@ def read_questions(data: Traversable, split: str) -> Iterator[dict[str, Any]]:
                 "answer_type": answer_type(answer),
             }
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is no list of [question, answer, image number] ({error})") from error
+        raise ValueError(f"{file} is not a list of [question, answer, image number] ({error})") from error
 
 
 def write_pictures(data: Traversable, split: str, out: Path) -> None:
@@ -104,7 +104,7 @@ def divide(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the raw form; returns the exit code: 0, or 2 where the user has to mend something."""
+    """Write the raw form; returns the exit code: 0, or 2 where the user has to fix something."""
     parser = argparse.ArgumentParser("python -m datamodules.easy_vqa", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/easy_vqa/raw"), help="the raw folder (%(default)s)")
     source = parser.add_mutually_exclusive_group()

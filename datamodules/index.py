@@ -197,7 +197,7 @@ def check_header(file: BinaryIO, path: Path, samples: int) -> tuple[int, int]:
     """Return how many bytes the header of an index has, and how many columns the index.
 
     Raises:
-        ValueError: It is no index of so many samples.
+        ValueError: It is not an index of so many samples.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -205,7 +205,7 @@ def check_header(file: BinaryIO, path: Path, samples: int) -> tuple[int, int]:
             raise ValueError(f"version {version} of the format")
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
     except BAD_NPY as error:
-        raise ValueError(f"{path} is no index ({error}): {AGAIN}") from error
+        raise ValueError(f"{path} is not an index ({error}): {AGAIN}") from error
     if shape not in {(samples, width) for width in WIDTHS}:
         raise ValueError(f"{path} has shape {shape}, not {(samples, len(Column))} as its manifest says: {AGAIN}")
     if dtype != np.dtype(np.int64) or by_columns:

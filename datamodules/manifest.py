@@ -88,7 +88,7 @@ class Manifest:
             manifest.check_types()
             return manifest
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is no shard manifest ({error!r}); {again}") from error
+            raise ValueError(f"{where} is not a shard manifest ({error!r}); {again}") from error
 
     def check_types(self) -> None:
         """Raise TypeError naming the first field of a wrong type."""

@@ -210,7 +210,9 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         if not 0 < self.masking.share <= 1:
             raise ValueError(f"data.mask_share is {self.masking.share}; give a share above 0, at most 1")
         if self.patch_size < 1 or self.image_size % self.patch_size:
-            raise ValueError(f"data.image_size {self.image_size} is no multiple of data.patch_size {self.patch_size}")
+            raise ValueError(
+                f"data.image_size {self.image_size} is not a multiple of data.patch_size {self.patch_size}"
+            )
         if not 0 <= self.masking.patch_share <= 1:
             raise ValueError(f"data.patch_share is {self.masking.patch_share}; give a share of at least 0, at most 1")
         check_patch_size(self.codebook, self.codebook_source, self.patch_size)

@@ -115,7 +115,9 @@ class PretrainImagesDataModule(VisionLanguageDataModule[ImageSample, ImageBatch]
         """Check the options as the base class does, and those of masking."""
         super().check()
         if self.patch_size < 1 or self.image_size % self.patch_size:
-            raise ValueError(f"data.image_size {self.image_size} is no multiple of data.patch_size {self.patch_size}")
+            raise ValueError(
+                f"data.image_size {self.image_size} is not a multiple of data.patch_size {self.patch_size}"
+            )
         if not 0 < self.hidden.share <= 1:
             raise ValueError(f"data.patch_share is {self.hidden.share}; give a share above 0, at most 1")
         check_patch_size(self.codebook, self.codebook_source, self.patch_size)

@@ -111,7 +111,7 @@ def accumulation(global_batch_size: int, batch_size: int, devices: int) -> int:
     Where the devices are so many that a step has fewer samples for each than ``batch_size``, its micro-batch is these.
 
     Raises:
-        ValueError: the global batch is no multiple; names the nearest possible sizes.
+        ValueError: the global batch is not a multiple; names the nearest possible sizes.
     """
     together = micro_batch_size(global_batch_size, batch_size, devices) * devices
     if global_batch_size % together == 0:
@@ -130,7 +130,7 @@ def accumulation(global_batch_size: int, batch_size: int, devices: int) -> int:
         nearest = [count for count in fitting if count < devices][-1:] + [c for c in fitting if c > devices][:1]
         told += ", or devices " + " or ".join(map(str, nearest))
     raise ValueError(
-        f"data.global_batch_size {global_batch_size} is no multiple of data.batch_size {batch_size} "
+        f"data.global_batch_size {global_batch_size} is not a multiple of data.batch_size {batch_size} "
         f"x {devices} device(s); nearest possible: {told}"
     )
 

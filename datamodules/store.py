@@ -183,7 +183,7 @@ class RemoteStore(Store):
             part.unlink(missing_ok=True)
 
     def _download(self, name: str, part: Path, expected_bytes: int | None) -> None:
-        """Try once to copy a file; a copy that is too short is an error that another try may mend."""
+        """Try once to copy a file; a copy that is too short is an error that another try may fix."""
         progress = fsspec.Callback()
         self._filesystem().get_file(self._address(name), str(part), callback=progress)
         size = part.stat().st_size

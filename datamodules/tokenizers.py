@@ -153,13 +153,13 @@ def load_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
         try:
             backend.normalizer = model_normalizer(Path(model_file))
         except Exception as error:  # tokenizers raises Exception itself, protobuf an error of its own
-            raise ValueError(f"{model_file} is no SentencePiece model: {error}; bring back a copy") from error
+            raise ValueError(f"{model_file} is not a SentencePiece model: {error}; bring back a copy") from error
     check_vocabulary(name_or_folder, tokenizer)
     return tokenizer
 
 
 def check_folder(name_or_folder: str) -> None:
-    """Raise FileNotFoundError for a path that is no folder and for a folder without a tokenizer's files.
+    """Raise FileNotFoundError for a path that is not a folder and for a folder without a tokenizer's files.
 
     A damaged SentencePiece model is a ValueError.
     """
@@ -185,9 +185,9 @@ def check_model(file: Path) -> None:
     try:
         pieces = len(ModelProto.FromString(file.read_bytes()).pieces)
     except DecodeError as error:
-        raise ValueError(f"{file} is no SentencePiece model: {error}; bring back a copy") from error
+        raise ValueError(f"{file} is not a SentencePiece model: {error}; bring back a copy") from error
     if not pieces:
-        raise ValueError(f"{file} is no SentencePiece model: it has no pieces; bring back a copy")
+        raise ValueError(f"{file} is not a SentencePiece model: it has no pieces; bring back a copy")
 
 
 def model_normalizer(model_file: Path) -> normalizers.Normalizer:

@@ -121,7 +121,7 @@ class VQADataModule(VisionLanguageDataModule[VQASample, VQABatch]):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no JSON list of different strings.
+            ValueError: it is not JSON list of different strings.
         """
         where = f"data.answers {self.answer_file}"
         if not self.answer_file.is_file():
@@ -129,7 +129,7 @@ class VQADataModule(VisionLanguageDataModule[VQASample, VQABatch]):
         try:
             answers = json.loads(self.answer_file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{where} is no JSON: {error}") from error
+            raise ValueError(f"{where} is not JSON: {error}") from error
         if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
             raise ValueError(f"{where} must be a JSON list of answers")
         if len(set(answers)) < len(answers):

@@ -16,6 +16,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from tests.slurm.cluster import wait_until
 from tests.test_run_folder import ROOT, end, hold
@@ -73,6 +74,16 @@ def test_a_fit_leaves_its_whole_record(pretrained: Path) -> None:
     metrics = json.loads((pretrained / "metrics.json").read_text())
     assert {"val/itm_accuracy", "ceiling/itm_accuracy", "floor/mpc_accuracy"} <= metrics.keys()
     assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_tensorboard_has_the_layout_the_text_and_the_floors_of_a_run(pretrained: Path) -> None:
+    events = EventAccumulator(str(pretrained)).Reload()
+    tags = events.Tags()
+    assert {"floor/itm_accuracy", "ceiling/itm_accuracy", "val/itm_accuracy"} <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("floor/itm_accuracy")] == [0, 1, 3]  # the start, two validations
+    assert tags["images"] == ["pictures/pretraining"]
+    assert {"custom_scalars__config__", "run/command/text_summary", "run/config/text_summary"} <= set(tags["tensors"])
+    assert "--config quick.yaml" in events.Tensors("run/command/text_summary")[0].tensor_proto.string_val[0].decode()
 
 
 @pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])

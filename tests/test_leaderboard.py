@@ -73,6 +73,6 @@ def test_missing_and_broken_files_are_named(tmp_path: Path, capsys: pytest.Captu
     assert "python -m vle_lightning predict" in capsys.readouterr().err
     broken.write_text("[")
     assert main(["vcr-leaderboard", str(broken), str(broken), "--out", str(tmp_path / "vcr.csv")]) == 2
-    assert "is no JSON" in capsys.readouterr().err
+    assert "is not JSON" in capsys.readouterr().err
     assert main(["vcr-leaderboard", str(broken), str(broken), "--out", str(tmp_path)]) == 2
     assert "is a folder" in capsys.readouterr().err

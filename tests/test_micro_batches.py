@@ -118,7 +118,7 @@ def test_the_run_that_others_are_compared_with_does_learn(alone: Path) -> None:
 
 @pytest.fixture(scope="module")
 def damaged(workplace: Path) -> Path:
-    """A copy of the shards in which every fifteenth picture is no picture."""
+    """A copy of the shards in which every fifteenth picture is not a picture."""
     root = workplace / "damaged"
     shutil.copytree(workplace / "data" / "toy" / "shards", root)
     for shard in root.glob("*/train/*.tar"):

@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the command line; that of the process by default.
 
     Returns:
-        The exit code: 2 after an error that the user can mend, 75 where a scheduler's signal has ended the run.
+        The exit code: 2 after an error that the user can fix, 75 where a scheduler's signal has ended the run.
     """
     arguments = sys.argv[1:] if args is None else list(args)
     for message in NOISE:
@@ -74,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def refuse(told: str) -> int:
-    """Say what the user has to mend, to a scheduler too; return the exit code."""
+    """Say what the user has to fix, to a scheduler too; return the exit code."""
     leave_reason(told, os.environ)
     print(f"error: {told}", file=sys.stderr)
     return 2

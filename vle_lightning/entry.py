@@ -16,7 +16,7 @@ from collections.abc import Callable, MutableMapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-EX_USER, EX_SOFTWARE = 2, 70  # the user has to mend something; sysexits.h: an error in the program itself
+EX_USER, EX_SOFTWARE = 2, 70  # the user has to fix something; sysexits.h: an error in the program itself
 NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
 LAUNCHER = (*NUMBERS, "MASTER_ADDR")  # what says which rank a process is; Lightning reads it at import
 PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "jsonargparse", "omegaconf", "deepspeed", "numpy")

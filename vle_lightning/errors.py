@@ -1,4 +1,4 @@
-"""What a user can mend, and what a scheduler asks for."""
+"""What a user can fix, and what a scheduler asks for."""
 
 
 class UserError(ValueError):

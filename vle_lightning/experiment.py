@@ -83,7 +83,7 @@ class ExperimentCLI(LightningCLI):
             run: False builds everything and runs nothing; ``args`` names no subcommand then.
 
         Raises:
-            UserError: of anything that a user can mend.
+            UserError: of anything that a user can fix.
         """
         self.experiment = read_experiment(sys.argv[1:] if args is None else args)
         task = find_module(vle_lightning.tasks, self.experiment.task).Task

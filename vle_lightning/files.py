@@ -67,14 +67,14 @@ def read_object(file: Path) -> dict[str, Any]:
     """Read a record of this code; {} where there is none yet.
 
     Raises:
-        UserError: it is no JSON object.
+        UserError: it is not JSON object.
     """
     if not file.is_file():
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged: it is no JSON ({error}); delete it or bring back a copy") from error
+        raise UserError(f"{file} is damaged: it is not JSON ({error}); delete it or bring back a copy") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged: it holds no JSON object; delete it or bring back a copy")
     return content

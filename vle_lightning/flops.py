@@ -146,14 +146,14 @@ def flops_by_part(
 
     The encoder is run on fake tensors, where nothing is computed, once for each distinct size. Projections count
     with their tower, poolers with the fusion. Of the heads linear layers and convolutions are counted; pooling patches
-    and comparing contrastive vectors (below a thousandth of a step) are not. A withheld tower does not run. Whatever
-    ran is taken to reach the loss: MPC's pass leaves the text half of the last fusion layer and the poolers alone, and
-    they are counted all the same.
+    and comparing contrastive vectors (below a thousandth of a step) are not. The encoder of a masked modality does not
+    run. Whatever ran is taken to reach the loss: MPC's pass leaves the text half of the last fusion layer and the
+    poolers alone, and they are counted all the same.
 
     Args:
         recording: the sizes.
         config: of the encoder that they are counted for.
-        blind: what is withheld from it.
+        blind: the masked modality.
         heads: sizes of its linear layers by name (`linear_sizes`).
 
     Returns:
@@ -200,7 +200,7 @@ def fake_backbone(config: BackboneConfig, device: str, dtype: torch.dtype, blind
         config: of the backbone.
         device: where the tensors seem to be.
         dtype: of the weights.
-        blind: what is withheld.
+        blind: the masked modality.
     """
     with torch.random.fork_rng(devices=[]):
         before = torch.get_default_dtype()

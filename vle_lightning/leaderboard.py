@@ -71,7 +71,7 @@ def read_blocks(run: Path, blocks: int) -> dict[str, Blocks]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{file} is no JSON ({error}); predict again") from error
+        raise UserError(f"{file} is not JSON ({error}); predict again") from error
     found: dict[str, Blocks] = {}
     twice = []
     for row in rows if isinstance(rows, list) else [None]:

@@ -104,7 +104,7 @@ def check_trainer(settings: Namespace, experiment: Experiment) -> None:
     root = Path(settings.run_root)
     parent = next(path for path in (root, *root.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{experiment.source('run_root')}: run_root {root}: {parent} is no folder to write into")
+        raise UserError(f"{experiment.source('run_root')}: run_root {root}: {parent} is not a folder to write into")
     warn_of_emulated_bf16(trainer)
 
 

@@ -29,7 +29,7 @@ def checkpoint_activations(model: Backbone, parts: Iterable[str]) -> None:
 
     A step computes the layers' forward twice then, a third more work, for about the memory of one layer. Dropout draws
     the same numbers both times, so losses and gradients stay what they were. Without gradients and in evaluation
-    nothing changes. A part that the model withholds (``blind``) does not run, and is skipped.
+    nothing changes. The encoder of a masked modality (``blind``) does not run, and is skipped.
 
     The layer's own hooks lie outside of what is recomputed: FSDP2 has gathered the weights when the layer's backward
     begins, ZeRO-3 gathers them again for each module that runs again.

@@ -88,7 +88,7 @@ def _faults_of_types(content: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(content.get("untrained", []), list):
         yield "its untrained heads are no list"
     if wrong := [name for name, state in content["callbacks"].items() if not isinstance(state, dict)]:
-        yield f"the state of its callback {wrong[0]} is no mapping"
+        yield f"the state of its callback {wrong[0]} is not a mapping"
 
 
 def _faults_of_schedule(content: Mapping[str, Any]) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _wrong_counters(progress: object, name: str) -> Iterator[str]:
 
 def _faults_of_weights(weights: Mapping[str, Any]) -> Iterator[str]:
     if wrong := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
-        yield f"{wrong[0]} of its state_dict is no tensor"
+        yield f"{wrong[0]} of its state_dict is not a tensor"
     if sick := not_finite(weights):
         yield f"it holds weights that are not finite (NaN or infinity), such as {', '.join(sick[:SHOWN])}"
 
@@ -190,7 +190,7 @@ def _faults_of_optimizer(states: list[object], task: VisionLanguageTask) -> Iter
         return
     for number, moments in state["state"].items():
         if not isinstance(moments, dict):
-            yield f"entry {number} of its optimizer_states is no mapping"
+            yield f"entry {number} of its optimizer_states is not a mapping"
             return
         yield from _faults_of_moments(moments, number, parameters[number].shape)
 

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from transformers import PreTrainedTokenizerBase
 
 from vle_lightning.callbacks.checkpoints import Checkpoints
+from vle_lightning.callbacks.dashboard import Dashboard
 from vle_lightning.callbacks.health import Health
 from vle_lightning.callbacks.heartbeat import Phase
 from vle_lightning.callbacks.interruption import Interruption
@@ -107,6 +108,8 @@ class Run:
             EpochPosition(),
             self.clock,
         ]
+        settings = self.settings.as_dict()
+        callbacks.append(Dashboard(self.folder.config, settings, self._command(), datamodule.references))
         callbacks.append(Pictures(self.folder.path, names))
         if folder := self.settings.get("plots"):
             callbacks.append(Plots(Path(folder), self.settings.plots_count, names))

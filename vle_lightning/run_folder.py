@@ -31,6 +31,7 @@ class RunFolder:
         self.path = path
         self.best, self.last = path / "best.ckpt", path / "last.ckpt"
         self.metrics, self.record = path / "metrics.json", path / "run.json"
+        self.config = path / "config.yaml"
 
     def holds(self, path: Path) -> bool:
         """Is ``path`` this folder or in it?"""
@@ -83,10 +84,9 @@ class RunFolder:
             return True
         if any(_has_keys(self.path / name, keys) for name, keys in RECORDS.items()):
             return True
-        config = self.path / "config.yaml"
-        if not config.is_file():
+        if not self.config.is_file():
             return False
-        lines = config.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.config.read_text(encoding="utf-8", errors="replace").splitlines()
         return all(any(line.startswith(option) for line in lines) for option in OPTIONS)
 
     def choose_checkpoint(self, command: str, given: str | None) -> str | None:

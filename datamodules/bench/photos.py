@@ -92,7 +92,7 @@ def _of_tar(place: Path) -> Iterator[tuple[bytes, str]]:
                 if extension and (file := tar.extractfile(member)):
                     yield file.read(), extension
     except tarfile.TarError as error:
-        raise ValueError(f"--photos: {place} is no readable tar; give a tar, a folder or a shard folder") from error
+        raise ValueError(f"--photos: {place} is not a readable tar; give a tar, a folder or a shard folder") from error
 
 
 def _of_shards(folder: ShardFolder) -> Iterator[tuple[bytes, str]]:

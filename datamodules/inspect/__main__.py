@@ -58,7 +58,7 @@ def find_folders(folder: Path) -> list[Path]:
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not found:
-        what = "holds no shards" if folder.is_dir() else "is no folder"
+        what = "holds no shards" if folder.is_dir() else "is not a folder"
         raise FileNotFoundError(
             f"{folder} {what}: give a folder with {MANIFEST}, or one with SOURCE/SPLIT/{MANIFEST} below it "
             "(python -m datamodules.prepare makes them)"

@@ -51,7 +51,7 @@ def add_common_arguments(parser: ArgumentParser, name: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Convert; what the user can mend ends with one line and code 2."""
+    """Convert; what the user can fix ends with one line and code 2."""
     classes = all_classes()
     given = sys.argv[1:] if arguments is None else arguments
     asked = {name: dataset for name, dataset in classes.items() if name in given[:1]}

@@ -23,7 +23,7 @@ def given(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no JSON list of texts.
+        ValueError: It is not JSON list of texts.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: --answers must name a JSON list of answers")

@@ -70,7 +70,7 @@ class Dataset(ClassFolders):
             if synset in known:
                 found.append(Found(f"{split}/{name}.JPEG", synset))
             else:
-                skip("unknown class", f"{name}: {synset!r:.80} is no folder of {self.src / TRAIN}")
+                skip("unknown class", f"{name}: {synset!r:.80} is not a folder of {self.src / TRAIN}")
         return found
 
     def is_flat(self, folder: Path) -> bool:
@@ -92,7 +92,7 @@ class Dataset(ClassFolders):
         found: dict[str, str] = {}
         for line, number in enumerate(truth.read_text(encoding="utf-8").split(), 1):
             if not number.isdecimal() or int(number) not in synsets:
-                raise ValueError(f"{truth}, line {line}: {number!r:.40} is no number of a class of {meta}")
+                raise ValueError(f"{truth}, line {line}: {number!r:.40} is not a number of a class of {meta}")
             found[f"ILSVRC2012_val_{line:08d}"] = synsets[int(number)]
         return found
 

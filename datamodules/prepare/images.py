@@ -107,7 +107,9 @@ class Archive:
                 files = ((member.name, (member.offset_data, member.size)) for member in tar if member.isfile())
                 self.members = by_both_names(files)
         except (tarfile.TarError, ValueError, OverflowError, OSError) as error:  # a size that cannot be, too
-            raise ValueError(f"{path} is no readable, uncompressed tar ({error}); fetch or unpack it again") from error
+            raise ValueError(
+                f"{path} is not a readable, uncompressed tar ({error}); fetch or unpack it again"
+            ) from error
         self.descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, name: str) -> bytes | None:
@@ -138,7 +140,7 @@ class ZipArchive:
         try:
             self.zip = zipfile.ZipFile(path)
         except UNZIPPING_ERRORS as error:
-            raise ValueError(f"{path} is no readable zip ({error}); fetch it again") from error
+            raise ValueError(f"{path} is not a readable zip ({error}); fetch it again") from error
         files = [member for member in self.zip.infolist() if member.filename and not member.is_dir()]
         if any(member.flag_bits & ENCRYPTED for member in files):
             raise ValueError(f"{path} is encrypted; unpack it")

@@ -91,7 +91,7 @@ class Dataset(RawDataset):
 
         Raises:
             FileNotFoundError: The file ``answers`` is missing.
-            ValueError: ``min_count`` is below 1, ``answers`` is no list of texts, or ``hold_out`` makes no sense.
+            ValueError: ``min_count`` is below 1, ``answers`` is not a list of texts, or ``hold_out`` makes no sense.
         """
         super().__init__(src)
         if min_count < 1:

@@ -158,7 +158,7 @@ def usable_box(corners: Any, size: tuple[Any, Any], where: str, skip: SkipDefect
     A box that lies partly outside the image is clipped, and counted if it is more than a pixel.
 
     Args:
-        corners: x0, y0, x1, y1 in pixels; what is no list of four numbers is counted.
+        corners: x0, y0, x1, y1 in pixels; what is not a list of four numbers is counted.
         size: Width and height of the image in pixels, as the annotations say.
         where: For the report.
         skip: Counts the defects.

@@ -101,7 +101,7 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is no JSON, or too large.
+        ValueError: It is not JSON, or too large.
     """
     size = existing_file(path).stat().st_size
     if size > most:
@@ -109,7 +109,7 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); fetch it again") from error
+        raise ValueError(f"{path} is not JSON ({error}); fetch it again") from error
 
 
 def described(content: object) -> str:
@@ -142,7 +142,7 @@ def check_rows(rows: object, fields: Fields, where: str, skip: SkipDefect) -> li
     """Return those of ``rows`` that can be used.
 
     Raises:
-        ValueError: It is no list of objects that all have the needed keys.
+        ValueError: It is not a list of objects that all have the needed keys.
     """
     if not isinstance(rows, list):
         raise ValueError(f"{where}: a list of objects is needed here, this is {described(rows)}")
@@ -193,7 +193,7 @@ def parse_line(
 
 
 def read_lines(path: Path, fields: Fields, skip: SkipDefect, spelt: Mapping[str, str] | None = None) -> Iterator[Row]:
-    """Yield the rows of a JSON-lines file; a line that is no JSON is counted, a missing key an error.
+    """Yield the rows of a JSON-lines file; a line that is not JSON is counted, a missing key an error.
 
     Args:
         path: The file.

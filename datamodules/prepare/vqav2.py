@@ -86,7 +86,7 @@ class Dataset(RawDataset):
 
         Raises:
             FileNotFoundError: The file ``answers`` is missing.
-            ValueError: It is no list of texts.
+            ValueError: It is not a list of texts.
         """
         super().__init__(src)
         self.answers = None if answers is None else answer_list.given(answers)

@@ -13,7 +13,7 @@ from vle_lightning.entry import enter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, or 2 where the user has to mend something."""
+    """Run the command; returns the exit code: 0, or 2 where the user has to fix something."""
     parser = argparse.ArgumentParser(prog="python -m datamodules.toy", description=__doc__)
     defaults = WorldOptions()
     parser.add_argument("--out", type=Path, default=Path("data/toy"), help="the world folder (%(default)s)")

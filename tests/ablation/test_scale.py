@@ -46,7 +46,7 @@ def test_all_rows_are_counted_and_what_cannot_be_is_told(tmp_path: Path, capsys:
     assert x.fault is not None
     assert print_scale(study, counted, "toy") == 1
     told = capsys.readouterr().out
-    assert "row x, at_scale: data.image_size 50 is no multiple" in told
+    assert "row x, at_scale: data.image_size 50 is not a multiple" in told
     assert print_scale(study, counted[:2], "toy") == 0
 
 

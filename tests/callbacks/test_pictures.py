@@ -74,15 +74,19 @@ def test_a_picture_that_a_full_disk_does_not_take_ends_no_run(tmp_path: Path, mo
     assert written(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", [RunLogger, TensorBoardLogger], ids=["a run's", "an experiment's own"])
-def test_pictures_reach_every_logger_of_tensorboard(tmp_path: Path, kind: type[TensorBoardLogger]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "tag"),
+    [(RunLogger, "pictures/answers"), (TensorBoardLogger, "answers")],
+    ids=["a run's", "an experiment's own"],
+)
+def test_pictures_reach_every_logger_of_tensorboard(tmp_path: Path, kind: type[TensorBoardLogger], tag: str) -> None:
     trainer, logger = make_trainer(), kind(tmp_path / "events")
     trainer.loggers = [logger]
     Pictures(tmp_path, lambda: NAMES).on_validation_batch_end(trainer, Drawer(), None, vqa_batch(), 0)
     logger.experiment.flush()
     events = EventAccumulator(logger.log_dir)
     events.Reload()
-    assert events.Tags()["images"] == ["answers"]
+    assert events.Tags()["images"] == [tag]
 
 
 def test_the_first_batch_and_the_ends_of_splits_are_drawn(tmp_path: Path) -> None:

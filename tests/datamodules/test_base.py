@@ -206,7 +206,7 @@ def test_missing_data_says_what_to_run(shards: Path, tokenizer_folder: Path, tmp
         ({"cache_gb": 0}, r"data\.cache_gb is 0"),
         ({"shuffle_shards": 0}, r"data\.shuffle_shards is 0"),
         ({"mask_share": 1.5}, r"data\.mask_share is 1\.5"),
-        ({"patch_size": 7}, r"data\.image_size 48 is no multiple of data\.patch_size 7"),
+        ({"patch_size": 7}, r"data\.image_size 48 is not a multiple of data\.patch_size 7"),
     ],
 )
 def test_impossible_options_name_their_key(

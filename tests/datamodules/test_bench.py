@@ -81,7 +81,7 @@ def test_photos_come_from_folders_tars_and_shards(photos: Photos, folder: ShardF
     assert sorted(take_photos(tar, 2)) == sorted(photos)
     with pytest.raises(ValueError, match=r"--photos: .*pictures holds 2 JPEGs.*--count 2"):
         take_photos(pictures, 3)
-    with pytest.raises(ValueError, match=r"notes\.txt is no readable tar"):
+    with pytest.raises(ValueError, match=r"notes\.txt is not a readable tar"):
         take_photos(pictures / "notes.txt", 1)
     with pytest.raises(FileNotFoundError, match="absent not found"):
         take_photos(tmp_path / "absent", 1)

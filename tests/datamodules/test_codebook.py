@@ -102,7 +102,7 @@ def test_the_command_makes_the_same_file_each_time(shards: Path, tmp_path: Path)
     ("changes", "told"),
     [
         ({"--codes": "0"}, "--codes is 0"),
-        ({"--patch-size": "7"}, "--image-size 48 is no multiple of --patch-size 7"),
+        ({"--patch-size": "7"}, "--image-size 48 is not a multiple of --patch-size 7"),
         ({"--codes": "20", "--images": "2"}, "there are only 18 different patches"),
     ],
 )
@@ -172,7 +172,7 @@ def test_the_data_module_says_what_the_task_has_to_know(shards: Path, tokenizer_
         ({"patch_share": float("nan")}, r"data\.patch_share is nan"),
         ({"codebook": "nowhere.safetensors"}, r"data\.codebook: nowhere\.safetensors not found; python -m datamodules"),
         ({"codebook": "BOOK"}, r"data\.codebook .*\.safetensors is of patches of 4 px, but data\.patch_size is 8"),
-        ({"codebook": "SPOILT"}, r"data\.codebook: .*spoilt\.safetensors is no codebook"),
+        ({"codebook": "SPOILT"}, r"data\.codebook: .*spoilt\.safetensors is not a codebook"),
         ({"codebook": "NAN"}, r"data\.codebook: .*nan\.safetensors is damaged: some centres are not finite"),
         ({"codebook": f"{__name__}.Raises"}, r"data\.codebook: .*Raises is neither a file .*: no luck"),
         ({"codebook": "no_such_module.Class"}, r"data\.codebook: no_such_module\.Class is neither a file"),

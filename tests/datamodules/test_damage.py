@@ -160,9 +160,9 @@ def test_an_index_truncated_in_use_kills_nobody(tmp_path: Path, keep: int) -> No
     used.read(0, 0)
     os.truncate(index_path(folder / "000000.tar"), keep)
     assert used.read(0, 7).sample_id == "toy/3/3b"  # SIGBUS where it is mapped
-    with pytest.raises(StoreError, match=r"000000\.index\.npy (is no index|has \d+ bytes)"):
+    with pytest.raises(StoreError, match=r"000000\.index\.npy (is not an index|has \d+ bytes)"):
         unused.images(0, np.arange(8))
-    with pytest.raises(ValueError, match=r"000000\.index\.npy (is no index|has \d+ bytes)"):
+    with pytest.raises(ValueError, match=r"000000\.index\.npy (is not an index|has \d+ bytes)"):
         ShardFolder(folder)
 
 
@@ -207,13 +207,13 @@ MANIFESTS: list[Callable[[dict[str, Any]], object]] = [
 def test_a_manifest_with_a_wrong_value_is_named(tmp_path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     folder = make_folder(tmp_path)
     edit_manifest(folder, edit)
-    with pytest.raises(ValueError, match=r"manifest\.json is no shard manifest"):
+    with pytest.raises(ValueError, match=r"manifest\.json is not a shard manifest"):
         ShardFolder(folder)
 
 
 def test_a_deeply_nested_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"manifest\.json is no shard manifest"):
+    with pytest.raises(ValueError, match=r"manifest\.json is not a shard manifest"):
         ShardFolder(tmp_path)
 
 

@@ -76,10 +76,10 @@ def test_what_is_missing_or_broken_is_named(data: Path, tmp_path: Path, capsys: 
     broken = tmp_path / "broken.whl"
     broken.write_bytes(b"no zip")
     for arguments, told in (
-        (["--data", str(data)], "test/questions.json is no list of [question, answer, image number]"),
+        (["--data", str(data)], "test/questions.json is not a list of [question, answer, image number]"),
         (["--data", str(tmp_path)], "train/questions.json not found"),
         (["--wheel", str(tmp_path / "none.whl")], "none.whl: no such file"),
-        (["--wheel", str(broken)], "broken.whl is no wheel"),
+        (["--wheel", str(broken)], "broken.whl is not a wheel"),
     ):
         assert main([*arguments, "--out", str(tmp_path / "raw")]) == 2
         assert told in capsys.readouterr().err

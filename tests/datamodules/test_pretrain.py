@@ -161,9 +161,9 @@ def test_classes_come_from_a_list_or_a_file(tmp_path: Path) -> None:
         ('{"a": true}', "'a' has number True"),
         ('{"a": 1.0}', r"'a' has number 1\.0"),
         ('{"a": 5}', "below the model's 5 classes"),
-        ('["a", 3]', "3 is no name"),
+        ('["a", 3]', "3 is not a name"),
         ('"a"', "must be a JSON list"),
-        ("[", "is no JSON"),
+        ("[", "is not JSON"),
     ],
 )
 def test_bad_classes_name_the_file(tmp_path: Path, content: str, told: str) -> None:

@@ -153,7 +153,7 @@ def test_a_missing_folder_says_what_to_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 2, "kind": "texts"}', '{"format": 1, "kind": "texts"}'])
 def test_a_bad_manifest_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(ValueError, match=r"manifest.json is no shard manifest"):
+    with pytest.raises(ValueError, match=r"manifest.json is not a shard manifest"):
         ShardFolder(tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_an_index_of_another_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"000000.index.npy has shape \(3, 9\)"):
         ShardFolder(tmp_path / "train")
     index.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"000000.index.npy is no index"):
+    with pytest.raises(ValueError, match=r"000000.index.npy is not an index"):
         ShardFolder(tmp_path / "train")
 
 

@@ -170,7 +170,7 @@ def test_messages_that_protobuf_cannot_read_are_one_sentence(monkeypatch: pytest
 def test_a_damaged_vocabulary_is_one_sentence(kept: int, folder: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / "spm.model").write_bytes((folder / "spm.model").read_bytes()[:kept])
-    with pytest.raises(ValueError, match=rf"{broken}/spm.model is no SentencePiece model"):
+    with pytest.raises(ValueError, match=rf"{broken}/spm.model is not a SentencePiece model"):
         load_tokenizer(str(broken))
 
 

@@ -78,7 +78,7 @@ def test_an_empty_question_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
     ("content", "told"),
     [
         (None, "no such file"),
-        ("[", "is no JSON"),
+        ("[", "is not JSON"),
         ("{}", "must be a JSON list"),
         ("[]", "must be a JSON list"),
         ("[1]", "must be a JSON list"),

@@ -166,14 +166,17 @@ VIT = TimmImageConfig(64, "vit_base_patch16_siglip_224", options=SMALL_VIT)
     ("wrong", "told"),
     [
         (replace(VIT, name="no_such_model"), "timm has no such model"),
-        (replace(VIT, name="resnet50"), "resnet50 is no vision transformer"),
-        (replace(VIT, name="convnext_tiny"), "convnext_tiny is no vision transformer"),
-        (replace(VIT, name="cait_xxs24_224", options={}), "cait_xxs24_224 is no vision transformer"),
+        (replace(VIT, name="resnet50"), "resnet50 is not a vision transformer"),
+        (replace(VIT, name="convnext_tiny"), "convnext_tiny is not a vision transformer"),
+        (replace(VIT, name="cait_xxs24_224", options={}), "cait_xxs24_224 is not a vision transformer"),
         (
             replace(VIT, name="vit_small_r26_s32_224", options={}),
-            "r26_s32_224 is no vision transformer",
+            "r26_s32_224 is not a vision transformer",
         ),  # behind a CNN
-        (replace(VIT, name="naflexvit_base_patch16_gap", options={"depth": 1}), "patch16_gap is no vision transformer"),
+        (
+            replace(VIT, name="naflexvit_base_patch16_gap", options={"depth": 1}),
+            "patch16_gap is not a vision transformer",
+        ),
         (replace(VIT, image_size=50), "50 pixels are no multiple of the patches of vit_base_patch16_siglip_224, 16"),
         (replace(SWIN, image_size=72), "72 pixels are no multiple of the patches of swin_tiny_patch4_window7_224, 16"),
         (replace(VIT, options={"colour": 3}), "with these options: .*'colour'"),

@@ -141,7 +141,7 @@ TABLE = "blocks.1.attn.relative_position_bias_table"
         (TABLE, None, f"{TABLE} is missing"),
         (TABLE, torch.zeros(51, 4), rf"{TABLE} is \(51, 4\); rows of a square grid and 4 heads belong there"),
         (TABLE, torch.full((52, 4), torch.nan), "not finite"),
-        ("cls_token", None, "is no BEiT"),
+        ("cls_token", None, "is not a BEiT"),
     ],
 )
 def test_a_beit_that_does_not_fit_is_told(key: str, value: Tensor | None, told: str, tmp_path: Path) -> None:

@@ -83,12 +83,12 @@ def test_an_export_whose_weights_are_not_finite_is_refused(task: PretrainTask, t
         ({"loops": {"fit_loop": None}}, "its loops have no fit_loop"),
         ({"loops": {"fit_loop": {"state_dict": 3}}}, "its loops have no state_dict"),
         ({"callbacks": 3}, "its callbacks are a int"),
-        ({"callbacks": {"Health": 7}}, "callback Health is no mapping"),
+        ({"callbacks": {"Health": 7}}, "callback Health is not a mapping"),
         ({"pytorch-lightning_version": 3}, "pytorch-lightning_version are a int"),
         ({"pytorch-lightning_version": "banana"}, "pytorch-lightning_version is 'banana'"),
         ({"pytorch-lightning_version": "0.1.0"}, "pytorch-lightning_version is '0.1.0'"),
         ({"options": 3}, "its options are no mapping"),
-        ({"state_dict": {"a": "text"}}, "a of its state_dict is no tensor"),
+        ({"state_dict": {"a": "text"}}, "a of its state_dict is not a tensor"),
     ],
 )
 def test_a_checkpoint_with_broken_states_is_refused(

@@ -160,7 +160,7 @@ def test_an_option_that_cannot_be_is_one_sentence(options: dict[str, Any], told:
 @pytest.mark.parametrize(
     ("weights", "told"),
     [
-        (dict([*meter_weights().items(), (5, torch.zeros(2))]), "5 is no name of a tensor"),
+        (dict([*meter_weights().items(), (5, torch.zeros(2))]), "5 is not the name of a tensor"),
         ({**meter_weights(), "vit_model.visual.positional_embedding": torch.zeros(0, IMAGE)}, "image_size = 0"),
         (
             {key: value for key, value in swin_weights().items() if not key.startswith("vit_model.layers.")},

@@ -176,7 +176,7 @@ def test_an_option_that_the_task_does_not_have_is_named(tmp_path: Path) -> None:
         (('"labels"', '"surprise": 1, "labels"'), "unknown options: surprise"),
         (('"format_version": 2', '"format_version": 9'), "reads up to 2"),
         (('"format": "vle_lightning"', '"model_type": "bert"'), "describes a 'bert'"),
-        (("{", "["), "is no JSON"),
+        (("{", "["), "is not JSON"),
     ],
 )
 def test_a_config_that_is_not_understood_is_refused(change: tuple[str, str], message: str, tmp_path: Path) -> None:

@@ -167,5 +167,5 @@ def test_a_name_that_is_not_there_or_of_no_text_is_one_sentence(tmp_path: Path) 
         read_architecture({"preset": "tiny", "text": {"kind": "hf_text", "name": str(tmp_path / "nowhere")}})
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(tmp_path / "clip")
-    with pytest.raises(UserError, match=r"is no text encoder: no vocab_size"):
+    with pytest.raises(UserError, match=r"is not a text encoder: no vocab_size"):
         read_architecture({"preset": "tiny", "text": {"kind": "hf_text", "name": str(tmp_path / "clip")}})

@@ -206,7 +206,7 @@ def test_what_cannot_run_is_told(exported: Exported, tmp_path: Path) -> None:
         pipeline("vqa", folder, batch_size="8")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="device nowhere"):
         pipeline("vqa", folder, device="nowhere")
-    with pytest.raises(UserError, match="dtype int64 is no float type"):
+    with pytest.raises(UserError, match="dtype int64 is not a float type"):
         pipeline("vqa", folder, dtype="int64")
     with pytest.raises(UserError, match="nothing"):
         pipeline("vqa", tmp_path / "nothing")

@@ -121,7 +121,7 @@ def test_broken_pictures_are_listed_and_do_not_stop(exported: Exported, photos: 
     assert retrieve.open_index(file).broken == index.broken
     shutil.copy(photos / "a.png", photos / "b" / "broken.png")
     assert "b/broken.png" in retrieve.index_images(photos, file).names
-    with pytest.raises(UserError, match="none of 1 pictures can be read, .*gone.png for one: there is no picture"):
+    with pytest.raises(UserError, match="none of 1 pictures can be read, .*gone.png for one: there is not a picture"):
         retrieve.index_images([photos / "gone.png"])
 
 
@@ -188,7 +188,7 @@ def test_damaged_files_are_told(exported: Exported, photos: Path, tmp_path: Path
     with pytest.raises(UserError, match="there is no index .*nothing"):
         Index.load(tmp_path / "nothing")
     shutil.copy(exported("dual") / "model.safetensors", file)
-    with pytest.raises(UserError, match="is no index of this version"):
+    with pytest.raises(UserError, match="is not an index of this version"):
         Index.load(file)
 
 

@@ -127,13 +127,13 @@ MALFORMED = [
     ([changed(objects="person")], METADATA, "objects is 'person'"),
     ([changed(question=[[7]])], METADATA, "question tags object 7 of 3"),
     ([changed(question=[[-1]])], METADATA, "question tags object -1 of 3"),
-    ([changed(question="Why")], METADATA, "question: 'Why' is no tagged text"),
+    ([changed(question="Why")], METADATA, "question: 'Why' is not a tagged text"),
     ([changed(question=[3])], METADATA, "question: 3 is neither a word nor a list"),
     ([changed(question=[["0"]])], METADATA, r"question: \['0'\] is neither"),
     ([changed(question=[[True]])], METADATA, r"question: \[True\] is neither"),
     ([changed(answer_choices=[["No"]])], METADATA, "answer_choices has 1 entries; give four"),
     ([changed(answer_choices="four")], METADATA, "answer_choices is 'four'; give a list of four"),
-    ([changed(answer_choices=[["a"], ["b"], ["c"], "d"])], METADATA, r"answer_choices\[3\]: 'd' is no tagged text"),
+    ([changed(answer_choices=[["a"], ["b"], ["c"], "d"])], METADATA, r"answer_choices\[3\]: 'd' is not a tagged text"),
     ([changed(answer_choices=[["a"], [[3]], ["c"], ["d"]])], METADATA, r"answer_choices\[1\] tags object 3 of 3"),
     ([changed(answer_label=4)], METADATA, "answer_label is 4; give 0 to 3"),
     ([changed(answer_label="2")], METADATA, "answer_label is '2'"),
@@ -173,7 +173,7 @@ def test_rationales_are_looked_at_where_they_are_asked_for(compatible: bool, exp
     broken = changed(rationale_choices=[["a"], ["b"], ["c"], "d"])
     wanted = load(exported)(image=PICTURE, annotation=ANNOTATION, metadata=METADATA, compatible=compatible)
     assert load(exported)(image=PICTURE, annotation=broken, metadata=METADATA, compatible=compatible) == wanted
-    with pytest.raises(UserError, match=r"^rationale_choices\[3\]: 'd' is no tagged text"):
+    with pytest.raises(UserError, match=r"^rationale_choices\[3\]: 'd' is not a tagged text"):
         load(exported, "qa2r")(image=PICTURE, annotation=broken, metadata=METADATA, compatible=compatible)
 
 

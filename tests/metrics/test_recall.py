@@ -128,7 +128,7 @@ def test_an_empty_set_is_no_number() -> None:
 @pytest.mark.parametrize(
     ("scores", "owners", "message"),
     [
-        ([[0.0, 1.0], [NAN, 0.0]], [0, 1], "image 1 and text 0 is no number"),
+        ([[0.0, 1.0], [NAN, 0.0]], [0, 1], "image 1 and text 0 is not a number"),
         ([[0.0, 1.0], [0.0, 0.0]], [1, 1], "image 0 has no text"),
         ([[0.0, 1.0], [0.0, 0.0]], [0, 2], "text 1 belongs to image 2, but there are 2 images"),
         ([[0.0, 1.0], [0.0, 0.0]], [0, -1], "text 1 belongs to image -1"),
@@ -168,7 +168,7 @@ def test_the_set_names_what_does_not_belong_to_it() -> None:
     metric = RetrievalRecall(["a", "b"], ["a", "b"])
     with pytest.raises(UserError, match="'c' is not in the set"):
         metric.update(["c"], torch.zeros(1, 2))
-    with pytest.raises(UserError, match="image 'b' and text 1 is no number"):
+    with pytest.raises(UserError, match="image 'b' and text 1 is not a number"):
         metric.update(["a", "b"], torch.tensor([[0.0, 1.0], [0.0, NAN]]))
     with pytest.raises(UserError, match="images x 2 texts"):
         metric.update(["a"], torch.zeros(1, 3))

@@ -56,7 +56,7 @@ def test_what_does_not_divide_is_told_with_the_nearest_choices(
     content = planned(tmp_path, *TOY, "--gpus", "3", "--gpu", "h100")
     assert content["accumulation"] is None
     text = capsys.readouterr().out
-    assert "does not divide: data.global_batch_size 64 is no multiple of data.batch_size 64 x 3 device(s)" in text
+    assert "does not divide: data.global_batch_size 64 is not a multiple of data.batch_size 64 x 3 device(s)" in text
     assert "nearest possible: data.global_batch_size 192" in text
 
 
@@ -112,7 +112,7 @@ def test_images_and_texts_alone_are_planned(
         ((*TOY, *ON_TWO, "--data.bach_size", "3"), "no option data.bach_size; did you mean data.batch_size?"),
         ((*TOY, *ON_TWO, "--trainer.strategy", "ddp_spawn"), "planner knows ddp, fsdp, .*, not ddp_spawn"),
         ((*TOY, *ON_TWO, "--trainer.precision", "16-mixed"), "bf16-mixed and 32-true"),
-        ((*TOY, *ON_TWO, "--data.image_size", "50"), "data.image_size 50 is no multiple"),
+        ((*TOY, *ON_TWO, "--data.image_size", "50"), "data.image_size 50 is not a multiple"),
         (
             ("--config", str(EXPERIMENTS / "vqa" / "toy.yaml"), *ON_TWO),
             "the task is vqa; what can be planned are pretrain,",

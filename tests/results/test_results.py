@@ -157,10 +157,10 @@ def test_a_shortlist_and_folds_stay_in_the_name_of_a_score(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{", "metrics.json is no JSON"),
+        ("{", "metrics.json is not JSON"),
         ("[1]", "metrics.json holds no names and values"),
-        ('{"val/vqa_accuracy": "high"}', "metrics.json: val/vqa_accuracy is no number"),
-        ('{"val/vqa_accuracy": NaN}', "metrics.json: val/vqa_accuracy is no number"),
+        ('{"val/vqa_accuracy": "high"}', "metrics.json: val/vqa_accuracy is not a number"),
+        ('{"val/vqa_accuracy": NaN}', "metrics.json: val/vqa_accuracy is not a number"),
         (None, "no metrics.json, its run has not ended"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_refused_job_is_not_requeued_though_srun_hides_its_code(cluster: Clust
     refuse = 'if [ "$SLURM_PROCID" = 1 ]; then echo wrong > "$VLE_REFUSAL"; exit 2; else sleep 60; fi'
     job = submit(cluster, tmp_path, refuse)
     assert finish(cluster, job, tmp_path) == "FAILED after 0 restarts: 2"
-    assert "mend that and submit again: wrong" in output(tmp_path)
+    assert "fix that and submit again: wrong" in output(tmp_path)
 
 
 def test_a_cancelled_job_is_not_requeued(cluster: Cluster, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_vectors_that_are_no_numbers_name_image_and_text() -> None:
     task, batch = make_dual(), retrieval_batch(3)
     pixels = batch.pixel_values.clone()
     pixels[1] = math.nan
-    with pytest.raises(UserError, match="score of image 'image/1' and text 'image/0/0' is no number, and 2 more"):
+    with pytest.raises(UserError, match="score of image 'image/1' and text 'image/0/0' is not a number, and 2 more"):
         scores_of(task, replace(batch, pixel_values=pixels))
 
 

@@ -442,7 +442,7 @@ def test_images_and_texts_that_come_twice_are_named() -> None:
 def test_scores_that_are_no_numbers_name_image_and_text() -> None:
     task, batch = make_task(), retrieval_batch(3)
     batch.pixel_values[1] = torch.nan
-    with pytest.raises(UserError, match="score of image 'image/1' and text 'image/0/0' is no number, and 2 more"):
+    with pytest.raises(UserError, match="score of image 'image/1' and text 'image/0/0' is not a number, and 2 more"):
         score(task, [batch])
 
 
@@ -507,7 +507,7 @@ def test_all_ranks_name_what_is_broken_on_one(
     world: int, of_ranks: list[dict[int, tuple[dict[str, Any], str]]]
 ) -> None:
     for rank in range(world):
-        assert "the score of image 'image/0' and text 'image/0/0' is no number" in of_ranks[rank][world][1]
+        assert "the score of image 'image/0' and text 'image/0/0' is not a number" in of_ranks[rank][world][1]
 
 
 def test_scores_are_distinct_under_bfloat16() -> None:

@@ -52,7 +52,7 @@ def run_ablation(arguments: Sequence[str], read_settings: Reader, accumulate: Ac
         0, or 1 where a row has failed.
 
     Raises:
-        UserError: of anything that a user can mend, before the first run.
+        UserError: of anything that a user can fix, before the first run.
     """
     options = parse(arguments)
     study = read_study(options.study)

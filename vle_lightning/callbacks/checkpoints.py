@@ -87,7 +87,7 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         best = self._best_with(trainer, task)
-        self._record = describe(trainer.global_step, best)  # travels in the checkpoint, so that a lost record is mended
+        self._record = describe(trainer.global_step, best)  # travels in the checkpoint, so that a lost record is fixed
         if self.save(trainer) and trainer.is_global_zero:
             failure = _failure(lambda: self.store.judge(trainer.global_step, best))
             if failure is not None:  # the step is safe, and the checkpoint carries what could not be noted

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from torch.utils.tensorboard.summary import hparams
 
 from vle_lightning.distributed import gather_objects
 from vle_lightning.files import write_json, write_text
@@ -43,7 +44,7 @@ PACKAGES = (
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard events in the run folder itself; the hyperparameters are in config.yaml alone.
+    """TensorBoard events in the run folder itself; config.yaml holds the options, and no hparams.yaml beside it.
 
     A run that goes on hides what an earlier start has logged of later steps: the curves show each step once.
     """
@@ -57,6 +58,7 @@ class RunLogger(TensorBoardLogger):
         """
         later: dict[str, Any] = {} if resumed_step is None else {"purge_step": resumed_step}
         super().__init__(folder, name="", version="", default_hp_metric=False, **later)
+        self._session: tuple[object, ...] = ()  # summaries of the options, of the start and of the end
         self._ended = False  # by a disk that is full: the training is worth more than its curves
         threading.excepthook = partial(_hush, threading.excepthook)
 
@@ -70,7 +72,35 @@ class RunLogger(TensorBoardLogger):
     def log_picture(self, title: str, pixels: np.ndarray, step: int) -> None:
         """Log a picture (H, W, C), uint8 or floats in [0, 1]."""
         with self._writing():
-            self.experiment.add_image(title, pixels, step, dataformats="HWC")
+            self.experiment.add_image(f"pictures/{title}", pixels, step, dataformats="HWC")
+
+    @rank_zero_only
+    def log_text(self, title: str, markdown: str, step: int) -> None:
+        """Log a text in Markdown."""
+        with self._writing():
+            self.experiment.add_text(title, markdown, step)
+
+    @rank_zero_only
+    def log_layout(self, layout: dict[str, dict[str, tuple[str, list[str]]]]) -> None:
+        """Log the charts of the tab Custom Scalars: tags by category and title, as `add_custom_scalars` takes them."""
+        with self._writing():
+            self.experiment.add_custom_scalars(layout)
+
+    @rank_zero_only
+    def start_session(self, options: Mapping[str, bool | int | float | str], scores: Sequence[str]) -> None:
+        """Log the options of a run and the names of its scores for the tab HParams."""
+        self._session = hparams(dict(options), dict.fromkeys(scores, 0.0))
+        self._log_summaries(self._session[:2])
+
+    @rank_zero_only
+    def end_session(self) -> None:
+        """Mark the run as finished in the tab HParams."""
+        self._log_summaries(self._session[2:])
+
+    def _log_summaries(self, summaries: Sequence[object]) -> None:
+        with self._writing():
+            for summary in summaries:
+                self.experiment._get_file_writer().add_summary(summary)
 
     @rank_zero_only
     def save(self) -> None:

@@ -162,7 +162,7 @@ class SkipReport(Callback):
         if seen >= self.judged_after and lost > self.limit * seen:
             raise UserError(
                 f"{lost} of {seen} samples of {split} could not be used ({told(counts, split)}), more than "
-                f"max_skipped={self.limit:.2%}; {self.file} lists them: mend the data or raise the limit"
+                f"max_skipped={self.limit:.2%}; {self.file} lists them: fix the data or raise the limit"
             )
 
     def _close(self, split: str) -> None:

@@ -87,7 +87,7 @@ class HFTextConfig(TextEncoderConfig):
             raise UserError(f"{where}.name: {self.name} cannot be read (not found, or no network?): {told}") from error
         sizes: dict[str, Any] = {ours: getattr(found, theirs, None) for ours, theirs in SIZES.items()}
         if lacking := [SIZES[ours] for ours, value in sizes.items() if not isinstance(value, int)]:
-            raise UserError(f"{where}.name: {self.name} ({found.model_type}) is no text encoder: no {lacking[0]}")
+            raise UserError(f"{where}.name: {self.name} ({found.model_type}) is not a text encoder: no {lacking[0]}")
         own, plain = found.to_diff_dict(), AutoConfig.for_model(found.model_type)
         known = {*SIZES.values(), *EPSILONS, *DROPOUTS, *FEWER, *RECORDS}
         options = {key: value for key, value in own.items() if key not in known and getattr(plain, key, value) != value}
@@ -110,7 +110,7 @@ class HFTextConfig(TextEncoderConfig):
                 "such as roberta, bert, electra or modernbert"
             ) from error
         if self.type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # those that read a text in both directions
-            raise UserError(f"model.architecture.text.type: {self.type} is no encoder of text alone")
+            raise UserError(f"model.architecture.text.type: {self.type} is not an encoder of text alone")
         if unknown := sorted(key for key in self.options if key in OURS or not hasattr(plain, key)):
             raise UserError(
                 f"model.architecture.text.options holds {', '.join(unknown)}, which a {self.type} does not have; the "
@@ -143,7 +143,7 @@ class HFTextEncoder(TextEncoder):
         super().__init__()
         if not 0 <= config.pad_token_id < config.vocab_size:
             raise UserError(
-                f"model.architecture.text.pad_token_id {config.pad_token_id} is no token of a vocabulary of "
+                f"model.architecture.text.pad_token_id {config.pad_token_id} is not a token of a vocabulary of "
                 f"{config.vocab_size}; give the id that the tokenizer pads with"
             )
         if config.type in UNFIT:
@@ -189,7 +189,7 @@ def _without_pooler(config: PretrainedConfig, kind: str) -> Any:  # noqa: ANN401
         raise _unfit(kind, error) from error
     decodes = config.is_encoder_decoder or getattr(config, "is_decoder", False)
     if decodes or not hasattr(model, "get_input_embeddings"):
-        raise UserError(f"model.architecture.text.type: {kind} is no encoder of text alone")
+        raise UserError(f"model.architecture.text.type: {kind} is not an encoder of text alone")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # tasks pool by themselves
     return model

@@ -207,7 +207,9 @@ def create_model(config: TimmImageConfig, **source: Any) -> Any:  # noqa: ANN401
         model = timm.create_model(config.name, global_pool="", img_size=config.image_size, **settings)
     except BROKEN as error:
         if "img_size" in str(error):
-            raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here") from error
+            raise UserError(
+                f"{OPTION}.name: {config.name} is not a vision transformer that can be used here"
+            ) from error
         told = str(error) or type(error).__name__
         raise UserError(f"{OPTION}: timm cannot build {config.name} with these options: {told}") from error
     stages: Any = getattr(model, "layers", ())
@@ -216,7 +218,7 @@ def create_model(config: TimmImageConfig, **source: Any) -> Any:  # noqa: ANN401
     cut: Any = getattr(model, "patch_embed", None)  # by patches alone: one behind a CNN does not say what a patch sees
     cuts_alone = hasattr(cut, "grid_size") and not hasattr(cut, "backbone")
     if not (is_plain or in_stages) or not hasattr(model, "set_input_size") or not cuts_alone:
-        raise UserError(f"{OPTION}.name: {config.name} is no vision transformer that can be used here")
+        raise UserError(f"{OPTION}.name: {config.name} is not a vision transformer that can be used here")
     parts: Any = stages if in_stages else [model]
     if not all(len(part.blocks) for part in parts):
         raise UserError(f"{OPTION}.options: {config.name} has no layer with these; give a depth of at least 1")

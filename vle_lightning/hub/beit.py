@@ -61,7 +61,7 @@ def fill_mome(model: MoME, modality: str, source: str) -> LoadReport:
         source: ``timm:NAME`` of timm's weights, or a file: of the authors' (under ``model``) or of timm's.
 
     Raises:
-        UserError: the source cannot be read, is no BEiT or does not fit the configured sizes; each fault is listed.
+        UserError: the source cannot be read, is not a BEiT or does not fit the configured sizes; each fault is listed.
     """
     if modality != "image":
         raise UserError(
@@ -72,7 +72,7 @@ def fill_mome(model: MoME, modality: str, source: str) -> LoadReport:
         raise UserError(f"{OPTION}: {source} has relative positions, the model absolute ones; it cannot start from it")
     state = _read(source)
     if not is_beit(state):
-        raise UserError(f"{OPTION}: {source} is no BEiT: it has not the tensors of one")
+        raise UserError(f"{OPTION}: {source} is not a BEiT checkpoint: it lacks the tensors of one")
     tables = {key: value for key, value in state.items() if key.endswith("relative_position_bias_table")}
     renamed = translate({key: value for key, value in state.items() if key not in tables}, BEIT_KEYS)
     table, resized = _table(model, tables, source)

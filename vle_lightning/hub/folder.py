@@ -126,7 +126,7 @@ def read_json(file: Path, option: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{option}: {file} is no JSON: {error}") from error
+        raise UserError(f"{option}: {file} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{option}: {file} must hold a JSON object, not a {type(content).__name__}")
     return content

@@ -33,7 +33,9 @@ class Sizes:
         shape = tuple(self.weights[name].shape) if name in self.weights else None
         if shape is None or len(shape) != dimensions:
             told = "is missing" if shape is None else f"is {shape}, of {dimensions} dimensions there"
-            raise UserError(f"{self.where} is no {self.layout} checkpoint that can be read: {self.theirs(name)} {told}")
+            raise UserError(
+                f"{self.where} is not a {self.layout} checkpoint that can be read: {self.theirs(name)} {told}"
+            )
         return shape
 
     def count(self, pattern: str) -> int:

@@ -133,7 +133,9 @@ def read_meter(weights: Mapping[str, Tensor], options: Mapping[str, Any], where:
         UserError: a tensor that tells a size is missing.
     """
     if strange := [key for key in weights if not isinstance(key, str)]:
-        raise UserError(f"{where} is no METER checkpoint that can be read: {strange[0]!r} is no name of a tensor")
+        raise UserError(
+            f"{where} is not a METER checkpoint that can be read: {strange[0]!r} is not the name of a tensor"
+        )
     own = {key: value for key, value in weights.items() if key.split(".")[0] not in METER_HEADS}
     encoder = translate(split_projections(own), METER_KEYS)
     heads: dict[str, dict[str, Tensor]] = {}
@@ -238,7 +240,9 @@ def _number(options: Mapping[str, Any], name: str, default: float, where: str) -
     if value is None:
         return default
     if not is_number(value):
-        raise UserError(f"{where} is no METER checkpoint that can be read: its option {name} is {value!r}, no number")
+        raise UserError(
+            f"{where} is not a METER checkpoint that can be read: its option {name} is {value!r}, no number"
+        )
     return float(value)
 
 

@@ -184,7 +184,8 @@ def _read_checkpoint(file: Path, source: str, option: str) -> Pretrained:
     weights = content.get("state_dict")
     if not isinstance(weights, dict):
         raise UserError(
-            f"{option}: {file} is no Lightning checkpoint: it has no 'state_dict' (of a published one, name the folder)"
+            f"{option}: {file} is not a Lightning checkpoint: it has no 'state_dict' "
+            "(of a published one, name the folder)"
         )
     if is_meter(weights):
         stored = content.get("hyper_parameters")

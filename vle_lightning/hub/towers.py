@@ -172,7 +172,7 @@ def _open_clip_visual(source: str) -> nn.Module:
     visual: nn.Module = _get(source, lambda: open_clip.create_model(architecture, pretrained=pretrained).visual)
     is_transformer: bool = isinstance(visual, open_clip.transformer.VisionTransformer)
     if not is_transformer:
-        raise UserError(f"model.image_init: {source} is no vision transformer but a {type(visual).__name__}")
+        raise UserError(f"model.image_init: {source} is not a vision transformer but a {type(visual).__name__}")
     return visual
 
 

@@ -159,7 +159,7 @@ def _read(values: Mapping[str, Any], where: str, section: Section, faults: list[
     fields = {**section.sizes, **section.details}
     given = {name: values[option] for option, name in fields.items() if option in values}
     options = {name: option for option, name in fields.items()}
-    # what is null here is no number, though some fields take None: transformers computes something else then, or fails
+    # null is not a number here, though some fields take None: transformers computes something else then, or fails
     faults += [f"{where}{options[name]} is null; give a value" for name, value in given.items() if value is None]
     present = {name: value for name, value in given.items() if value is not None}
     faults += value_faults(section.kind, present, lambda name: where + options[name])

@@ -188,7 +188,7 @@ def _flat(name: str, value: Tensor, where: str) -> Tensor:
         return value
     if value.dim() <= len(leading) or value.shape[: len(leading)] != leading:
         raise UserError(
-            f"{where} is no VLMo checkpoint that can be read: {vlmo_name(name)} is {tuple(value.shape)}; its first "
+            f"{where} is not a VLMo checkpoint that can be read: {vlmo_name(name)} is {tuple(value.shape)}; its first "
             f"{len(leading)} sizes are 1 there"
         )
     return value.flatten(0, len(leading))

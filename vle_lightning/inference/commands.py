@@ -50,7 +50,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         The exit code 0.
 
     Raises:
-        UserError: of anything that a user can mend.
+        UserError: of anything that a user can fix.
     """
     command = ANSWERS[name]
     parser = OneSentenceParser(f"python -m vle_lightning {name}", description=command.__doc__, allow_abbrev=False)
@@ -125,7 +125,7 @@ def retrieve(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any: 
     parser.add_argument("--batch_size", type=int, default=32, help="encoded at a time (default: %(default)s)")
     options = _parse(parser, arguments)
     if options.model is None:
-        raise UserError("--model is missing: no published model is known that has a head of contrast; name yours")
+        raise UserError("--model is missing: name a model with a contrastive head; there is no published default")
     if options.images is None and options.texts is None and options.index is None:
         raise UserError("there is nothing to search: give --images, --texts, or --index of an earlier call")
     found = _load("retrieve", options)

@@ -120,7 +120,7 @@ class Index:
             with safe_open(file, "pt") as content:
                 about = content.metadata() or {}
                 if about.get("format") != FORMAT or about.get("version") != VERSION:
-                    raise UserError(f"{file} is no index of this version; make one with --images or --texts")
+                    raise UserError(f"{file} is not an index of this version; make one with --images or --texts")
                 tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
             names, vectors = _unpacked("names", tensors), tensors["vectors"]
             broken = dict(json.loads(pair) for pair in _unpacked("broken", tensors))

@@ -195,7 +195,7 @@ class FeaturesPipeline(Pipeline):
     """Gives the states of the towers, of their fusion, and the vectors that contrast compares."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load an encoder from any model, and its head of contrast where it has one."""
+        """Load an encoder from any model, and its contrastive head where it has one."""
         pretrained = read_pretrained(settings.source)
         self.dual = DualEncoder(pretrained) if HEAD in pretrained.heads else None
         if self.dual is None:
@@ -212,7 +212,7 @@ class FeaturesPipeline(Pipeline):
 
         ``image`` (1 + P, width of the image tower) and ``text`` (T, width of the text tower), whichever is given.
         With both also ``fused_image`` (1 + P, D), ``fused_text`` (T, D) and ``pooled`` (2 D,), text then image.
-        Of a model with a head of contrast also ``image_vector`` and ``text_vector`` (C,), of length one: their product
+        Of a model with a contrastive head also ``image_vector`` and ``text_vector`` (C,), of length one: their product
         is what `RetrievePipeline` ranks by.
         """
         return self._run(items, self._answer, batch_size, image=image, text=text)

@@ -58,14 +58,14 @@ def open_picture(source: object) -> Image.Image:
         return _opened(_file_content(Path(source)), f"the picture {source}")
     if hasattr(source, "read"):
         return _opened(_content(source), "the picture in an open file")
-    raise UserError(f"a {type(source).__name__} is no picture; give a PIL image, a path, bytes, a file or an array")
+    raise UserError(f"a {type(source).__name__} is not a picture; give a PIL image, a path, bytes, a file or an array")
 
 
 def _file_content(path: Path) -> bytes:
     try:
         return read_file(path)
     except FileNotFoundError as error:
-        raise UserError(f"there is no picture {path}; name a file on this machine") from error
+        raise UserError(f"there is not a picture {path}; name a file on this machine") from error
     except (OSError, ValueError) as error:
         raise UserError(f"the picture {path} cannot be read: {error}") from error
 
@@ -115,13 +115,13 @@ def _from_array(array: NDArray[np.generic]) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if 0 in array.shape or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in CHANNELS):
-        raise UserError(f"{told} is no picture; give (H, W), (H, W, 3), (H, W, 4) or (3, H, W)")
+        raise UserError(f"{told} is not a picture; give (H, W), (H, W, 3), (H, W, 4) or (3, H, W)")
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):  # False of NaN as well
             raise UserError(f"{told} holds values outside [0, 1]; give uint8, or floats in [0, 1]")
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
-        raise UserError(f"{told} is no picture; give uint8, or floats in [0, 1]")
+        raise UserError(f"{told} is not a picture; give uint8, or floats in [0, 1]")
     return Image.fromarray(array)
 
 

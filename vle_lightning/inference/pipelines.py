@@ -140,5 +140,5 @@ def find_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """Return the float type by its name."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
-        raise UserError(f"dtype {dtype} is no float type; give float32, bfloat16 or float16")
+        raise UserError(f"dtype {dtype} is not a float type; give float32, bfloat16 or float16")
     return found

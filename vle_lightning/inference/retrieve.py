@@ -26,7 +26,7 @@ class RetrievePipeline(Pipeline):
     """Finds the pictures that a text describes, and the texts that describe a picture, by the cosine of vectors."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load a model with a head of contrast."""
+        """Load a model with a contrastive head."""
         self.dual = DualEncoder(read_pretrained(settings.source))
         self.digest = self.dual.digest  # of the weights as they came, whatever float type they run in
         super().__init__(settings, self.dual, self.dual.model)

@@ -62,7 +62,7 @@ class RunSettings(NamedTuple):
         """Return the answers of a run on questions; None for other tasks.
 
         Raises:
-            UserError: their file is gone or is no list of texts.
+            UserError: their file is gone or is not a list of texts.
         """
         if "answers" not in self.data:
             return None

@@ -70,7 +70,7 @@ def read_extent(metadata: Mapping[str, Any], size: tuple[int, int]) -> tuple[flo
     """Return width and height that the boxes refer to; those of the picture, ``size``, where nothing is said.
 
     Raises:
-        UserError: one is no number above 0.
+        UserError: one is not a number above 0.
     """
     width, height = (metadata.get(name, pixels) for name, pixels in zip(("width", "height"), size, strict=True))
     for name, value in (("width", width), ("height", height)):
@@ -104,7 +104,9 @@ def _choices(source: Mapping[str, Any], kind: str, objects: int) -> tuple[Choice
 
 def _tagged(text: object, field: str, objects: int) -> TaggedText:
     if not isinstance(text, list | tuple):
-        raise UserError(f"{field}: {short(text)} is no tagged text; give a list of words and lists of object numbers")
+        raise UserError(
+            f"{field}: {short(text)} is not a tagged text; give a list of words and lists of object numbers"
+        )
     for part in text:
         if not (isinstance(part, str) or fits(part, list[int])):
             raise UserError(f"{field}: {short(part)} is neither a word nor a list of object numbers")

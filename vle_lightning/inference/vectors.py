@@ -15,13 +15,13 @@ HEAD = "itc"
 
 
 class DualEncoder(nn.Module):
-    """An encoder and its head of contrast."""
+    """An encoder and its contrastive head."""
 
     def __init__(self, pretrained: Pretrained) -> None:
         """Build what a source describes, and fill it.
 
         Raises:
-            UserError: the source has no head of contrast, or does not fit.
+            UserError: the source has no contrastive head, or does not fit.
         """
         super().__init__()
         if HEAD not in pretrained.heads:

@@ -146,5 +146,5 @@ def checked(scores: ScoreMatrix, owners: Sequence[int] | Tensor) -> tuple[Tensor
         raise UserError(f"text {text} belongs to image {int(owner[text])}, but there are {len(matrix)} images, from 0")
     if matrix.isnan().any():
         image, text = matrix.isnan().nonzero()[0].tolist()
-        raise UserError(f"the score of image {image} and text {text} is no number: it cannot be ranked")
+        raise UserError(f"the score of image {image} and text {text} is not a number: it cannot be ranked")
     return matrix, owner

@@ -69,7 +69,7 @@ class RetrievalRecall(ByID[Row, dict[int, RetrievalScores]]):
                 raise UserError(f"image {image!r} is not in the set of {len(self.places)} images to be searched")
             if row.isnan().any():
                 text = int(row.isnan().nonzero()[0])
-                raise UserError(f"the score of image {image!r} and text {text} is no number: it cannot be ranked")
+                raise UserError(f"the score of image {image!r} and text {text} is not a number: it cannot be ranked")
         dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32  # NumPy has no bfloat16
         # copies: a row that is a view would be sent to the other ranks with the whole batch
         self.add(image_ids, [row.copy() for row in scores.detach().to("cpu", dtype).numpy()])

@@ -39,7 +39,7 @@ def search(queries: Tensor, gallery: Tensor, top_k: int, chunk: int = CHUNK) -> 
         chunk: rows that are compared at a time.
 
     Raises:
-        UserError: the sizes do not fit, or a query's product is no number.
+        UserError: the sizes do not fit, or a query's product is not a number.
     """
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1] or len(gallery) > MOST_ROWS:
         raise UserError(
@@ -64,7 +64,7 @@ def _keys(scores: Tensor, start: int) -> Tensor:
     The bits of a float, read as a whole number, are in the order of the floats, but of negative ones in reverse.
     """
     if bool(scores.isnan().any()):
-        raise UserError("a product of two vectors is no number: they cannot be ranked")
+        raise UserError("a product of two vectors is not a number: they cannot be ranked")
     bits = (scores + 0.0).view(torch.int32).long()  # -0.0 + 0.0 is 0.0
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     numbers = torch.arange(start, start + scores.shape[1], device=scores.device)

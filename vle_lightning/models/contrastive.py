@@ -34,11 +34,11 @@ class ContrastiveHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / TEMPERATURE)]))  # (1,): sharded strategies slice it
 
     def embed_texts(self, text: Stream) -> Tensor:
-        """Return unit vectors (B, C) of text streams (B, T, D); zeros of a withheld side."""
+        """Return unit vectors (B, C) of text streams (B, T, D); zeros of a masked modality."""
         return _unit(self.text, text)
 
     def embed_images(self, image: Stream) -> Tensor:
-        """Return unit vectors (B, C) of image streams (B, 1 + P, D); zeros of a withheld side."""
+        """Return unit vectors (B, C) of image streams (B, 1 + P, D); zeros of a masked modality."""
         return _unit(self.image, image)
 
     def forward(self, images: Tensor, texts: Tensor, learns_scale: bool = True) -> Tensor:

@@ -122,14 +122,15 @@ class MoME(Backbone):
         super().__init__(config, blind)
         if config.image_size % config.patch_size:
             raise UserError(
-                f"model.architecture: image_size {config.image_size} is no multiple of patch_size {config.patch_size}"
+                f"model.architecture: image_size {config.image_size} is not a multiple of "
+                f"patch_size {config.patch_size}"
             )
         if not 0 <= config.fusion_layers <= config.layers:
             raise UserError(
                 f"model.architecture: fusion_layers is {config.fusion_layers}; give 0 to {config.layers}, the layers"
             )
         if config.heads < 1 or config.width % config.heads:
-            raise UserError(f"model.architecture: width {config.width} is no multiple of heads {config.heads}")
+            raise UserError(f"model.architecture: width {config.width} is not a multiple of heads {config.heads}")
         self.width = self.pooled_width = self.hidden_width = self.text_width = self.contrast_width = config.width
         self.vocabulary, self.max_tokens, self.padding = config.vocab_size, config.text_positions, 0
         self.layout, self.pixels = ImageLayout(1, config.patch_size), HALF

@@ -84,7 +84,7 @@ def check_folder(folder: Folder) -> Iterator[tuple[str, Check]]:
         for check in check_case(folder, name):
             yield name, check
     for stray in folder.strays():
-        yield stray, failure("-", "there is no JSON file beside the tensors")
+        yield stray, failure("-", "there is not JSON file beside the tensors")
     if not names:
         yield "-", failure("-", "no cases/*.json")
 

@@ -46,7 +46,7 @@ def run_plan(arguments: Sequence[str], read_settings: Reader, accumulate: Accumu
         accumulate: the samplers' rule: from global batch, device's batch and devices to micro-batches a step.
 
     Raises:
-        UserError: of anything that a user can mend.
+        UserError: of anything that a user can fix.
     """
     options, experiment = parse(arguments)
     plan = make_plan(options, read_settings(experiment), accumulate)

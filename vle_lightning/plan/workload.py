@@ -78,7 +78,8 @@ def find_workload(
     layout = task.model.layout
     if sample.image_size % layout.patch_size:
         raise UserError(
-            f"data.image_size {sample.image_size} is no multiple of model.architecture's patches, {layout.patch_size}"
+            f"data.image_size {sample.image_size} is not a multiple of model.architecture's patches, "
+            f"{layout.patch_size}"
         )
     if sample.image_size not in (0, config.image_size):  # as a fit does before it begins
         config = config.resized(sample.image_size)

@@ -77,7 +77,7 @@ def read_runs(roots: Sequence[Path]) -> tuple[list[Run], list[str]]:
         The runs, and what is wrong with folders that are left out or not complete.
 
     Raises:
-        UserError: a run root is no folder.
+        UserError: a run root is not a folder.
     """
     runs: list[Run] = []
     problems: list[str] = []
@@ -104,7 +104,7 @@ def _read_run(folder: Path) -> tuple[Run | None, str | None]:
         return None, "is left out: it has no metrics.json, its run has not ended" if begun else None
     metrics = {name: value for name, value in _read_object(folder / "metrics.json").items() if value is not None}
     if wrong := [name for name, value in metrics.items() if not is_number(value)]:
-        raise ValueError(f"metrics.json: {wrong[0]} is no number")
+        raise ValueError(f"metrics.json: {wrong[0]} is not a number")
     if (folder / "run.json").exists():
         record = _read_object(folder / "run.json")
         data, commit = record.get("data", []), record.get("commit")
@@ -126,7 +126,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name} is no JSON ({error})") from error
+        raise ValueError(f"{file.name} is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} holds no names and values")
     return content

@@ -92,7 +92,7 @@ def describe_shards(data: Settings, steps: int) -> str:
         except FileNotFoundError as error:
             raise UserError(f"data.sources: there is no {manifest}; python -m datamodules.prepare writes it") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{manifest} is no shard manifest ({error!r}); make the shards again") from error
+            raise UserError(f"{manifest} is not a shard manifest ({error!r}); make the shards again") from error
     per_epoch = samples // data["global_batch_size"]
     if not per_epoch:
         raise UserError(

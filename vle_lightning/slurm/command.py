@@ -33,7 +33,7 @@ def run_slurm(arguments: Sequence[str], read_settings: Reader, accumulate: Accum
         accumulate: the samplers' rule: from global batch, device's batch and devices to micro-batches a step.
 
     Raises:
-        UserError: of anything that a user can mend.
+        UserError: of anything that a user can fix.
     """
     write = partial(run_write, read_settings=read_settings, accumulate=accumulate)
     commands: dict[str, Callable[[OneSentenceParser, Sequence[str]], int]] = {

@@ -98,7 +98,7 @@ def leave_reason(message: str, environment: Mapping[str, str]) -> None:
     The first task that ends with 2 makes srun terminate the others, whose code 143 is the higher and so srun's own.
 
     Args:
-        message: what the user has to mend.
+        message: what the user has to fix.
         environment: of the process; outside of our batch script nothing is written.
     """
     if file := environment.get(REFUSAL):

@@ -61,7 +61,7 @@ def decide(code: int, step: int, earlier: Sequence[int], is_cancelled: bool) -> 
     if code == DONE:
         return Decision(False, "the run is done")
     if code == REFUSED:
-        return Decision(False, "the run was refused; mend that and submit again")
+        return Decision(False, "the run was refused; fix that and submit again")
     if is_cancelled:
         return Decision(False, f"the job was cancelled; last checkpoint: {name_step(step)}; submit it again to go on")
     if (stuck := starts_without_progress([*earlier, step])) >= MOST_STUCK:

@@ -60,7 +60,7 @@ class VisionLanguageTask(PortableTask):
 
         Args:
             architecture: a preset, or a composition in plain types (`read_architecture`).
-            blind: what is withheld from the model.
+            blind: the masked modality: image, text or none.
             optim: learning rates and schedule.
             seed: of dropout, together with step and micro-batch.
 
@@ -101,7 +101,7 @@ class VisionLanguageTask(PortableTask):
         patch_size = model.layout.patch_size
         if facts.image_size is not None and facts.image_size % patch_size:
             found.append(
-                f"data.image_size {facts.image_size} is no multiple of model.architecture's patches, {patch_size}"
+                f"data.image_size {facts.image_size} is not a multiple of model.architecture's patches, {patch_size}"
             )
         if facts.patch_size not in (None, patch_size):
             found.append(f"data.patch_size is {facts.patch_size}, but that of model.architecture {patch_size}")
@@ -146,6 +146,13 @@ class VisionLanguageTask(PortableTask):
         """Make a summed score for each name, for validation and test apart."""
         for stage in EVALUATED:
             self._scores[stage.value] = nn.ModuleDict({name: Ratio() for name in names})
+
+    @property
+    def score_names(self) -> list[str]:
+        """Return the names of the summed scores, without split; losses are among them."""
+        split = self._scores[Stage.VAL.value] if Stage.VAL.value in self._scores else nn.ModuleDict()
+        assert isinstance(split, nn.ModuleDict)
+        return list(split)
 
     def score(self, stage: Stage, name: str, hits: Tensor, total: Tensor) -> None:
         """Count ``hits`` out of ``total``, both ().

@@ -54,7 +54,7 @@ class ClassificationTask(ImageAloneTask):
                 the last layer and before the encoder's last norm; the head has a norm of its own (BEiT's fc_norm).
             label_smoothing: share of each target that is spread over all classes, in [0, 1).
             init: a checkpoint or run folder to start from.
-            blind: what is withheld from the model.
+            blind: the masked modality: image, text or none.
             optim: learning rates and schedule.
             seed: of dropout.
 

@@ -46,7 +46,7 @@ def draw_answers(
     Args:
         batch: B questions; the first few are drawn.
         probabilities: (B, C) of the answers.
-        heat: (B, 1, rows, columns) attention; None where the image is withheld.
+        heat: (B, 1, rows, columns) attention; None where the image is masked.
         labels: names of the C answers; their numbers by default.
         pixels: how the batch's pixels are normalised.
     """
@@ -80,7 +80,7 @@ def draw_statements(
     Args:
         batch: B statements; the first few are drawn.
         probabilities: (B, C) of the classes.
-        heat: (B, K, rows, columns) attention over each of K pictures; None where they are withheld.
+        heat: (B, K, rows, columns) attention over each of K pictures; None where they are masked.
         labels: names of the C classes.
         facts: how the batch's pixels are normalised.
     """
@@ -111,7 +111,7 @@ def draw_choices(
     Args:
         batch: B questions with K choices; the first few are drawn.
         probabilities: (B, K), each decision between four sums to one.
-        heat: (B, K, rows, columns) attention for each choice; None where the image is withheld.
+        heat: (B, K, rows, columns) attention for each choice; None where the image is masked.
         names: of tokens.
         pixels: how the batch's pixels are normalised.
     """

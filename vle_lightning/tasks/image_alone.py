@@ -33,7 +33,7 @@ class ImageAloneTask(VisionLanguageTask):
         """Build the encoder.
 
         Raises:
-            UserError: the image is withheld, or there are fewer than two classes.
+            UserError: the image is masked, or there are fewer than two classes.
         """
         if blind == "image":
             raise UserError(f"model.blind: {self.task_name()} has nothing but the image to go by; leave it out")

@@ -19,7 +19,7 @@ class Glance(NamedTuple):
     """What a task says of B samples, and where it looked."""
 
     logits: Tensor  # (B, C) float
-    heat: Tensor | None  # (B, K, rows, columns), see `patch_heat`; None where the image is withheld
+    heat: Tensor | None  # (B, K, rows, columns), see `patch_heat`; None where the image is masked
 
 
 @torch.no_grad()

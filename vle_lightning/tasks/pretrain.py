@@ -89,12 +89,12 @@ class PretrainTask(VisionLanguageTask):
             text_init: what the text encoder starts from (transformers name or folder); without ``init``.
             image_init: likewise: for a CLIP ViT a transformers name or folder, or open_clip:MODEL/PRETRAINED; for an
                 encoder of timm timm:NAME, or a file of its weights; for experts (VLMo) a BEiT likewise.
-            blind: what is withheld from the model.
+            blind: the masked modality: image, text or none.
             optim: learning rates and schedule.
             seed: of dropout.
 
         Raises:
-            UserError: an objective is unknown, or needs what ``blind`` withholds.
+            UserError: an objective is unknown, or needs the masked modality.
         """
         super().__init__(architecture, blind, optim, seed)
         self.weights = {"mlm": 1.0, "itm": 1.0, "mpc": 1.0, "pbc": 1.0} if objectives is None else objectives

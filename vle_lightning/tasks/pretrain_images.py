@@ -48,7 +48,7 @@ class PretrainImagesTask(UnimodalTask):
             hiding: what stands for hidden patches: a learned vector, or black pixels.
             freeze: parts of the encoder that stay as they are, such as ``blocks.attention``; none by default.
             init: a checkpoint or run folder to start from.
-            blind: nothing may be withheld.
+            blind: none; there is one modality only.
             optim: learning rates and schedule.
             seed: of dropout.
 

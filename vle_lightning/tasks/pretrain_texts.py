@@ -48,7 +48,7 @@ class PretrainTextsTask(UnimodalTask):
             init: a checkpoint or run folder to start from, such as one of pre-training on images alone.
             image_init: a BEiT to start attention and image experts from, as VLMo does: timm:NAME, or a file; without
                 ``init``.
-            blind: nothing may be withheld.
+            blind: none; there is one modality only.
             optim: learning rates and schedule.
             seed: of dropout.
 

@@ -68,7 +68,7 @@ class RetrievalTask(RankingTask):
                 Karpathy's order is not in the shards.
             pairs_per_batch: of evaluation, on one device.
             init: a checkpoint or run folder to start from.
-            blind: what is withheld from the model.
+            blind: the masked modality: image, text or none.
             optim: learning rates and schedule; the default is METER's.
             seed: of dropout and of drawn negatives.
 

@@ -251,8 +251,8 @@ def _check_numbers(own: Sequence[str], texts: EncodedTexts, scores: Tensor) -> N
     if len(wrong):
         image, text = wrong[0].tolist()
         fault = (
-            f"the score of image {own[image]!r} and text {texts.ids[text]!r} is no number, and {len(wrong) - 1} more "
-            "are not: the weights or these samples are broken"
+            f"the score of image {own[image]!r} and text {texts.ids[text]!r} is not a number, and {len(wrong) - 1} "
+            "more are not: the weights or these samples are broken"
         )
     faults = [told for told in gather_objects(fault) if told is not None]
     if faults:

@@ -59,7 +59,7 @@ class SegmentationTask(ImageAloneTask):
                 and all of them by default, BEiT's.
             auxiliary_weight: of the loss of a small head on the third scale (mmsegmentation's); 0 makes none.
             init: a checkpoint or run folder to start from.
-            blind: what is withheld from the model.
+            blind: the masked modality: image, text or none.
             optim: learning rates and schedule.
             seed: of dropout.
 

@@ -53,7 +53,7 @@ class StatementTask(VisionLanguageTask):
             architecture: a preset, or a composition in plain types (`read_architecture`).
             classes: their names, as the data module has them; the task's own by default.
             init: a checkpoint or run folder to start from.
-            blind: what is withheld from the model.
+            blind: the masked modality: image, text or none.
             optim: learning rates and schedule; the default is METER's.
             seed: of dropout.
         """

@@ -36,13 +36,15 @@ class UnimodalTask(VisionLanguageTask):
             freeze: parts of the encoder that stay as they are, see `freeze_parts`.
             optim: learning rates and schedule.
             seed: of dropout.
-            blind: nothing may be withheld.
+            blind: none; there is one modality only.
 
         Raises:
             UserError: ``freeze`` names what is not there.
         """
         if blind != "none":
-            raise UserError(f"model.blind={blind}: pre-training on {self.modality}s alone withholds nothing")
+            raise UserError(
+                f"model.blind={blind}: pre-training on {self.modality}s alone has no other modality: leave it out"
+            )
         super().__init__(architecture, "none", optim, seed)
         freeze_parts(self.model, self.modality, freeze)
 

@@ -57,7 +57,7 @@ class VCRTask(VisionLanguageTask):
             mode: q2a chooses the answer, qa2r the rationale given the right answer; the data module's mode is the same.
             families: kinds of questions that are scored apart as well.
             init: a checkpoint or run folder to start from.
-            blind: what is withheld from the model.
+            blind: the masked modality: image, text or none.
             optim: learning rates and schedule; the default is VLE's.
             seed: of dropout.
         """

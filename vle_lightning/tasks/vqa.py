@@ -50,7 +50,7 @@ class VQATask(VisionLanguageTask):
             architecture: a preset, or a composition in plain types (`read_architecture`).
             answers: C, how many answers there are; the data module's list has as many.
             init: a checkpoint or run folder to start from.
-            blind: what is withheld from the model.
+            blind: the masked modality: image, text or none.
             optim: learning rates and schedule; the default is VLE's.
             seed: of dropout.
         """

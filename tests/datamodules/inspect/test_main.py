@@ -115,7 +115,7 @@ def test_all_folders_below_a_root_are_inspected(folder: Path, capsys: pytest.Cap
     found = json.loads(capsys.readouterr().out)["folders"]
     names = [Path(one["folder"]).relative_to(root).as_posix() for one in found]
     assert names == ["other/val", "toy/train", "toy/val"]
-    assert "is no shard manifest" in found[0]["problems"][0]["what"]
+    assert "is not a shard manifest" in found[0]["problems"][0]["what"]
     assert [one["images"] for one in found[1:]] == [5, 2]
     assert not list(root.rglob("*.png"))
     assert main([str(root)]) == 1
@@ -125,7 +125,7 @@ def test_all_folders_below_a_root_are_inspected(folder: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{root}/none"], "none is no folder: give a folder with manifest.json"),
+        (["{root}/none"], "none is not a folder: give a folder with manifest.json"),
         (["{root}/empty"], "empty holds no shards: give a folder with manifest.json, or one with SOURCE/SPLIT/"),
         (["{folder}", "--images", "-1"], "--images is -1; give 0 to 400"),
         (["{folder}", "--images", "401"], "--images is 401; give 0 to 400"),

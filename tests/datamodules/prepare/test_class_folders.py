@@ -126,7 +126,7 @@ def test_flat_validation_images_by_the_devkit(imagenet: Path) -> None:
 
 def test_a_number_that_the_devkit_does_not_know_is_refused(imagenet: Path) -> None:
     write_devkit(imagenet, "1\n1001\n", {1: "n02119789"})
-    with pytest.raises(ValueError, match=r"line 2: '1001' is no number of a class"):
+    with pytest.raises(ValueError, match=r"line 2: '1001' is not a number of a class"):
         converted(imagenet)
 
 

@@ -220,7 +220,7 @@ def test_files_in_another_layout_are_named(tmp_path: Path, name: str, content: o
 def test_broken_json_and_missing_images_are_named(tmp_path: Path) -> None:
     write_coco(tmp_path, [{"caption": "a dog"}], [{}])
     (tmp_path / "annotations" / "captions_train2017.json").write_text('{"images": [')
-    with pytest.raises(ValueError, match=r"captions_train2017\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"captions_train2017\.json is not JSON"):
         convert("coco", tmp_path, tmp_path / "out", TRAIN)
     shutil.rmtree(tmp_path / "images")
     with pytest.raises(FileNotFoundError, match="no images: none of images"):

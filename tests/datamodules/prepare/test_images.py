@@ -80,7 +80,7 @@ def test_no_place_and_a_damaged_tar_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none of images, train \(a folder, \.tar or \.zip\)"):
         open_places(tmp_path, ["images", "train", "images.tar"])
     (tmp_path / "images.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(ValueError, match=r"images\.tar is no readable"):
+    with pytest.raises(ValueError, match=r"images\.tar is not a readable"):
         open_places(tmp_path, ["images", "images.tar"])
 
 
@@ -125,7 +125,7 @@ def test_a_damaged_member_is_counted_and_a_damaged_zip_is_named(tmp_path: Path) 
     with pytest.raises(SampleError, match=r"unreadable image: 1\.jpg in images\.zip: Bad CRC-32"):
         read_image(places, "1.jpg")
     path.write_bytes(whole[:-50])
-    with pytest.raises(ValueError, match=r"images\.zip is no readable zip"):
+    with pytest.raises(ValueError, match=r"images\.zip is not a readable zip"):
         open_places(tmp_path, ["images"])
     path.write_bytes(whole.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"))
     with pytest.raises(ValueError, match=r"images\.zip is encrypted"):

@@ -231,5 +231,5 @@ def test_what_a_value_may_be(value: object, as_id: bool, as_whole: bool, as_numb
 
 def test_json_without_end_is_named(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"deep\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"deep\.json is not JSON"):
         read_json(tmp_path / "deep.json")

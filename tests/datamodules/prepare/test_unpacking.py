@@ -106,7 +106,7 @@ def header(kind: bytes, size: int) -> bytes:
 def test_a_tar_with_a_size_that_cannot_be_is_named(kind: bytes, size: int, tmp_path: Path) -> None:
     path = tmp_path / "images.tar"
     path.write_bytes(header(kind, size) + bytes(10_240))
-    with pytest.raises(ValueError, match=rf"^{path} is no readable, uncompressed tar \(.*fetch or unpack it again"):
+    with pytest.raises(ValueError, match=rf"^{path} is not a readable, uncompressed tar \(.*fetch or unpack it again"):
         Archive(path)
     (skip,) = scan_tar(path, "sbu").skips
     assert skip["kind"] == "truncated or damaged tar"
@@ -122,7 +122,7 @@ def test_a_tar_with_a_bad_size_is_not_blamed_on_the_output(tmp_path: Path, capsy
     with pytest.raises(SystemExit) as caught:
         main(f"coco --src {tmp_path} --out {tmp_path}/out --splits train".split())
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/images.tar is no readable, uncompressed tar (")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/images.tar is not a readable, uncompressed tar (")
 
 
 def test_a_missing_raw_file_is_not_blamed_on_the_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
