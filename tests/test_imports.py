@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from lower floors and from its own part
     ("errors", "vqa_answers", "processor", "resident", "projection", "arrivals"),
-    ("batch", "streams", "parts", "entry", "distributed", "files"),
+    ("batch", "streams", "parts", "entry", "extras", "distributed", "files"),
     ("encoders", "fusion", "yaml_limits", "fakes"),
     ("models",),
     ("objectives", "hub", "metrics", "optim"),
@@ -39,6 +39,7 @@ WITHOUT_LIGHTNING = (
     "projection",
     "errors",
     "entry",
+    "extras",
     "yaml_limits",
     "encoders",
     "fusion",
