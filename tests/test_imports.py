@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from lower floors and from its own part
     ("errors", "vqa_answers", "processor", "resident", "projection", "arrivals"),
     ("batch", "streams", "parts", "entry", "extras", "distributed", "files"),
-    ("encoders", "fusion", "yaml_limits", "fakes"),
+    ("encoders", "fusion", "yaml_limits", "fakes", "records"),
     ("models",),
     ("objectives", "hub", "metrics", "optim"),
     ("tasks",),
@@ -37,6 +37,7 @@ WITHOUT_LIGHTNING = (
     "streams",
     "parts",
     "projection",
+    "records",
     "errors",
     "entry",
     "extras",
