@@ -83,7 +83,7 @@ def test_a_reader_that_goes_away_leaves_vles_answer(exported: Exported) -> None:
         reply = load(exported, server.address).stream(image=PICTURE, question=QUESTION)
         pieces = iter(reply)
         next(pieces)
-        pieces.close()  # type: ignore[attr-defined]
+        pieces.close()
         assert (reply.result["reason"], reply.result["answer"]) == (UNREAD, reply.answers[0]["answer"])
 
 

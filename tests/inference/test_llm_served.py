@@ -36,7 +36,7 @@ Exported = Callable[[str], Path]
 SECRET = "sk-abc123-never-to-be-seen"
 SENTENCE = ["<assistant>", "the", "old", "car", "is", "red", "<end>"]
 PICTURE = Image.new("RGB", (60, 40), "red")
-START = 120  # seconds that a server may take to come up on a busy machine
+START = 600  # seconds that a server may take to come up: it imports all of transformers, perhaps on a busy machine
 
 
 def write_language_model(folder: Path) -> None:

@@ -65,7 +65,7 @@ class LLMPipeline(VQAPipeline):
     def _replies(self, top_k: int, items: Sequence[Item]) -> list[LLMReply]:
         replies = []
         for item, answers in zip(items, self._answer(top_k, items), strict=True):
-            caption = self.captioner and self.captioner(open_picture(item.image))
+            caption = None if self.captioner is None else self.captioner(open_picture(item.image))
             prompt = write_prompt(item.read_text("question"), answers, caption)
             replies.append(LLMReply(prompt, answers, caption, self.chat.stream(prompt)))
         return replies
