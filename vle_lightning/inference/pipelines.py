@@ -30,7 +30,6 @@ from vle_lightning.inference.vcr import VCRPipeline
 
 PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
     "vqa": VQAPipeline,
-    "vqa-llm": LLMPipeline,
     "itm": ITMPipeline,
     "pbc": PBCPipeline,
     "mlm": MLMPipeline,
@@ -39,6 +38,7 @@ PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
     "features": FeaturesPipeline,
     "retrieve": RetrievePipeline,
     "classify": ClassifyPipeline,
+    "vqa-llm": LLMPipeline,
 }
 
 
@@ -60,7 +60,7 @@ def pipeline(
     """Load a model for one use.
 
     Args:
-        kind: vqa, vqa-llm, itm, pbc, mlm, vcr-q2a, vcr-qa2r, features, classify or retrieve.
+        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r, features, classify, retrieve or vqa-llm.
         source: a hub name, a folder of the published layout or of ours, a run folder, or its .ckpt file.
         processor: of tokenizer and image settings, or where to find it; that of the source by default.
         tokenizer: folder or hub name, for a checkpoint that comes with neither tokenizer nor image settings, as METER's
