@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -245,3 +247,31 @@ def test_a_fit_starts_from_an_exported_folder_and_says_so(
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith(f"model.init: loaded {count:,} parameters in ")
     assert f"from {tmp_path / 'out'}; newly made: vcr_q2a_logit; left out " in first
+
+
+def test_the_card_has_the_scores_of_the_run_and_a_snippet_that_runs(vqa: Path, tmp_path: Path) -> None:
+    (vqa / "metrics.json").write_text(json.dumps({"val/vqa_accuracy": 0.625}))
+    assert export(vqa, tmp_path / "out", "--license", "mit") == 0
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "mit"
+    assert [result.metric_value for result in card.data.eval_results] == [0.625]
+    assert f"{sum(value.numel() for value in weights_of(vqa).values()):,} parameters" in card.text
+    Image.new("RGB", (64, 64)).save(tmp_path / "cat.jpg")
+    snippet = card.text.split("```python\n")[1].split("```")[0].replace("print(", "found = (")
+    found: dict[str, Any] = {}
+    exec(snippet.replace('"out"', repr(str(tmp_path / "out"))).replace("cat.jpg", str(tmp_path / "cat.jpg")), found)
+    assert {row["answer"] for row in found["found"]} == set(ANSWERS)
+
+
+def test_a_card_by_hand_is_kept(vqa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = tmp_path / "out" / "README.md"
+    export(vqa, tmp_path / "out")
+    made = card.read_text()
+    export(vqa, tmp_path / "out")
+    assert card.read_text() == made
+    assert "by hand" not in capsys.readouterr().out.replace(str(tmp_path), "")
+    card.write_text(made + "My notes.\n")
+    for _ in range(2):
+        assert export(vqa, tmp_path / "out") == 0
+        assert card.read_text() == made + "My notes.\n"
+        assert "README.md was written by hand and is kept" in capsys.readouterr().out

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # a module imports from lower floors and from its own part
     ("errors", "vqa_answers", "processor", "resident", "projection", "arrivals"),
-    ("batch", "streams", "parts", "entry", "distributed", "files"),
-    ("encoders", "fusion", "yaml_limits", "fakes"),
+    ("batch", "streams", "parts", "entry", "extras", "distributed", "files"),
+    ("encoders", "fusion", "yaml_limits", "fakes", "records"),
     ("models",),
     ("objectives", "hub", "metrics", "optim"),
     ("tasks",),
@@ -37,8 +37,10 @@ WITHOUT_LIGHTNING = (
     "streams",
     "parts",
     "projection",
+    "records",
     "errors",
     "entry",
+    "extras",
     "yaml_limits",
     "encoders",
     "fusion",

@@ -12,10 +12,12 @@ from typing import Any
 
 from vle_lightning.encoders.base import CLIP_MEAN, CLIP_STD
 from vle_lightning.errors import UserError
+from vle_lightning.hub.card import CARD, is_by_hand, write_card
 from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.folder import find_folder
 from vle_lightning.hub.pretrained import Pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder
+from vle_lightning.hub.run_facts import find_origin
 from vle_lightning.hub.sharded import is_sharded
 from vle_lightning.hub.vle import VQA_HEAD
 from vle_lightning.inference.commands import OneSentenceParser
@@ -46,15 +48,22 @@ def run_export(arguments: Sequence[str]) -> int:
             task.heads()[name].requires_grad_(False)
         task.save_pretrained(folder, options.format)
         has_processor = write_processor(folder, options.run, run, options.format)
+        kept = is_by_hand(target / CARD)
+        if not kept:
+            name = options.push or (target.name if target.is_absolute() else target.as_posix())
+            origin = find_origin(options.run)
+            write_card(folder, task.card(name, options.format, origin, options.license, has_processor))
         names = sorted(file.name for file in folder.iterdir())
         mark = {"source": options.run, "task": task.task_name(), "layout": options.format, "files": names}
         (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
         target.mkdir(exist_ok=True)
         for name in (*names, MARK):  # the mark comes last: what is cut short is no export
             (folder / name).replace(target / name)
-    for name in earlier - set(names):
+    for name in earlier - set(names) - {CARD}:
         (target / name).unlink(missing_ok=True)
     tell(target, task, options.format, has_processor)
+    if kept:
+        print(f"{target / CARD} was written by hand and is kept; delete it for a new one with these scores")
     if options.push:
         print(f"uploaded to {push_folder(options.push, target, options.private)}")
     return 0
@@ -76,6 +85,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
         help="vle, meter, vlmo: the published layouts, which their authors' code reads (default: %(default)s)",
     )
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the hub as well")
+    parser.add_argument("--license", help="of the weights, by the hub's name, such as apache-2.0; goes into the card")
     parser.add_argument("--private", action="store_true", help="of a repository that --push makes")
     return parser.parse_args(arguments)
 

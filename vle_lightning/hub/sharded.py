@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from vle_lightning.errors import UserError
+from vle_lightning.extras import require
 from vle_lightning.hub.integrity import check_integrity, check_slice
 
 WHOLE = "whole.ckpt"  # in the folder, once it was asked for
@@ -147,6 +148,7 @@ def _by_number(optimizer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_deepspeed(path: Path, option: str) -> dict[str, Any]:
+    require("deepspeed", "deepspeed", f"{option}: {path}, which DeepSpeed wrote,")
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     parts = sorted((path / TAG).glob("*.pt"))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import read_pretrained
+from vle_lightning.inference.chat import ChatServer
 from vle_lightning.inference.items import Item, gather
 from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.processor import Processor
@@ -34,6 +35,8 @@ class Settings:
     batch_size: int
     answers: tuple[str, ...] | None = None  # names of a VQA head's answers, where the source has none
     tokenizer: str | None = None  # given by name, because the source has neither tokenizer nor image settings
+    chat: ChatServer | None = None  # of the language model that words answers
+    captioner: str | None = None  # model that describes the picture to it
 
 
 class Seen(NamedTuple):

@@ -23,6 +23,7 @@ from vle_lightning.inference.vcr_layout import read_annotation, read_boxes
 
 PUBLISHED = {  # the model of each pipeline where none is named
     "vqa": "hfl/vle-base-for-vqa",
+    "vqa-llm": "hfl/vle-base-for-vqa",
     "itm": "hfl/vle-base",
     "pbc": "hfl/vle-base",
     "vcr-q2a": "hfl/vle-base-for-vcr-q2a",
@@ -60,12 +61,19 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
 
 
 def ask(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
-    """Answer a question about a picture."""
+    """Answer a question about a picture; a language model may word the answer."""
     _take_picture(parser)
     parser.add_argument("question")
     parser.add_argument("--top_k", type=int, default=5, help="how many answers")
+    parser.add_argument("--llm", help="address of a server of OpenAI's protocol (its key: OPENAI_API_KEY)")
+    parser.add_argument("--llm_model", help="the model's name there")
+    parser.add_argument("--llm_timeout", type=float, default=60.0, help="seconds for a reply (default: %(default)s)")
+    parser.add_argument("--captioner", help="model of transformers that describes the picture to the language model")
     options = _parse(parser, arguments)
-    return _load("vqa", options)(image=options.image, question=options.question, top_k=options.top_k)
+    names = ("llm", "llm_model", "llm_timeout", "captioner")
+    given = {name: getattr(options, name) for name in names}
+    kind = "vqa-llm" if options.llm or options.llm_model or options.captioner else "vqa"
+    return _load(kind, options, **given)(image=options.image, question=options.question, top_k=options.top_k)
 
 
 def match(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
@@ -170,7 +178,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     return options
 
 
-def _load(kind: str, options: argparse.Namespace) -> Pipeline:
+def _load(kind: str, options: argparse.Namespace, **more: Any) -> Pipeline:  # noqa: ANN401 (options of a kind)
     return pipeline(
         kind,
         options.model or PUBLISHED[kind],
@@ -178,6 +186,7 @@ def _load(kind: str, options: argparse.Namespace) -> Pipeline:
         answers=options.answers,
         device=options.device,
         dtype=options.dtype,
+        **more,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import architecture_of, read_pretrained
 from vle_lightning.inference.base import Pipeline, Settings
+from vle_lightning.inference.chat import ChatServer
 from vle_lightning.inference.images import ClassifyPipeline
 from vle_lightning.inference.items import check_count
 from vle_lightning.inference.kinds import (
@@ -22,6 +23,7 @@ from vle_lightning.inference.kinds import (
     PBCPipeline,
     VQAPipeline,
 )
+from vle_lightning.inference.llm import LLMPipeline
 from vle_lightning.inference.processor import Processor
 from vle_lightning.inference.retrieve import RetrievePipeline
 from vle_lightning.inference.vcr import VCRPipeline
@@ -36,6 +38,7 @@ PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
     "features": FeaturesPipeline,
     "retrieve": RetrievePipeline,
     "classify": ClassifyPipeline,
+    "vqa-llm": LLMPipeline,
 }
 
 
@@ -49,11 +52,15 @@ def pipeline(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str = torch.float32,
     batch_size: int = 8,
+    llm: str | None = None,
+    llm_model: str | None = None,
+    llm_timeout: float = 60.0,
+    captioner: str | Path | None = None,
 ) -> Pipeline:
     """Load a model for one use.
 
     Args:
-        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r, features, classify or retrieve.
+        kind: vqa, itm, pbc, mlm, vcr-q2a, vcr-qa2r, features, classify, retrieve or vqa-llm.
         source: a hub name, a folder of the published layout or of ours, a run folder, or its .ckpt file.
         processor: of tokenizer and image settings, or where to find it; that of the source by default.
         tokenizer: folder or hub name, for a checkpoint that comes with neither tokenizer nor image settings, as METER's
@@ -62,6 +69,10 @@ def pipeline(
         device: a GPU by default, where there is one.
         dtype: of the computation, such as "bfloat16".
         batch_size: items that are answered at a time.
+        llm: base address of a server of OpenAI's protocol, for vqa-llm; its key is read from OPENAI_API_KEY alone.
+        llm_model: the model's name there.
+        llm_timeout: seconds for a whole reply.
+        captioner: model that describes the picture to it, of transformers' image-text-to-text pipeline.
 
     Returns:
         A function of one item, a list or a stream of items; see the class of the kind.
@@ -74,6 +85,8 @@ def pipeline(
         raise UserError(f"there is no pipeline {kind!r}; choose one of {', '.join(PIPELINES)}")
     check_count("batch_size", batch_size)
     check_place("source", source)
+    if kind != "vqa-llm" and any(option is not None for option in (llm, llm_model, captioner)):
+        raise UserError(f"llm, llm_model and captioner are options of the pipeline vqa-llm; {kind} takes none of them")
     if tokenizer is not None and processor is not None:
         raise UserError("processor and tokenizer were given; give one of the two")
     if tokenizer is not None:
@@ -85,7 +98,9 @@ def pipeline(
         processor = Processor.from_pretrained(processor)
     places = (find_device(device), find_dtype(dtype))
     bare = None if tokenizer is None else str(tokenizer)
-    settings = Settings(str(source), processor, *places, batch_size, read_answers(answers), bare)
+    chat = ChatServer(llm, llm_model, llm_timeout) if llm and llm_model else None
+    describer = None if captioner is None else str(captioner)
+    settings = Settings(str(source), processor, *places, batch_size, read_answers(answers), bare, chat, describer)
     return PIPELINES[kind](settings)
 
 

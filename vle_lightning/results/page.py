@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from vle_lightning.files import is_number
+from vle_lightning.records import TASKS, name_data, scores_of, without_paths
 from vle_lightning.results.hardware import Hardware, hardware_section
-from vle_lightning.results.runs import TASKS, Published, Run
+from vle_lightning.results.runs import Published, Run
 
-SCORES = {  # of metrics.json, without the split; a suffix behind "_" says how it was measured
-    "vqa": ("vqa_accuracy",),
-    "vcr": ("q2a", "qa2r", "q2ar"),
-    "nlvr2": ("accuracy", "consistency"),
-    "nlvr": ("accuracy", "consistency"),
-    "snli_ve": ("accuracy",),
-    "retrieval": ("tr@1", "ir@1"),
-    "dual_retrieval": ("tr@1", "ir@1"),
-    "classification": ("acc@1", "acc@5"),
-    "segmentation": ("miou", "pixel_accuracy"),
-    "pretrain": ("itm_accuracy", "mlm_accuracy", "mlm_content_accuracy", "mpc_accuracy", "pbc_iou"),
-}
-MEASURED = re.compile(r"(?:_\d+folds)?(?:_top\d+)?")  # such suffixes
 BLIND = {"picture": ("-blind",), "text": ("-blind_text", "-blind-text")}  # masked modality: suffixes of the run's name
-OWN_PATH = re.compile(r"(?<![\w.:/-])~?/(?:[^\s/'\"]+/)+")  # of the machine that ran a command
 COLUMNS = (
     *("whose", "run or system", "data", "split", "score", "%", "without the picture", "without the text"),
     *("floor", "ceiling", "steps", "minutes", "seed", "commit", "selected by", "command or source"),
@@ -61,10 +46,10 @@ def render(
             [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_line, rows)] if rows else ["No run, and no number."]
         )
         parts.append("\n".join([f"## {TASKS.get(task, task)}", "", *table]) + "\n")
-    parts += (_without_paths(hardware_section(check)) for check in hardware)
+    parts += (without_paths(hardware_section(check)) for check in hardware)
     if problems:
         parts.append(
-            "\n".join(["## Not complete", "", *(f"- {_without_paths(problem)}" for problem in problems)]) + "\n"
+            "\n".join(["## Not complete", "", *(f"- {without_paths(problem)}" for problem in problems)]) + "\n"
         )
     return "\n".join(parts)
 
@@ -75,8 +60,8 @@ def _own_rows(run: Run, runs: Mapping[str, Run]) -> Iterable[list[str]]:
         if run.record
         else [part for part in runs.values() if part.record and part.name.startswith((f"{run.name}_", f"{run.name}-"))]
     )
-    data = "; ".join(dict.fromkeys(_data(part.record) for part in (run, *parts) if part.record))
-    scores = [score for score in _scores_of(run) if not any(_same(run, part, score) for part in parts)]
+    data = "; ".join(dict.fromkeys(name_data(part.record) for part in (run, *parts) if part.record))
+    scores = [score for score in scores_of(run.task, run.metrics) if not any(_same(run, part, score) for part in parts)]
     made = _making(run.record, parts)
     if not scores and not parts:
         yield ["ours", run.name, data, "", "none of its task's", *[""] * 5, *made]
@@ -105,21 +90,9 @@ def _making(record: Mapping[str, Any], parts: Sequence[Run]) -> list[str]:
         f"{seconds / 60:.1f}" if is_number(seconds) else "",
         str(record.get("seed", "")),
         _commit(record),
-        _without_paths(str(record.get("rule", ""))),
-        f"`{_without_paths(str(record.get('command')))}`",
+        without_paths(str(record.get("rule", ""))),
+        f"`{without_paths(str(record.get('command')))}`",
     ]
-
-
-def _scores_of(run: Run) -> list[str]:
-    """Return the names of the scores to report, those of the task first in their order."""
-    named = dict.fromkeys(name.split("/", 1)[1] for name in run.metrics if name.startswith(("val/", "test/")))
-    if run.task not in SCORES:
-        return sorted(name for name in named if "loss" not in name and "/" not in name)
-    return [n for score in SCORES[run.task] for n in sorted(named) if n == score or _is_measured(n, score)]
-
-
-def _is_measured(name: str, score: str) -> bool:
-    return name.startswith(f"{score}_") and MEASURED.fullmatch(name.removeprefix(score)) is not None
 
 
 def _blind_score(run: Run, runs: Mapping[str, Run], score: str, split: str, suffixes: Sequence[str]) -> str:
@@ -137,16 +110,6 @@ def _published_rows(entry: Published) -> Iterable[list[str]]:
         yield ["published", entry.system, entry.data, entry.split, score, str(value), *[""] * 9, entry.source]
 
 
-def _data(record: Mapping[str, Any]) -> str:
-    """Name the data by the folders of its manifests, ROOT/SOURCE/SPLIT/manifest.json: "toy: vqav2"."""
-    places: dict[str, dict[str, None]] = {}
-    for row in record.get("data", []):
-        *root, source, _, _ = ("", *PurePosixPath(row["path"]).parts)
-        above = [part for part in root if part not in ("", "/", "shards")]
-        places.setdefault(above[-1] if above else "", {})[source] = None
-    return "; ".join(f"{root}: {', '.join(sources)}" for root, sources in sorted(places.items()))
-
-
 def _commit(record: Mapping[str, Any]) -> str:
     commit = record.get("commit")
     return f"{commit[:7]}{' (modified)' if record.get('modified') else ''}" if commit else "not known"
@@ -154,10 +117,6 @@ def _commit(record: Mapping[str, Any]) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
-
-
-def _without_paths(text: str) -> str:
-    return OWN_PATH.sub(".../", text)
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -9,19 +9,8 @@ from typing import Any, NamedTuple
 
 from vle_lightning.errors import UserError
 from vle_lightning.files import is_number
+from vle_lightning.records import TASKS, split_of
 
-TASKS = {  # and their titles, in the order of the page
-    "vqa": "Visual question answering",
-    "vcr": "Visual commonsense reasoning (VCR)",
-    "nlvr2": "NLVR2",
-    "nlvr": "NLVR",
-    "snli_ve": "SNLI-VE",
-    "retrieval": "Image-text retrieval",
-    "dual_retrieval": "Image-text retrieval by a dual encoder",
-    "classification": "Image classification",
-    "segmentation": "Semantic segmentation",
-    "pretrain": "Pre-training",
-}
 TRACES = ("run.json", "config.yaml", "best.ckpt", "last.ckpt")
 
 
@@ -35,7 +24,7 @@ class Run(NamedTuple):
 
     def split_of(self, score: str) -> str | None:
         """Return the split that a score is reported on: test where there is one."""
-        return next((split for split in ("test", "val") if f"{split}/{score}" in self.metrics), None)
+        return split_of(score, self.metrics)
 
     @property
     def conditions(self) -> tuple[object, object]:

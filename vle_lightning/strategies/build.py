@@ -11,6 +11,7 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from vle_lightning.errors import UserError
+from vle_lightning.extras import require
 from vle_lightning.strategies.deepspeed import ZeroPrecision, ZeroStrategy
 from vle_lightning.strategies.fsdp import ShardedStrategy
 
@@ -47,10 +48,12 @@ def make_strategy(
         unused_weights: whether there are weights that no loss depends on.
 
     Raises:
-        UserError: there is no such strategy, or it cannot do what is asked for.
+        UserError: there is no such strategy, its package is not installed, or it cannot do what is asked for.
     """
     if name not in STRATEGIES:
         raise UserError(f"trainer.strategy: there is no {name!r}; choose one of {', '.join(STRATEGIES)}")
+    if name in STAGES:
+        require("deepspeed", "deepspeed", f"trainer.strategy {name}")
     if offload and name not in STAGES:
         raise UserError(f"offload: only {', '.join(STAGES)} can, not trainer.strategy {name}")
     if sharded_checkpoints and name not in ("fsdp", *STAGES):

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import read_architecture, refuse_unknown
+from vle_lightning.hub.card import Model, write_card
 from vle_lightning.hub.checks import check_values
 from vle_lightning.hub.filling import own_tensors
 from vle_lightning.hub.meter_export import write_meter
 from vle_lightning.hub.own import CARRIED, Description, to_plain, write_own
 from vle_lightning.hub.pretrained import Pretrained, architecture_of, fill_pretrained, read_pretrained
 from vle_lightning.hub.push import push_folder
+from vle_lightning.hub.run_facts import Origin, find_origin
 from vle_lightning.hub.temperatures import renew_temperatures
 from vle_lightning.hub.towers import fill_encoder
 from vle_lightning.hub.vle import Published, write_vle
@@ -189,14 +191,45 @@ class PortableTask(L.LightningModule):
         rests = {name: not any(p.requires_grad for p in head.parameters()) for name, head in self.heads().items()}
         return {name: head for name, head in self.heads().items() if not (rests[name] and name in self.new_heads)}
 
-    def push_to_hub(self, repository: str, layout: Layout = "own", private: bool = False) -> str:
-        """Upload what `save_pretrained` writes to ``OWNER/NAME`` on the hub; return its address.
+    def card(self, name: str, layout: Layout, origin: Origin, license: str | None, tokenizer: bool) -> Model:
+        """Say what the model card needs.
+
+        Args:
+            name: ``OWNER/NAME``, or the folder.
+            layout: of the folder.
+            origin: where the weights come from.
+            license: by the hub's name; None where nobody has given one.
+            tokenizer: whether the folder holds tokenizer and image settings.
+        """
+        count = sum(tensor.numel() for tensor in own_tensors({"": self}).tensors.values())
+        heads = [name for name in self.trained_heads() if layout == "own" or name in self.published_heads()]
+        answers, kind = self.options.get("answers"), self.model.config.kind
+        return Model(name, self.task_name(), kind, layout, count, tuple(heads), answers, tokenizer, license, origin)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        layout: Layout = "own",
+        private: bool = False,
+        source: str | Path | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes, and a model card, to ``OWNER/NAME`` on the hub; return its address.
+
+        Args:
+            repository: to make or to fill.
+            layout: see `save_pretrained`.
+            private: of a new repository.
+            source: run folder or checkpoint that the weights come from; its scores go into the card.
+            license: of the weights, by the hub's name, such as apache-2.0.
 
         Raises:
             UserError: the hub cannot be reached or refuses.
         """
+        origin = Origin() if source is None else find_origin(source)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, layout)
+            write_card(Path(folder), self.card(repository, layout, origin, license, tokenizer=False))
             return push_folder(repository, Path(folder), private)
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:

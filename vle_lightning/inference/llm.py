@@ -1,0 +1,172 @@
+"""VQA + LLM: a language model words the best of VLE's answers, given the question and a caption of the picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from PIL import Image
+from transformers import pipeline as transformers_pipeline
+
+from vle_lightning.errors import UserError
+from vle_lightning.inference.base import Settings
+from vle_lightning.inference.chat import ChatError
+from vle_lightning.inference.items import Item, check_count
+from vle_lightning.inference.kinds import VQAPipeline
+from vle_lightning.inference.pictures import open_picture
+
+INSTRUCTION = (
+    "A vision model has looked at a picture and gives candidate answers to a question about it, with probabilities. "
+    "Choose the best one, and answer the question with it in one short sentence that holds the candidate word for word."
+)
+DESCRIBE = "Describe this image in one sentence."
+CAPTION_TOKENS = 40  # at most
+UNREAD = "the reply was not read to its end"
+
+
+class LLMPipeline(VQAPipeline):
+    """Answers questions about pictures in sentences of a language model; without one, VLE's own answer stands."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load a VQA model, and a captioner if one is named.
+
+        Raises:
+            UserError: no server is given, or a model cannot be loaded.
+        """
+        if settings.chat is None:
+            raise UserError("llm and llm_model are missing: give the address of a server, and the model to use there")
+        super().__init__(settings)
+        self.chat = settings.chat
+        self.captioner = None if settings.captioner is None else Captioner(settings.captioner, settings)
+
+    def __call__(
+        self,
+        items: object = None,
+        *,
+        image: object = None,
+        question: object = None,
+        top_k: int = 5,
+        batch_size: int | None = None,
+    ) -> Any:  # noqa: ANN401 (one result or many)
+        """Return, for each question, what `LLMReply.result` holds; questions go to the server one after another."""
+        check_count("top_k", top_k)
+        return self._run(items, partial(self._results, top_k), batch_size, image=image, question=question)
+
+    def stream(self, *, image: object, question: object, top_k: int = 5) -> Any:  # noqa: ANN401 (one or many)
+        """Return an `LLMReply` for each question, whose pieces are fetched as they are taken."""
+        check_count("top_k", top_k)
+        return self._run(None, partial(self._replies, top_k), None, image=image, question=question)
+
+    def _results(self, top_k: int, items: Sequence[Item]) -> list[dict[str, object]]:
+        return [reply.result for reply in self._replies(top_k, items)]
+
+    def _replies(self, top_k: int, items: Sequence[Item]) -> list[LLMReply]:
+        replies = []
+        for item, answers in zip(items, self._answer(top_k, items), strict=True):
+            caption = None if self.captioner is None else self.captioner(open_picture(item.image))
+            prompt = write_prompt(item.read_text("question"), answers, caption)
+            replies.append(LLMReply(prompt, answers, caption, self.chat.stream(prompt)))
+        return replies
+
+
+class LLMReply:
+    """A reply that arrives: iterating gives its pieces, `result` reads what is left and judges the whole."""
+
+    def __init__(
+        self, prompt: str, answers: Sequence[Mapping[str, object]], caption: str | None, pieces: Iterator[str]
+    ) -> None:
+        self.prompt, self.answers, self.caption = prompt, answers, caption
+        self.text = ""  # that has arrived
+        self.reason: str | None = UNREAD
+        self._pieces = self._read(pieces)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the pieces; none of them is judged yet."""
+        yield from self._pieces
+
+    @property
+    def result(self) -> dict[str, object]:
+        """Return plain types: answer, reply, reason, caption, prompt and answers.
+
+        ``answer`` is the reply, or VLE's best answer where ``reason`` says why the reply is not used (else None).
+        """
+        for _ in self._pieces:
+            pass
+        return {
+            "answer": self.text.strip() if self.reason is None else self.answers[0]["answer"],
+            "reply": self.text,
+            "reason": self.reason,
+            "caption": self.caption,
+            "prompt": self.prompt,
+            "answers": list(self.answers),
+        }
+
+    def _read(self, pieces: Iterator[str]) -> Iterator[str]:
+        try:
+            for piece in pieces:
+                self.text += piece
+                yield piece
+        except ChatError as error:
+            self.reason = str(error)
+        else:
+            self.reason = find_fault(self.text, [str(row["answer"]) for row in self.answers])
+
+
+class Captioner:
+    """Describes a picture by a model of transformers' image-text-to-text pipeline (image-to-text of version 4)."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        """Load a model by its folder or hub name.
+
+        Raises:
+            UserError: it cannot be loaded, or is no model that writes texts about pictures.
+        """
+        try:
+            self._write = transformers_pipeline(
+                "image-text-to-text", model=name, device=settings.device, dtype=settings.dtype
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"captioner: {name} cannot be loaded as an image-text-to-text model: {reason}") from error
+
+    def __call__(self, picture: Image.Image) -> str:
+        """Return a caption; models that chat are asked for a sentence, others write what they were trained to."""
+        if getattr(self._write.processor, "chat_template", None):
+            parts = [{"type": "image", "image": picture}, {"type": "text", "text": DESCRIBE}]
+            found = self._write(text=[{"role": "user", "content": parts}], **self._options)
+        else:
+            found = self._write(picture, text="", **self._options)
+        return " ".join(str(found[0]["generated_text"]).split())
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"return_full_text": False, "generate_kwargs": {"max_new_tokens": CAPTION_TOKENS, "do_sample": False}}
+
+
+def write_prompt(question: str, answers: Sequence[Mapping[str, object]], caption: str | None) -> str:
+    """Write what goes to the language model: the instruction, the caption if any, the question, VLE's answers."""
+    told = [] if not caption else [f"Caption of the picture: {caption}"]
+    rows = [f"{number}. {row['answer']} ({row['score']:.3f})" for number, row in enumerate(answers, 1)]
+    asked = f"Question: {' '.join(question.split())}"
+    return "\n".join([INSTRUCTION, "", *told, asked, "Candidate answers, the most probable first:", *rows])
+
+
+def find_fault(reply: str, answers: Sequence[str]) -> str | None:
+    """Say why a reply is not used: it must name one of VLE's answers, so that nothing is made up.
+
+    Args:
+        reply: whole.
+        answers: that were offered.
+    """
+    if not reply.strip():
+        return "the server sent an empty reply"
+    said = f" {' '.join(_words(reply))} "
+    if not any(f" {' '.join(words)} " in said for words in map(_words, answers) if words):
+        return "the reply names none of VLE's answers"
+    return None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
