@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.cache import CacheOptions
 from datamodules.dataset import BatchBuilder, MicroBatchDataset
+from datamodules.feeding import Feeder, normalise_bytes
 from datamodules.lengths import FewLengths
 from datamodules.loader import PREFETCHED, BatchLoader, MicroBatchLoader, epoch_is_over
 from datamodules.records import Kind
@@ -127,6 +128,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self._train_loader: MicroBatchLoader[BatchT] | None = None
         self._order: TrainOrder | None = None
         self._start = {"step": 0}
+        self._feeder = Feeder()
 
     @abstractmethod
     def builder(self) -> BatchBuilder[SampleT, BatchT]:
@@ -269,7 +271,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             check_limits(self.trainer, len(sampler), sampler.per_step)
         evaluated = sum(map(len, self.eval_folders(self.val_split))) if self.val_split in self._folders else 0
         self._check_machine(folders, sampler.batch_size, len(sampler), -(-evaluated // self.batch_size))
-        transform = ImageTransform(self.image_size, *self.training_view)
+        transform = ImageTransform(self.image_size, *self.training_view, as_bytes=self.sends_bytes)
         dataset = self._in_few_lengths(self.training_data(folders, transform))
         is_over = partial(epoch_is_over, self.trainer)
         looks_ahead = bool(self.trainer and getattr(self.trainer.lightning_module, "looks_ahead", False))
@@ -357,7 +359,17 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def transfer_batch_to_device(self, batch: BatchT, device: torch.device, dataloader_idx: int) -> BatchT:
         """Move the batch's tensors."""
         del dataloader_idx
-        return batch.to(device, non_blocking=True)
+        return self._feeder.move(batch, device)
+
+    def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT:
+        """Normalise pixels that came as bytes."""
+        del dataloader_idx
+        return normalise_bytes(batch, *self.pixels)
+
+    @property
+    def sends_bytes(self) -> bool:
+        """Say whether pixels go to the device as bytes: to GPUs, for a quarter of what floats take on the way."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far training has read.
@@ -423,7 +435,9 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         )
         self._check_machine(folders, self.batch_size, len(sampler))
         mean, std = self.pixels
-        transform = ImageTransform(self.image_size, framing=self.framing, pixel_mean=mean, pixel_std=std)
+        transform = ImageTransform(
+            self.image_size, framing=self.framing, pixel_mean=mean, pixel_std=std, as_bytes=self.sends_bytes
+        )
         dataset = self._in_few_lengths(self.evaluation_data(folders, transform))
         return BatchLoader(dataset, sampler, self.workers)
 
@@ -436,7 +450,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def _check_machine(self, folders: Sequence[ShardFolder], batch_size: int, *passes: int) -> None:
         """Raise LoaderError where the machine lacks what the workers of these passes (in batches) need at a time."""
         pictures = math.ceil(batch_size * self.pictures_per_sample)
-        batch_bytes = pictures * 3 * self.image_size**2 * torch.float32.itemsize  # the rest is small
+        pixel = torch.uint8 if self.sends_bytes else torch.float32
+        batch_bytes = pictures * 3 * self.image_size**2 * pixel.itemsize  # the rest is small
         in_flight = sum(min(batches, self.workers * PREFETCHED + 1) for batches in passes)
         ranks = self.trainer.num_devices if self.trainer else 1
         check_shared_memory(batch_bytes, in_flight, self.workers, ranks)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
@@ -45,7 +44,7 @@ class FewLengths(Dataset[BatchT_co], Generic[BatchT_co]):
         """Make a micro-batch and pad its texts."""
         batch = self.dataset[which]
         found = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        changes: dict[str, Tensor] = {}
+        changes: dict[str, Any] = {}
         for name, fill in self.fills.items():
             if name in found:
                 tokens = found[name].shape[-1]

@@ -82,5 +82,3 @@ def test_losses_are_those_of_shorter_texts(shards: Path, tokenizer_folder: Path)
 def test_a_multiple_below_one_is_refused(shards: Path, tokenizer_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.text_multiple is 0; it must be at least 1"):
         pretrain_module(shards, tokenizer_folder, text_multiple=0).check()
-
-
