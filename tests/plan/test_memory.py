@@ -142,7 +142,7 @@ def test_the_peak_is_the_worst_moment() -> None:
     assert peak_bytes(kept, ("fusion",), heads=5.0) == 31 + 61 + 7 + 25
     assert peak_bytes(kept, ("text", "image", "fusion"), heads=5.0) == 7 + 7 + 7 + 25
     assert peak_bytes(kept, ("image",), heads=500.0) == 31 + 7 + 61 + 500
-    products = {name: part._replace(products=part.layers / 2) for name, part in kept.items()}
+    products = {name: part._replace(products=part.layers / 2, again=part.largest / 2) for name, part in kept.items()}
     assert peak_bytes(products, ("cheap",), heads=5.0) == (7 + 15) + (7 + 30) + (7 + 30) + 25 / 2
     assert peak_bytes(products, ("text", "cheap"), heads=500.0) == 7 + (7 + 30) + (7 + 30) + 500
 

@@ -40,6 +40,7 @@ class Kept(NamedTuple):
     inputs: float  # of all layers: what is kept of them where they are recomputed
     largest: float  # the largest layer: one is recomputed at a time
     products: float = 0.0  # of all layers: outputs of linear ones, kept where what is cheap is recomputed
+    again: float = 0.0  # what a layer's cheap operations then add, beyond what the layers behind it have given back
 
     @property
     def whole(self) -> float:
@@ -56,11 +57,6 @@ class Kept(NamedTuple):
         """With recomputation of what is cheap alone, likewise."""
         return self.around + self.inputs + self.products
 
-    @property
-    def largest_cheap(self) -> float:
-        """What the largest layer adds when its cheap operations are computed again."""
-        return self.largest * max(0.0, 1 - self.products / self.layers) if self.layers else 0.0
-
     def at(self, rows: float, more: Kept, difference: int) -> Kept:
         """Add the bytes of ``rows`` further rows; ``more`` is what ``difference`` further rows made of it."""
         return Kept(*(a + (b - a) / difference * rows for a, b in zip(self, more, strict=True)))
@@ -74,6 +70,7 @@ class Kept(NamedTuple):
             self.inputs + other.inputs,
             largest,
             self.products + other.products,
+            max(self.again, other.again),
         )
 
 
@@ -126,7 +123,7 @@ def peak_bytes(kept: Mapping[str, Kept], recomputed: Sequence[str], heads: float
         heads: bytes of the heads, which are gone once backward is past them.
     """
     held = {name: part.cheap if CHEAP in recomputed else part.whole for name, part in kept.items()}
-    again = {name: part.largest_cheap if CHEAP in recomputed else 0.0 for name, part in kept.items()}
+    again = {name: part.again if CHEAP in recomputed else 0.0 for name, part in kept.items()}
     held |= {name: part.recomputed for name, part in kept.items() if name in recomputed}
     again |= {name: part.largest for name, part in kept.items() if name in recomputed}
     towers = sum(size for name, size in held.items() if name != "fusion")
@@ -170,8 +167,8 @@ class _Ledger:
         self._storages: dict[int, Tensor] = {}  # kept alive, for a storage's address may be taken again
         self._weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         self._inputs: dict[int, Tensor] = {}
-        self._before: dict[nn.Module, int] = {}
-        self._layers: dict[nn.Module, int] = {}
+        self._before = (0, 0)  # totals where the latest layer began
+        self._calls: list[tuple[int, int]] = []  # of layers, in their order: what each keeps, and its products
         self._total = self._products = 0
         self._is_inside = False
         for layer in model.layers().get(part, ()):
@@ -192,18 +189,22 @@ class _Ledger:
 
     def kept(self) -> Kept:
         """Return the bytes; inputs are kept in float32, the type that layer norms return."""
-        layers = sum(self._layers.values())
+        layers = sum(total for total, _ in self._calls)
+        largest, freed, again = max((total for total, _ in self._calls), default=0), 0, 0
+        for total, products in reversed(self._calls):  # as backward goes
+            again, freed = max(again, total - products - freed), freed + products
         inputs = FLOAT * sum(tensor.numel() for tensor in self._inputs.values())
-        return Kept(self._total - layers, layers, inputs, max(self._layers.values(), default=0), self._products)
+        return Kept(self._total - layers, layers, inputs, largest, self._products, again)
 
     def _enter(self, layer: nn.Module, inputs: tuple[object, ...]) -> None:
-        self._before[layer], self._is_inside = self._total, True
+        self._before, self._is_inside = (self._total, self._products), True
         for tensor in inputs:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self._inputs[tensor.untyped_storage()._cdata] = tensor
 
     def _leave(self, layer: nn.Module, inputs: object, output: object) -> None:
-        self._layers[layer], self._is_inside = self._total - self._before[layer], False
+        self._calls.append((self._total - self._before[0], self._products - self._before[1]))
+        self._is_inside = False
 
 
 class _Products(TorchDispatchMode):
