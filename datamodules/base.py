@@ -12,10 +12,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import lightning as L
 import torch
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.cache import CacheOptions
 from datamodules.dataset import BatchBuilder, MicroBatchDataset
+from datamodules.feeding import Feeder, normalise_bytes
+from datamodules.lengths import FewLengths
 from datamodules.loader import PREFETCHED, BatchLoader, MicroBatchLoader, epoch_is_over
 from datamodules.records import Kind
 from datamodules.sampler import WINDOW, EvalSampler, MicroBatchSampler, TrainOrder, accumulation
@@ -48,6 +51,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         global_batch_size: int = 32,
         image_size: int = 224,
         max_text_length: int = 50,
+        text_multiple: int = 1,
         workers: int = 2,
         seed: int = 0,
         train_split: str | list[str] = "train",
@@ -77,6 +81,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             global_batch_size: samples of an optimiser step.
             image_size: height and width that the model sees, in pixels.
             max_text_length: in tokens, special ones included.
+            text_multiple: the texts of a micro-batch are padded to a multiple of so many tokens, at most to
+                ``max_text_length``. With 8, compiled layers and CUDA graphs meet few lengths.
             workers: loading processes of a device; 0 loads in the training process.
             seed: of order, crops, masks and all other draws.
             train_split: folder name of the training split, or several: each source is read in all of them. What is
@@ -110,6 +116,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             seed,
         )
         self.train_splits = (train_split,) if isinstance(train_split, str) else tuple(dict.fromkeys(train_split))
+        self.text_multiple = text_multiple
         self.val_split, self.test_split = val_split, test_split
         self.predict_split = predict_split or val_split
         self.val_sources, self.limit_val = val_sources or list(self.sources), limit_val
@@ -121,6 +128,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         self._train_loader: MicroBatchLoader[BatchT] | None = None
         self._order: TrainOrder | None = None
         self._start = {"step": 0}
+        self._feeder = Feeder()
 
     @abstractmethod
     def builder(self) -> BatchBuilder[SampleT, BatchT]:
@@ -163,6 +171,7 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             "batch_size": 1,
             "global_batch_size": 1,
             "max_text_length": 4,
+            "text_multiple": 1,
             "workers": 0,
             "seed": 0,
             "limit_val": 1,
@@ -262,8 +271,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             check_limits(self.trainer, len(sampler), sampler.per_step)
         evaluated = sum(map(len, self.eval_folders(self.val_split))) if self.val_split in self._folders else 0
         self._check_machine(folders, sampler.batch_size, len(sampler), -(-evaluated // self.batch_size))
-        transform = ImageTransform(self.image_size, *self.training_view)
-        dataset = self.training_data(folders, transform)
+        transform = ImageTransform(self.image_size, *self.training_view, as_bytes=self.sends_bytes)
+        dataset = self._in_few_lengths(self.training_data(folders, transform))
         is_over = partial(epoch_is_over, self.trainer)
         looks_ahead = bool(self.trainer and getattr(self.trainer.lightning_module, "looks_ahead", False))
         self._train_loader = MicroBatchLoader(dataset, sampler, self.workers, is_over, looks_ahead)
@@ -275,6 +284,11 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     ) -> MicroBatchDataset[SampleT, BatchT]:
         """Make what reads the micro-batches of the training split."""
         return MicroBatchDataset(folders, transform, self.builder(), self.seed)
+
+    def _in_few_lengths(self, dataset: Dataset[BatchT]) -> Dataset[BatchT]:
+        if self.text_multiple == 1 or not self.reads_texts:
+            return dataset
+        return FewLengths(dataset, self.text_multiple, self.max_text_length, int(self.tokenizer.pad_token_id or 0))
 
     @property
     def pictures_per_sample(self) -> float:
@@ -345,7 +359,17 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def transfer_batch_to_device(self, batch: BatchT, device: torch.device, dataloader_idx: int) -> BatchT:
         """Move the batch's tensors."""
         del dataloader_idx
-        return batch.to(device, non_blocking=True)
+        return self._feeder.move(batch, device)
+
+    def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT:
+        """Normalise pixels that came as bytes."""
+        del dataloader_idx
+        return normalise_bytes(batch, *self.pixels)
+
+    @property
+    def sends_bytes(self) -> bool:
+        """Say whether pixels go to the device as bytes: to GPUs, for a quarter of what floats take on the way."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far training has read.
@@ -411,8 +435,11 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         )
         self._check_machine(folders, self.batch_size, len(sampler))
         mean, std = self.pixels
-        transform = ImageTransform(self.image_size, framing=self.framing, pixel_mean=mean, pixel_std=std)
-        return BatchLoader(self.evaluation_data(folders, transform), sampler, self.workers)
+        transform = ImageTransform(
+            self.image_size, framing=self.framing, pixel_mean=mean, pixel_std=std, as_bytes=self.sends_bytes
+        )
+        dataset = self._in_few_lengths(self.evaluation_data(folders, transform))
+        return BatchLoader(dataset, sampler, self.workers)
 
     def evaluation_data(
         self, folders: Sequence[ShardFolder], transform: ImageTransform
@@ -423,7 +450,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
     def _check_machine(self, folders: Sequence[ShardFolder], batch_size: int, *passes: int) -> None:
         """Raise LoaderError where the machine lacks what the workers of these passes (in batches) need at a time."""
         pictures = math.ceil(batch_size * self.pictures_per_sample)
-        batch_bytes = pictures * 3 * self.image_size**2 * torch.float32.itemsize  # the rest is small
+        pixel = torch.uint8 if self.sends_bytes else torch.float32
+        batch_bytes = pictures * 3 * self.image_size**2 * pixel.itemsize  # the rest is small
         in_flight = sum(min(batches, self.workers * PREFETCHED + 1) for batches in passes)
         ranks = self.trainer.num_devices if self.trainer else 1
         check_shared_memory(batch_bytes, in_flight, self.workers, ranks)

@@ -238,6 +238,11 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
             names[number] = name
         return names
 
+    @property
+    def sends_bytes(self) -> bool:
+        """Say whether pixels go to the device as bytes: not where a codebook reads them before."""
+        return self.codebook is None and super().sends_bytes
+
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
         facts, codes = super().facts(), None if self.codebook is None else self.codebook.codes

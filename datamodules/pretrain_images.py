@@ -129,6 +129,11 @@ class PretrainImagesDataModule(VisionLanguageDataModule[ImageSample, ImageBatch]
             self._codebook = open_codebook(self.codebook_source, *self.pixels)
         return self._codebook
 
+    @property
+    def sends_bytes(self) -> bool:
+        """Say that pixels are normalised on the host, for the codebook reads them."""
+        return False
+
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
         facts = super().facts()

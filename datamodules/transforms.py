@@ -92,6 +92,7 @@ class ImageTransform:
     ``crop_scale`` bounds the share of the picture that a crop keeps; (1, 1) keeps all and draws nothing.
     ``augment_ops`` is the number of photometric operations; 0 changes and draws nothing.
     ``pixel_mean`` and ``pixel_std`` are of red, green and blue in [0, 1]: what a batch is normalised by.
+    ``as_bytes`` leaves that to the device (datamodules/feeding.py).
     """
 
     image_size: int
@@ -102,6 +103,7 @@ class ImageTransform:
     framing: Framing = "squeeze"
     pixel_mean: Colours = MEAN
     pixel_std: Colours = STD
+    as_bytes: bool = False
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -155,6 +157,8 @@ class ImageTransform:
 
     def normalise(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """Make a batch of pictures uint8, float by the transform's mean and deviation; see `normalise`."""
+        if self.as_bytes:
+            return images if isinstance(images, Tensor) else torch.stack(list(images))
         return normalise(images, self.pixel_mean, self.pixel_std)
 
 
@@ -220,14 +224,18 @@ def turn_pixels(image: Tensor, orientation: int) -> Tensor:
     return turned.permute(2, 0, 1)
 
 
+def scale_and_shift(mean: Colours, std: Colours) -> tuple[list[float], list[float]]:
+    """Return what a level in [0, 255] of each colour is multiplied by to normalise it, and what is added then."""
+    return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+
+
 def normalise(images: Tensor | Sequence[Tensor], mean: Colours = MEAN, std: Colours = STD) -> Tensor:
     """Make a batch of B pictures (3, H, W) or pairs (2, 3, H, W) uint8, float by mean and deviation (CLIP's).
 
     Returns:
         (B, 3, H, W) or (B, 2, 3, H, W) float32, contiguous.
     """
-    means, stds = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (mean, std))
-    scale, shift = (1 / (255 * stds)).float(), (-means / stds).float()
+    scale, shift = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in scale_and_shift(mean, std))
     # NumPy asks for huge pages and gets its memory back; torch's is faulted in anew for each batch, 4 kB at a time
     batch = torch.from_numpy(np.empty((len(images), *images[0].shape), dtype=np.float32))
     for row, image in zip(batch, images, strict=True):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from datamodules.feeding import Feeder, normalise_bytes
+from datamodules.transforms import MEAN, STD, normalise
 from tests.factories import CLASSES, PARTS, pretrain_batch
 from tests.test_performance import deep_config, loss_of
 from vle_lightning.gpu_check.runs import RunSettings, train
@@ -75,6 +78,18 @@ def test_recomputing_gives_the_same_loss_for_less_memory() -> None:
     loss, recomputed = peak(lambda task: checkpoint_activations(task.model, PARTS))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     assert recomputed < plain
+
+
+def test_a_batch_of_bytes_arrives_beside_other_work_and_is_normalised_to_the_bit() -> None:
+    batch = pretrain_batch()
+    levels = torch.randint(0, 256, batch.pixel_values.shape, dtype=torch.uint8)
+    sent = replace(batch, pixel_values=levels, drawn_pixel_values=levels[:0]).pin_memory()
+    feeder, busy = Feeder(), torch.randn(2048, 2048, device=CUDA)
+    for _ in range(8):
+        busy = busy @ busy / 50
+        arrived = normalise_bytes(feeder.move(sent, CUDA), MEAN, STD)
+    assert torch.equal(arrived.pixel_values.cpu(), normalise(levels))
+    assert torch.equal(arrived.input_ids.cpu(), batch.input_ids)
 
 
 def test_the_command_line_trains_the_toy_experiment_on_a_gpu(toy_world: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.factories import CLASSES, PARTS, of_kind, pretrain_batch, statement_batch, vcr_batch, vqa_batch
@@ -26,7 +27,7 @@ from vle_lightning.models.backbone import Blind
 from vle_lightning.models.dual_stream import DualStreamConfig
 from vle_lightning.models.heads import FloatNorm
 from vle_lightning.models.presets import PRESETS
-from vle_lightning.performance import checkpoint_activations, compile_layers
+from vle_lightning.performance import PRODUCTS, checkpoint_activations, compile_layers
 from vle_lightning.tasks.base import Stage, VisionLanguageTask
 from vle_lightning.tasks.classification import ClassificationTask
 from vle_lightning.tasks.nlvr2 import Task as NLVR2Task
@@ -94,13 +95,25 @@ def differences(patch: PatchTask, steps: int, autocast: bool = False) -> list[st
     return found + [n for n, g in gradients.items() if not torch.allclose(ours[n], g, rtol=1e-4, atol=1e-6)]
 
 
-@pytest.mark.parametrize("parts", [("text",), ("image",), ("fusion",), PARTS])
+@pytest.mark.parametrize("parts", [("text",), ("image",), ("fusion",), PARTS, ("cheap",), ("cheap", "image")])
 def test_recomputing_keeps_losses_and_gradients_under_dropout(parts: tuple[str, ...]) -> None:
     assert differences(recompute(*parts), steps=2) == []
 
 
 def test_recomputing_keeps_them_in_bf16() -> None:
     assert differences(recompute(*PARTS), steps=2, autocast=True) == []
+
+
+def test_recomputing_what_is_cheap_keeps_them_in_bf16_but_where_a_layer_is_called_twice() -> None:
+    # its weights are cast for each call, so that their gradients are added up in float32 and not in bf16
+    (expected,), gradients = train(make_task(), 1, autocast=True)
+    (loss,), ours = train(make_task(recompute("cheap")), 1, autocast=True)
+    assert loss == expected
+    apart = [name for name, g in gradients.items() if not torch.allclose(ours[name], g, rtol=1e-4, atol=1e-6)]
+    assert all(name.startswith("model.fusion.") for name in apart)  # with clean images, and with hidden boxes
+    for name in apart:
+        if not name.endswith("key.bias"):  # whose gradient is rounding alone
+            assert (ours[name] - gradients[name]).norm() < 0.02 * gradients[name].norm(), name
 
 
 def kept_bytes(task: PretrainTask) -> int:
@@ -130,6 +143,64 @@ def test_what_is_kept_grows_by_the_inputs_of_a_layer_alone() -> None:
     plain = kept_bytes(make_task(layers=6)) - kept_bytes(make_task(layers=3))
     recomputed = kept_bytes(make_task(recompute(*PARTS), layers=6)) - kept_bytes(make_task(recompute(*PARTS), layers=3))
     assert recomputed < plain / 10
+
+
+class Held(TorchDispatchMode):
+    """Remembers what operations put out, without keeping it: what selective recomputation caches goes by no hook."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: dict[int, tuple[Any, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, (tuple, list)) else [output]:
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.seen[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return output
+
+    def count(self) -> int:
+        """Return the bytes of the outputs that are still alive."""
+        return sum(size for storage, size in self.seen.values() if not storage.expired())
+
+
+def test_recomputing_what_is_cheap_holds_less_than_nothing_and_more_than_everything() -> None:
+    def held(*parts: str) -> int:
+        task, batch = make_task(recompute(*parts), layers=4), pretrain_batch()
+        with Held() as mode:
+            loss = loss_of(task, batch)
+        count: int = mode.count()
+        del loss
+        return count
+
+    nothing, cheap, everything = held(), held("cheap"), held(*PARTS)
+    assert everything < cheap < 0.7 * nothing
+
+
+def test_recomputing_what_is_cheap_multiplies_no_matrix_of_weights_again() -> None:
+    def products(*parts: str) -> int:
+        task = make_task(recompute(*parts))
+        with Products() as mode:
+            loss_of(task, pretrain_batch()).backward()
+        count: int = mode.count
+        return count
+
+    nothing = products()
+    assert products("cheap") == nothing
+    assert products(*PARTS) > nothing
+
+
+class Products(TorchDispatchMode):
+    """Counts the products of linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        self.count += function in PRODUCTS  # backward has none of these
+        return function(*args, **(kwargs or {}))
 
 
 def test_nothing_is_recomputed_without_gradients_or_in_evaluation() -> None:
@@ -188,7 +259,7 @@ def test_compiling_comes_second_and_keeps_names() -> None:
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [(), PARTS])
+@pytest.mark.parametrize("parts", [(), ("cheap",), PARTS])
 def test_compiling_keeps_losses_under_dropout_without_a_storm(parts: tuple[str, ...]) -> None:
     from torch._dynamo.utils import counters
 

@@ -94,6 +94,7 @@ DOMAINS: Mapping[str, Domain] = {
     "data.image_size": Domain(1, MOST_SIDE),
     "data.patch_size": Domain(1, MOST_SIDE),
     "data.max_text_length": Domain(4, MOST_TOKENS),
+    "data.text_multiple": Domain(1, MOST_TOKENS),
     "data.workers": WHOLE,
     "data.limit_val": Domain(1, 10**12),
     "data.shuffle_shards": COUNT,

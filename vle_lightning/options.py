@@ -62,7 +62,8 @@ def add_options(parser: LightningArgumentParser, task: str) -> None:
         "--activation_checkpointing",
         type=list[str],
         default=[],
-        help="Parts whose layers are computed again in backward: text, image, fusion. Less memory, more time.",
+        help="Parts whose layers are computed again in backward: text, image, fusion; cheap: of the others what costs "
+        "little, all but linear layers. Less memory, more time.",
     )
     parser.add_argument("--compile", type=bool, default=False, help="Compile the transformer layers (torch.compile).")
 

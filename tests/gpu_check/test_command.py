@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ import pytest
 import torch
 
 from vle_lightning.errors import UserError
-from vle_lightning.gpu_check import command
-from vle_lightning.gpu_check.command import run_apart, run_gpu_check, run_part, target, tiny_scale
+from vle_lightning.gpu_check import apart, command
+from vle_lightning.gpu_check.apart import run_apart
+from vle_lightning.gpu_check.command import run_gpu_check, run_part, target, tiny_scale
 from vle_lightning.gpu_check.device import describe, peak_memory
 from vle_lightning.gpu_check.parts import Part, Scale, make_parts
 from vle_lightning.gpu_check.report import NotRunError, Report, read_report
@@ -74,7 +78,7 @@ def test_one_failure_is_the_exit_code_and_the_others_go_on(
 ) -> None:
     ends = {"tiny": {"status": "failed", "reason": "OutOfMemoryError", "figures": {}}}
     done = {"status": "done", "figures": {"step_seconds": 0.5}}
-    monkeypatch.setattr(command, "run_apart", lambda part, device, shared, left: ends.get(part.name, done))
+    monkeypatch.setattr(command, "run_apart", lambda part, *_: ends.get(part.name, done))
     out = tmp_path / "new" / "out.json"
     assert run_gpu_check([*CPU, "--out", str(out)]) == 1
     record = json.loads(out.read_text())
@@ -98,9 +102,64 @@ def test_what_was_measured_is_on_the_disk_when_the_check_is_ended_from_outside(
     with pytest.raises(KeyboardInterrupt):
         run_gpu_check([*CPU, "--out", str(out)])
     record = json.loads(out.read_text())
-    assert list(record["parts"])[:2] == ["rates", "tiny"]
+    assert list(record["parts"])[:3] == ["rates", "tiny", "vlmo-tiny"]
     assert record["parts"]["tiny"]["figures"]["utilisation_of_measured"] == 0.25
     assert "ddp" not in record["parts"]
+
+
+def report_and_stay(file: Path) -> str:
+    """Return a program that reports a figure as a part does, and goes on for a minute."""
+    return (
+        "import time\n"
+        "from pathlib import Path\n"
+        "from vle_lightning.gpu_check.report import Report\n"
+        f"Report(Path({str(file)!r})).add(step_seconds=0.5)\n"
+        "time.sleep(60)\n"
+    )
+
+
+def stays(name: str, device: str, file: Path, shared: Path) -> subprocess.Popen[str]:
+    code = report_and_stay(file)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_figures_of_a_part_are_handed_on_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "start", stays)
+    monkeypatch.setattr(apart, "LOOK", 0.1)
+    found: list[dict[str, Any]] = []
+
+    def follow(result: dict[str, Any]) -> None:
+        found.append(result)
+        raise KeyboardInterrupt  # as if somebody ended the check now
+
+    began = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        run_apart(Part("a", 60.0, absent), "cpu", Path(), 100.0, follow)
+    assert time.perf_counter() - began < 50  # the part did not go on to its end
+    assert [result["figures"] for result in found] == [{"step_seconds": 0.5}]
+    assert found[0]["reason"] == "the check was ended while this part ran"
+
+
+@pytest.mark.slow
+def test_a_check_that_is_killed_half_way_leaves_what_came_before(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    options = [*CPU, "--out", str(out), "--only", "rates", "tiny", "photos"]
+    process = subprocess.Popen([sys.executable, "-m", "vle_lightning.gpu_check", *options], start_new_session=True)
+    try:
+        deadline = time.perf_counter() + 550
+        while "photos" not in (json.loads(out.read_text())["parts"] if out.exists() else {}):
+            assert process.poll() is None
+            assert time.perf_counter() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    parts = json.loads(out.read_text())["parts"]
+    assert [parts[name]["status"] for name in ("rates", "tiny", "photos")] == ["done", "done", "failed"]
+    assert parts["tiny"]["figures"]["step_seconds"] > 0
+    assert parts["photos"]["figures"]["settings"]["architecture"] == "tiny"
+    assert parts["photos"]["reason"] == "the check was ended while this part ran"
 
 
 def test_losses_that_differ_from_those_of_ddp_are_a_failure() -> None:
@@ -118,10 +177,14 @@ def test_losses_that_differ_from_those_of_ddp_are_a_failure() -> None:
     assert alone["fsdp"] == losses(1.0)
 
 
-def test_both_models_are_measured_with_and_without_compile_first() -> None:
-    names = [part.name for part in make_parts(Scale("cuda"), Path())]
-    assert names[:5] == ["rates", "vle-base", "vle-base compiled", "vle-large", "vle-large compiled"]
-    assert {"fsdp", "deepspeed_2", "deepspeed_3", "toy pre-training", "gpu tests"} < set(names)
+def test_the_most_wanted_comes_first() -> None:
+    parts = make_parts(Scale("cuda"), Path())
+    names = [part.name for part in parts]
+    assert names[:5] == ["rates", "vle-base", "vle-large", "meter-clip16-roberta", "vlmo-base"]
+    assert names[5:8] == ["vle-base largest batch", "vle-large largest batch", "photos"]
+    behind = [names.index(name) for name in ("vle-base compiled", "ddp", "deepspeed_3", "gpu tests")]
+    assert behind == sorted(behind)
+    assert sum(part.seconds for part in parts[:5]) < command.TOGETHER  # even where each takes all of its time
     assert command.TOGETHER < 8 * 60
 
 
@@ -147,14 +210,21 @@ def test_a_cpu_has_a_name_and_no_memory_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_all_parts_run_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_parts_run_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(command, "TOGETHER", 1500.0)
-    out, names = (
-        tmp_path / "out.json",
-        [part.name for part in make_parts(tiny_scale(), Path()) if "compiled" not in part.name],
-    )
+    out = tmp_path / "out.json"
+    names = [part.name for part in make_parts(tiny_scale(), Path()) if "compiled" not in part.name]
     assert run_gpu_check([*CPU, "--out", str(out), "--only", *names]) == 0, out.read_text()
     parts = json.loads(out.read_text())["parts"]
     assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(names, "done")
     assert len(parts["deepspeed_3"]["figures"]["losses"]) == 4
     assert parts["fsdp"]["figures"]["largest_relative_difference"] < 1e-3
+    assert 0 <= parts["photos"]["figures"]["data_wait_share"] < 1
+    assert parts["photos"]["figures"]["samples_per_second"] > 0
+    assert parts["tiny largest batch"]["figures"]["best_batch"] in (8, 16)
+    assert parts["vlmo-tiny"]["figures"]["settings"]["objectives"] == ["itc", "itm_hard", "mlm"]
+    table = capsys.readouterr().out
+    assert "## Hardware: CPU" in table
+    assert "| tiny | done | 8 |" in table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,14 @@ import torch
 
 from vle_lightning.batch import IGNORED
 from vle_lightning.gpu_check.report import Report
-from vle_lightning.gpu_check.training import Largest, Trainer, TrainingSettings, check_training, find_largest
+from vle_lightning.gpu_check.training import (
+    Largest,
+    Trainer,
+    TrainingSettings,
+    check_largest,
+    check_training,
+    find_largest,
+)
 from vle_lightning.gpu_check.workload import make_pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*self.trainer.*")  # scores go nowhere
@@ -55,18 +63,34 @@ def test_a_batch_that_does_not_fit_is_no_error(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recomputed", [(), ("text", "image", "fusion")], ids=["none", "all"])
-def test_a_check_reports_speed_flops_and_the_largest_batch(tmp_path: Path, recomputed: tuple[str, ...]) -> None:
-    settings = TrainingSettings("tiny", "cpu", 4, 0.2, recomputed=recomputed, largest=True, ceiling=8)
+@pytest.mark.parametrize("recomputed", [(), ("cheap",), ("text", "image", "fusion")], ids=["none", "cheap", "all"])
+def test_the_largest_and_the_best_batch_are_reported(tmp_path: Path, recomputed: tuple[str, ...]) -> None:
     report = Report(tmp_path / "report.json")
-    check_training(settings, report)
+    check_largest(TrainingSettings("tiny", "cpu", 4, 60.0, recomputed=recomputed, ceiling=8), report)
+    figures = report.figures
+    assert (figures["largest_batch"], figures["best_batch"]) == (8, 8)
+    flops = sum(figures["flops_per_sample"].values())
+    speed = figures["at_largest_batch/samples_per_second"]
+    assert figures["at_largest_batch/tflops"] == pytest.approx(speed * flops / 1e12)
+
+
+def test_a_check_reports_speed_flops_and_phases(tmp_path: Path) -> None:
+    report = Report(tmp_path / "report.json")
+    check_training(TINY, report)
     figures = report.figures
     assert figures["settings"]["precision"] == "bf16-mixed"
-    assert figures["largest_batch"] in (0, 8)  # 0 where a busy machine had no time for it
     flops = sum(figures["flops_per_sample"].values())
     assert figures["tflops"] == pytest.approx(figures["samples_per_second"] * flops / 1e12)
     assert figures["samples_per_second"] == pytest.approx(4 / figures["step_seconds"])
+    assert {"phase/forward/text", "phase/forward/mlm", "phase/clip", "phase/optimiser"} <= figures.keys()
     assert "utilisation" not in figures  # of no GPU
+
+
+def test_other_objectives_are_trained(tmp_path: Path) -> None:
+    report = Report(tmp_path / "report.json")
+    check_training(replace(TINY, architecture="vlmo-tiny", objectives=("itc", "itm_hard", "mlm")), report)
+    assert report.figures["steps"] >= 2
+    assert "phase/forward/mlm" in report.figures
 
 
 def test_the_loss_of_a_batch_falls_as_steps_are_taken() -> None:

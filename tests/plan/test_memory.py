@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.factories import PARTS
-from tests.plan.measured import CASES
+from tests.plan.measured import CASES, WAYS
 from vle_lightning.flops import run_part
 from vle_lightning.models.backbone import EncoderCall
 from vle_lightning.models.dual_stream import DualStream
@@ -142,6 +142,9 @@ def test_the_peak_is_the_worst_moment() -> None:
     assert peak_bytes(kept, ("fusion",), heads=5.0) == 31 + 61 + 7 + 25
     assert peak_bytes(kept, ("text", "image", "fusion"), heads=5.0) == 7 + 7 + 7 + 25
     assert peak_bytes(kept, ("image",), heads=500.0) == 31 + 7 + 61 + 500
+    products = {name: part._replace(products=part.layers / 2, again=part.largest / 2) for name, part in kept.items()}
+    assert peak_bytes(products, ("cheap",), heads=5.0) == (7 + 15) + (7 + 30) + (7 + 30) + 25 / 2
+    assert peak_bytes(products, ("text", "cheap"), heads=500.0) == 7 + (7 + 30) + (7 + 30) + 500
 
 
 @pytest.mark.slow
@@ -156,7 +159,7 @@ def test_more_samples_take_more_and_recomputing_less(tiny: Workload, strategy: s
 @pytest.mark.parametrize(
     ("name", "rows", "way"),
     [
-        *(("pretrain", rows, way) for rows in (8, 16) for way in ("plain", "recomputed")),
+        *(("pretrain", rows, way) for rows in (8, 16) for way in ("plain", "cheap", "recomputed")),
         *((name, 16, "plain") for name in CASES if name != "pretrain"),
     ],
 )
@@ -168,7 +171,7 @@ def test_the_peak_is_what_a_process_reaches(name: str, rows: int, way: str) -> N
     measured = json.loads(done.stdout.splitlines()[-1])
     case = CASES[name]
     workload = find_workload(name, case.architecture, rows, case.sample, **case.options)
-    memory = memory_of(workload, Spread("ddp", 1), rows, PARTS if way == "recomputed" else (), ON_CPU, context=0.0)
+    memory = memory_of(workload, Spread("ddp", 1), rows, WAYS[way], ON_CPU, context=0.0)
     planned = memory.total - memory.states.weights
     assert planned == pytest.approx(measured["peak"], rel=TOLERANCE if name == "pretrain" else SMALL_TOLERANCE)
     assert memory.states.optimizer == measured["states"]

@@ -15,6 +15,7 @@ STEP = {
     "samples_per_second": 394.1,
     "tflops": 210.04,
     "utilisation": 0.2123,
+    "utilisation_of_measured": 0.2741,
     "peak_allocated_gib": 18.26,
     "largest_batch": 256,
     "largest_batch_is_proven": True,
@@ -56,12 +57,30 @@ def test_a_check_has_a_section_with_the_name_of_the_hardware(tmp_path: Path) -> 
     assert "NVIDIA H200 with 139.8 GiB; driver 580.159.04; python 3.12.3, torch 2.11.0; commit 0123456" in section
     rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
     assert rows == [
-        "| vle-base | done | 32 | 0.081 | 394.1 | 210.0 | 21.2% | 18.3 | 256 |  |",
-        "| vle-base, largest batch | done | 256 | 0.500 | 512.0 |  |  |  | 256 |  |",
-        "| fsdp | done |  |  |  |  |  |  |  | losses within 2.0e-06 of ddp's |",
-        "| deepspeed_2 | not run |  |  |  |  |  |  |  | deepspeed is not \\| in .../x |",
-        "| gpu tests | done |  |  |  |  |  |  |  | 6 passed |",
+        "| vle-base | done | 32 | 0.081 | 394.1 | 210.0 | 21.2% | 27.4% | 18.3 | 256 |  |",
+        "| vle-base, largest batch | done | 256 | 0.500 | 512.0 |  |  |  |  | 256 |  |",
+        "| fsdp | done |  |  |  |  |  |  |  |  | losses within 2.0e-06 of ddp's |",
+        "| deepspeed_2 | not run |  |  |  |  |  |  |  |  | deepspeed is not \\| in .../x |",
+        "| gpu tests | done |  |  |  |  |  |  |  |  | 6 passed |",
     ]
+
+
+def test_phases_and_the_wait_for_photos_are_shown(tmp_path: Path) -> None:
+    phases = {"forward/text": 0.04, "forward/mlm": 0.002, "forward/itm": 0.001, "forward": 0.09, "backward": 0.1}
+    figures = {f"phase/{name}": seconds for name, seconds in phases.items()} | {"launches": 10771.0}
+    parts = {
+        "rates": {"status": "done", "figures": {"matmul_tflops": 766.4, "copy_gb_per_second": 2947.0}},
+        "vle-base": {"status": "done", "figures": STEP | figures},
+        "vle-base largest batch": {"status": "done", "figures": {"best_batch": 128}},
+        "photos": {"status": "done", "figures": {"data_wait_share": 0.0132, "samples_per_second": 300.0}},
+    }
+    (tmp_path / "hardware").mkdir()
+    (tmp_path / "hardware" / "h200.json").write_text(json.dumps({**RECORD, "parts": parts}))
+    section = page(tmp_path).split("## Hardware: NVIDIA H200\n")[1]
+    assert "766 TFLOP/s on a large product; copies 2,947 GB/s" in section
+    assert "| best batch 128 |" in section
+    assert "| 1.3% of the time waiting for data |" in section
+    assert "| vle-base | 40.0 |  |  | 3.0 | 90.0 | 100.0 |  |  | 10,771 |  |" in section
 
 
 def test_without_a_check_there_is_no_section(tmp_path: Path) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +17,17 @@ import torch
 from vle_lightning.callbacks.recorder import git_state, versions
 from vle_lightning.errors import UserError
 from vle_lightning.files import write_json
+from vle_lightning.gpu_check.apart import LAST, ended_by_sigterm, run_apart
 from vle_lightning.gpu_check.device import describe
-from vle_lightning.gpu_check.parts import Part, Scale, make_parts
-from vle_lightning.gpu_check.report import NotRunError, Report, read_report
-from vle_lightning.gpu_check.runs import ROOT, compare_losses
+from vle_lightning.gpu_check.parts import TINY_MODELS, Part, Scale, make_parts
+from vle_lightning.gpu_check.photos import PhotoSettings
+from vle_lightning.gpu_check.report import NotRunError, Report
+from vle_lightning.gpu_check.runs import compare_losses
 from vle_lightning.inference.commands import OneSentenceParser
+from vle_lightning.results.hardware import Hardware, hardware_section
 
 FOLDER = Path("experiments") / "hardware"
 TOGETHER = 450.0  # seconds; the whole may take 8 minutes
-LEAST = 15.0  # seconds that a part needs to be worth its start
-LAST = 2000  # characters of what a part said before it died
 
 
 def run_gpu_check(arguments: Sequence[str]) -> int:
@@ -63,18 +61,24 @@ def run_gpu_check(arguments: Sequence[str]) -> int:
         "versions": versions(),
         "parts": results,
     }
-    with tempfile.TemporaryDirectory() as shared:
+
+    def keep(name: str, result: dict[str, Any]) -> None:
+        """Write what a part has found by now: what was measured outlives an end from outside."""
+        results[name] = result
+        compare_losses(results)
+        compare_rates(results)
+        record["seconds"] = round(time.perf_counter() - began, 1)
+        if out is not None:
+            write_json(out, record)
+
+    with tempfile.TemporaryDirectory() as shared, ended_by_sigterm():
         for part in make_parts(scale, Path(shared)):
             if options.only and part.name not in options.only:
                 continue
             left = TOGETHER - (time.perf_counter() - began)
-            results[part.name] = run_apart(part, options.device, Path(shared), left)
-            compare_losses(results)
-            compare_rates(results)
+            keep(part.name, run_apart(part, options.device, Path(shared), left, partial(keep, part.name)))
             tell(part.name, results[part.name])
-            record["seconds"] = round(time.perf_counter() - began, 1)
-            if out is not None:
-                write_json(out, record)  # at once: what was measured outlives an end from outside
+    print(hardware_section(Hardware(out.name if out else "", record)))
     failed = [name for name, result in results.items() if result["status"] == "failed"]
     if out is not None:
         print(f"{out}: {len(results) - len(failed)} of {len(results)} parts without a failure")
@@ -104,7 +108,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def tiny_scale() -> Scale:
     """Return the scale at which all code but CUDA's runs on a CPU."""
-    return Scale("cpu", ("tiny",), seconds=0.2, ceiling=16, toy="tiny", toy_batch=8)
+    photos = PhotoSettings("cpu", "tiny", 8, 4, 2, 4, 48, 8, "32-true", workers=1)
+    return Scale("cpu", TINY_MODELS, seconds=0.2, ceiling=16, toy="tiny", toy_batch=8, photos=photos)
 
 
 def target(given: str | None, device: str, hardware: str) -> Path | None:
@@ -146,49 +151,6 @@ def run_part(part: Part, file: Path) -> int:
         return 1
     report.close("done")
     return 0
-
-
-def run_apart(part: Part, device: str, shared: Path, left: float) -> dict[str, Any]:
-    """Run a part in a process of its own, so that it can run out of memory or hang alone.
-
-    Args:
-        part: to run.
-        device: cuda or cpu.
-        shared: folder of what several parts need.
-        left: seconds until the whole must end.
-
-    Returns:
-        Status, figures, seconds, and the reason where it is not done.
-    """
-    if left < LEAST:
-        return {"status": "not run", "reason": f"the {TOGETHER:.0f} seconds for all parts were over", "figures": {}}
-    limit, began = min(part.seconds, left), time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "vle_lightning.gpu_check", "--device", device]
-        command += ["--part", part.name, "--out", str(file), "--shared", str(shared)]
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        reason = None
-        try:
-            told, _ = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with all processes that it started
-            told, _ = process.communicate()
-            reason = f"it took more than {limit:.0f} seconds"
-        result = read_report(file)
-    if reason is None and "status" not in result:
-        reason = f"its process ended with {process.returncode}: {told.strip()[-LAST:]}"
-    if reason is not None:
-        result = {"figures": {}, **result, "status": "failed", "reason": reason}
-    return {**result, "seconds": round(time.perf_counter() - began, 1)}
 
 
 def compare_rates(results: Mapping[str, dict[str, Any]]) -> None:

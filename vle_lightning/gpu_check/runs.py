@@ -140,12 +140,17 @@ def read_losses(folder: Path, steps: int) -> list[float]:
     Raises:
         ValueError: there is not one for each step.
     """
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    losses = [event.value for event in events.Scalars("train/loss")] if "train/loss" in events.Tags()["scalars"] else []
+    losses = read_scalars(folder, "train/loss")
     if len(losses) != steps:
         raise ValueError(f"{len(losses)} losses were logged in {steps} steps")
     return losses
+
+
+def read_scalars(folder: Path, tag: str) -> list[float]:
+    """Return all values that a run logged under a name, first to last."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.value for event in events.Scalars(tag)] if tag in events.Tags()["scalars"] else []
 
 
 def run(command: Sequence[str], folder: Path) -> str:

@@ -40,7 +40,7 @@ class TrainingSettings:
     seconds: float  # for all that is measured, without building and compiling
     compiled: bool = False
     recomputed: tuple[str, ...] = ()
-    largest: bool = False  # look for the largest batch as well
+    objectives: tuple[str, ...] = ()  # VLE's four if none is named
     ceiling: int = 4096  # no larger batch is tried
 
 
@@ -59,7 +59,8 @@ class Trainer:
         torch.manual_seed(0)
         self.device = torch.device(settings.device)
         with self.device:  # drawing the weights of a large model on the CPU takes longer than all of its steps
-            self.task = PretrainTask(settings.architecture, classes=CLASSES).train()
+            weights = dict.fromkeys(settings.objectives, 1.0) or None
+            self.task = PretrainTask(settings.architecture, weights, classes=CLASSES).train()
         self.task.to(self.device)
         model = self.task.model
         self.image_size, self.vocabulary = model.config.image_size, model.vocabulary
@@ -104,36 +105,51 @@ class Trainer:
 
 
 def check_training(settings: TrainingSettings, report: Report) -> None:
-    """Measure steps, and on request the largest batch; see `TrainingSettings`."""
+    """Measure steps, and where their time goes; see `TrainingSettings`."""
+    trainer = begin(settings, report)
+    batch = trainer.batch(settings.batch_size)
+    flops = take_first_step(trainer, batch, report)
+    report.add(**measure(trainer, batch, flops, settings.seconds))
+    report.add(**measure_phases(trainer, batch))
+
+
+def check_largest(settings: TrainingSettings, report: Report) -> None:
+    """Look for the largest batch, and measure steps of it and of half of it: the best batch is the faster one."""
+    trainer = begin(settings, report)
+    flops = take_first_step(trainer, trainer.batch(settings.batch_size), report)
+    deadline = time.perf_counter() + settings.seconds
+    largest = find_largest(trainer.fits, GRAIN, settings.ceiling, deadline)
+    report.add(largest_batch=largest.size, largest_batch_is_proven=largest.is_proven)
+    speeds: dict[int, float] = {}
+    for name, size in {"at_largest_batch": largest.size, "at_half_of_it": largest.size // 2 // GRAIN * GRAIN}.items():
+        if size:
+            found = measure(trainer, trainer.batch(size), flops, settings.seconds / 4)
+            report.add(**{f"{name}/{key}": value for key, value in found.items()})
+            speeds[size] = found["samples_per_second"]
+    if speeds:
+        report.add(best_batch=max(speeds, key=speeds.__getitem__))
+
+
+def begin(settings: TrainingSettings, report: Report) -> Trainer:
+    """Build what trains, and report what it is."""
     warnings.filterwarnings("ignore", ".*self.trainer.* reference is not registered")  # scores go nowhere here
     trainer = Trainer(settings)
-    parameters = sum(p.numel() for p in trainer.task.parameters())
-    report.add(
-        settings=asdict(settings)
-        | {"precision": PRECISION, "image_size": trainer.image_size, "tokens": trainer.tokens},
-        parameters=parameters,
-    )
+    sizes = {"precision": PRECISION, "image_size": trainer.image_size, "tokens": trainer.tokens}
+    report.add(settings=asdict(settings) | sizes, parameters=sum(p.numel() for p in trainer.task.parameters()))
+    return trainer
+
+
+def take_first_step(trainer: Trainer, batch: PretrainBatch, report: Report) -> float:
+    """Take a step, report its seconds and its loss, and return the FLOPs of training on one sample."""
     recorder = FlopRecorder(trainer.task)
-    batch = trainer.batch(settings.batch_size)
     recorder.start()
     began = time.perf_counter()
     first = trainer.step(batch)
     synchronise(trainer.device)
     report.add(first_step_seconds=time.perf_counter() - began, first_loss=require_finite(first))
-    flops = {part: value / settings.batch_size for part, value in recorder.flops().items()}
+    flops = {part: value / len(batch) for part, value in recorder.flops().items()}
     report.add(flops_per_sample=flops)
-    report.add(**measure(trainer, batch, sum(flops.values()), settings.seconds / (4 if settings.largest else 1)))
-    report.add(**measure_phases(trainer, batch))
-    if not settings.largest:
-        return
-    del batch
-    deadline = time.perf_counter() + settings.seconds
-    largest = find_largest(trainer.fits, GRAIN, settings.ceiling, deadline)
-    report.add(largest_batch=largest.size, largest_batch_is_proven=largest.is_proven)
-    if largest.size > settings.batch_size:
-        full = trainer.batch(largest.size)
-        found = measure(trainer, full, sum(flops.values()), settings.seconds / 4)
-        report.add(**{f"at_largest_batch/{name}": value for name, value in found.items()})
+    return sum(flops.values())
 
 
 def measure(trainer: Trainer, batch: PretrainBatch, flops: float, seconds: float) -> dict[str, float]:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vle_lightning.flops import HeadSizes, Recording, fake_backbone, run_part
 from vle_lightning.hub.architecture import read_architecture, to_plain
 from vle_lightning.models.backbone import Backbone, BackboneConfig, EncoderCall
+from vle_lightning.performance import CHEAP, PRODUCTS
 
 FLOAT = 4  # bytes
 SMALL, LARGE = 2, 4  # units of rows that are counted; what is kept is linear in the rows
@@ -37,6 +39,8 @@ class Kept(NamedTuple):
     layers: float  # all layers
     inputs: float  # of all layers: what is kept of them where they are recomputed
     largest: float  # the largest layer: one is recomputed at a time
+    products: float = 0.0  # of all layers: outputs of linear ones, kept where what is cheap is recomputed
+    again: float = 0.0  # what a layer's cheap operations then add, beyond what the layers behind it have given back
 
     @property
     def whole(self) -> float:
@@ -48,6 +52,11 @@ class Kept(NamedTuple):
         """With it, before the first layer is computed again."""
         return self.around + self.inputs
 
+    @property
+    def cheap(self) -> float:
+        """With recomputation of what is cheap alone, likewise."""
+        return self.around + self.inputs + self.products
+
     def at(self, rows: float, more: Kept, difference: int) -> Kept:
         """Add the bytes of ``rows`` further rows; ``more`` is what ``difference`` further rows made of it."""
         return Kept(*(a + (b - a) / difference * rows for a, b in zip(self, more, strict=True)))
@@ -55,7 +64,14 @@ class Kept(NamedTuple):
     def plus(self, other: Kept) -> Kept:
         """Add what another call of the part keeps."""
         largest = max(self.largest, other.largest)
-        return Kept(self.around + other.around, self.layers + other.layers, self.inputs + other.inputs, largest)
+        return Kept(
+            self.around + other.around,
+            self.layers + other.layers,
+            self.inputs + other.inputs,
+            largest,
+            self.products + other.products,
+            max(self.again, other.again),
+        )
 
 
 def kept_by_part(config: BackboneConfig, recording: Recording, scale: float, numerics: Numerics) -> dict[str, Kept]:
@@ -103,11 +119,13 @@ def peak_bytes(kept: Mapping[str, Kept], recomputed: Sequence[str], heads: float
 
     Args:
         kept: by part.
-        recomputed: parts under activation checkpointing.
+        recomputed: parts under activation checkpointing; `CHEAP` is of those that are not named.
         heads: bytes of the heads, which are gone once backward is past them.
     """
-    held = {name: part.recomputed if name in recomputed else part.whole for name, part in kept.items()}
-    again = {name: part.largest if name in recomputed else 0.0 for name, part in kept.items()}
+    held = {name: part.cheap if CHEAP in recomputed else part.whole for name, part in kept.items()}
+    again = {name: part.again if CHEAP in recomputed else 0.0 for name, part in kept.items()}
+    held |= {name: part.recomputed for name, part in kept.items() if name in recomputed}
+    again |= {name: part.largest for name, part in kept.items() if name in recomputed}
     towers = sum(size for name, size in held.items() if name != "fusion")
     in_towers = max((size for name, size in again.items() if name != "fusion"), default=0.0)
     whole = sum(held.values())
@@ -135,7 +153,8 @@ def _count(architecture: str, call: EncoderCall, numerics: Numerics) -> Kept:
     config, dtype = read_architecture(json.loads(architecture)), torch.bfloat16 if numerics.bf16 else torch.float32
     with fake_backbone(config, numerics.device, dtype) as model:
         ledger = _Ledger(model.train(), config.part_of_call(call.way))
-        with _numerics(numerics), torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor):
+        hooks = torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor)
+        with _numerics(numerics), hooks, _Products(ledger):
             output = run_part(model, call)
         del output
     return ledger.kept()
@@ -148,9 +167,10 @@ class _Ledger:
         self._storages: dict[int, Tensor] = {}  # kept alive, for a storage's address may be taken again
         self._weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         self._inputs: dict[int, Tensor] = {}
-        self._before: dict[nn.Module, int] = {}
-        self._layers: dict[nn.Module, int] = {}
-        self._total = 0
+        self._before = (0, 0)  # totals where the latest layer began
+        self._calls: list[tuple[int, int]] = []  # of layers, in their order: what each keeps, and its products
+        self._total = self._products = 0
+        self._is_inside = False
         for layer in model.layers().get(part, ()):
             layer.register_forward_pre_hook(self._enter)
             layer.register_forward_hook(self._leave)
@@ -163,20 +183,48 @@ class _Ledger:
             self._total += storage.nbytes()
         return tensor
 
+    def note_product(self, output: Tensor) -> None:
+        """Count the output of a linear layer, where it is one of a transformer layer."""
+        self._products += output.untyped_storage().nbytes() if self._is_inside else 0
+
     def kept(self) -> Kept:
         """Return the bytes; inputs are kept in float32, the type that layer norms return."""
-        layers = sum(self._layers.values())
+        layers = sum(total for total, _ in self._calls)
+        largest, freed, again = max((total for total, _ in self._calls), default=0), 0, 0
+        for total, products in reversed(self._calls):  # as backward goes
+            again, freed = max(again, total - products - freed), freed + products
         inputs = FLOAT * sum(tensor.numel() for tensor in self._inputs.values())
-        return Kept(self._total - layers, layers, inputs, max(self._layers.values(), default=0))
+        return Kept(self._total - layers, layers, inputs, largest, self._products, again)
 
     def _enter(self, layer: nn.Module, inputs: tuple[object, ...]) -> None:
-        self._before[layer] = self._total
+        self._before, self._is_inside = (self._total, self._products), True
         for tensor in inputs:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self._inputs[tensor.untyped_storage()._cdata] = tensor
 
     def _leave(self, layer: nn.Module, inputs: object, output: object) -> None:
-        self._layers[layer] = self._total - self._before[layer]
+        self._calls.append((self._total - self._before[0], self._products - self._before[1]))
+        self._is_inside = False
+
+
+class _Products(TorchDispatchMode):
+    """Shows a ledger the outputs of linear layers."""
+
+    def __init__(self, ledger: _Ledger) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._ledger = ledger
+
+    def __torch_dispatch__(
+        self,
+        function: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: Any = (),  # noqa: ANN401
+        kwargs: Any = None,  # noqa: ANN401 (torch's)
+    ) -> Any:  # noqa: ANN401
+        output = function(*args, **(kwargs or {}))
+        if function in PRODUCTS:
+            self._ledger.note_product(output)
+        return output
 
 
 @contextmanager

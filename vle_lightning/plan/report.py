@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vle_lightning.performance import CHEAP
 from vle_lightning.plan.activations import Numerics
 from vle_lightning.plan.gpus import find_gpu
 from vle_lightning.plan.memory import Memory, Spread, memory_of
@@ -75,9 +76,10 @@ class Plan:
         parts = tuple(self.workload.task.model.layers())
         tables: dict[str, tuple[str, ...]] = {
             "no activation checkpointing": (),
+            f"activation_checkpointing: [{CHEAP}]": (CHEAP,),
             f"activation_checkpointing: [{', '.join(parts)}]": parts,
         }
-        if set(self.recomputed) not in (set(), set(parts)):
+        if set(self.recomputed) not in (set(), {CHEAP}, set(parts)):
             tables[f"activation_checkpointing: [{', '.join(self.recomputed)}]"] = self.recomputed
         return tables
 

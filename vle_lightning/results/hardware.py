@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,12 @@ SHOWN = {  # figures of a training part, and how they read
     "samples_per_second": ("samples/s", "{:.1f}"),
     "tflops": ("TFLOP/s", "{:.1f}"),
     "utilisation": ("utilisation", "{:.1%}"),
+    "utilisation_of_measured": ("of measured", "{:.1%}"),
     "peak_allocated_gib": ("peak GiB", "{:.1f}"),
 }
-AT_LARGEST = "at_largest_batch/"
+AT = {"at_largest_batch/": "largest batch", "at_half_of_it/": "half of it"}  # prefixes of figures
+HEADS = ("mlm", "itm", "mpc", "pbc", "itc", "itm_hard")  # objectives, whose forward is timed by name
+PHASES = ("text", "image", "fusion", "heads", "all forward", "backward", "clip", "AdamW", "launches", "casts")
 COLUMNS = ("part", "status", *(name for name, _ in SHOWN.values()), "largest batch", "what else")
 LONGEST = 300  # characters of a reason
 
@@ -62,12 +65,17 @@ def hardware_section(hardware: Hardware) -> str:
         "",
         "Measured by `make gpu-check` on random weights: a pre-training step of all four objectives at 224 px and 50 "
         "tokens in bf16, forward, backward, clipping and AdamW. *utilisation*: model FLOPs, counted without what is "
-        "recomputed, by the peak of the data sheet.",
+        "recomputed, by the peak of the data sheet; *of measured*: by the rate of a large product on this card.",
         "",
         "; ".join(filter(None, about)) + ".",
         "",
     ]
-    return "\n".join([*head, _line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_line, rows)]) + "\n"
+    lines = [*head, *_table(COLUMNS, rows)]
+    phases = [_phases(name, part["figures"]) for name, part in record["parts"].items() if _is_timed(part)]
+    if phases:
+        told = "Milliseconds of one step by phase, each waited for, so that they sum up to more than a step; its calls."
+        lines += ["", told, "", *_table(("part", *PHASES), phases)]
+    return "\n".join(lines) + "\n"
 
 
 def _checked(content: object) -> Mapping[str, Any]:
@@ -99,8 +107,27 @@ def _rows(name: str, part: Mapping[str, Any]) -> Iterable[list[str]]:
     if "largest_batch" in figures:
         largest = str(figures["largest_batch"]) + ("" if figures.get("largest_batch_is_proven") else " or more")
     yield [name, part["status"], *_cells(figures, ""), largest, _remark(part)]
-    if f"{AT_LARGEST}batch" in figures:
-        yield [f"{name}, largest batch", part["status"], *_cells(figures, AT_LARGEST), largest, ""]
+    for prefix, told in AT.items():
+        if f"{prefix}batch" in figures:
+            yield [f"{name}, {told}", part["status"], *_cells(figures, prefix), largest, ""]
+
+
+def _is_timed(part: Mapping[str, Any]) -> bool:
+    return "phase/forward" in part["figures"]
+
+
+def _phases(name: str, figures: Mapping[str, Any]) -> list[str]:
+    """Write the times of one step; a model that is one transformer has no fusion apart."""
+    seconds = {phase: figures.get(f"phase/forward/{phase}") for phase in ("text", "image", "fusion")}
+    seconds["heads"] = sum(figures.get(f"phase/forward/{head}") or 0.0 for head in HEADS)
+    seconds |= {phase: figures.get(f"phase/{phase}") for phase in ("forward", "backward", "clip", "optimiser")}
+    calls = [figures.get("launches"), figures.get("casts")]
+    times = ["" if value is None else f"{1000 * value:.1f}" for value in seconds.values()]
+    return [name, *times, *("" if count is None else f"{count:,.0f}" for count in calls)]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    return [_line(columns), _line(["---"] * len(columns)), *map(_line, rows)]
 
 
 def _cells(figures: Mapping[str, Any], prefix: str) -> list[str]:
@@ -113,6 +140,13 @@ def _remark(part: Mapping[str, Any]) -> str:
     figures, told = part["figures"], []
     if part.get("reason"):
         told.append(" ".join(str(part["reason"]).split())[-LONGEST:])
+    if "matmul_tflops" in figures:
+        copied = f"copies {figures.get('copy_gb_per_second', 0):,.0f} GB/s, bytes read and written together"
+        told.append(f"{figures['matmul_tflops']:.0f} TFLOP/s on a large product; {copied}")
+    if "best_batch" in figures:
+        told.append(f"best batch {figures['best_batch']:.0f}")
+    if "data_wait_share" in figures:
+        told.append(f"{figures['data_wait_share']:.1%} of the time waiting for data")
     if "largest_relative_difference" in figures:
         told.append(f"losses within {figures['largest_relative_difference']:.1e} of ddp's")
     elif "losses" in figures:
