@@ -64,11 +64,11 @@ def check_bytes(size: int) -> None:
         raise ValueError(f"{size:,} bytes, more than {MOST_BYTES:,}")
 
 
-def check_pixels(size: tuple[int, int]) -> None:
+def check_pixels(size: tuple[int, int], most: int = MOST_PIXELS) -> None:
     """Raise ValueError for a picture of too many pixels, width and height."""
     width, height = size
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"more than {MOST_PIXELS:,} pixels: {width} x {height}")
+    if width * height > most:
+        raise ValueError(f"more than {most:,} pixels: {width} x {height}")
 
 
 def open_raster(source: bytes | bytearray | Path | IO[bytes]) -> Image.Image:

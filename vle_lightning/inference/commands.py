@@ -1,4 +1,4 @@
-"""The shell commands on pictures: ``python -m vle_lightning {ask,match,heatmap,vcr,retrieve}``, JSON on stdout."""
+"""The shell commands on pictures: ``python -m vle_lightning {ask,match,heatmap,fill,vcr,retrieve}``, JSON on stdout."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ PUBLISHED = {  # the model of each pipeline where none is named
     "vqa": "hfl/vle-base-for-vqa",
     "itm": "hfl/vle-base",
     "pbc": "hfl/vle-base",
+    "mlm": "hfl/vle-base",
     "vcr-q2a": "hfl/vle-base-for-vcr-q2a",
     "vcr-qa2r": "hfl/vle-base-for-vcr-qa2r",
 }
@@ -64,16 +65,28 @@ def ask(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # no
     _take_picture(parser)
     parser.add_argument("question")
     parser.add_argument("--top_k", type=int, default=5, help="how many answers")
+    parser.add_argument("--attention", action="store_true", help="also print how much attention each patch gets")
     options = _parse(parser, arguments)
-    return _load("vqa", options)(image=options.image, question=options.question, top_k=options.top_k)
+    asked = {"question": options.question, "top_k": options.top_k, "attention": options.attention}
+    return _load("vqa", options)(image=options.image, **asked)
 
 
 def match(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
-    """Say whether a text describes a picture."""
+    """Say whether a text describes a picture; of several texts, each."""
     _take_picture(parser)
-    parser.add_argument("text")
+    parser.add_argument("text", nargs="+")
     options = _parse(parser, arguments)
-    return _load("itm", options)(image=options.image, text=options.text)
+    texts = options.text if len(options.text) > 1 else options.text[0]
+    return _load("itm", options)(image=options.image, text=texts)
+
+
+def fill(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
+    """Restore the masked words of a text about a picture."""
+    _take_picture(parser)
+    parser.add_argument("text", help="with a [MASK] for each word to restore")
+    parser.add_argument("--top_k", type=int, default=5, help="how many words for each [MASK]")
+    options = _parse(parser, arguments)
+    return _load("mlm", options)(image=options.image, text=options.text, top_k=options.top_k)
 
 
 def heatmap(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
@@ -148,6 +161,7 @@ ANSWERS: dict[str, Callable[[argparse.ArgumentParser, Sequence[str]], Any]] = {
     "ask": ask,
     "match": match,
     "heatmap": heatmap,
+    "fill": fill,
     "vcr": vcr,
     "retrieve": retrieve,
 }
