@@ -21,7 +21,7 @@ class Limits:
     texts: int = 32  # of one request
     pictures: int = 20_000  # of a folder to search
     boxes: int = 20  # of a VCR question
-    waiting: int = 64  # requests in the queue of each button
+    waiting: int = 64  # requests in the queue of the page
     together: int = 16  # requests of a button that are worked on at a time, and batched where they meet
 
 
