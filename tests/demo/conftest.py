@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-pytest.importorskip("gradio", reason="the demo's Gradio is not installed")
-
 from tests.inference.conftest import exported, tokenizer_folder  # noqa: F401 (fixtures)
 from vle_lightning.demo.examples import Examples
 from vle_lightning.demo.limits import Limits

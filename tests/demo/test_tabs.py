@@ -20,7 +20,7 @@ from vle_lightning.demo.fill import fill
 from vle_lightning.demo.find import Found, find, redraw
 from vle_lightning.demo.limits import Limits
 from vle_lightning.demo.match import match
-from vle_lightning.demo.page import Answer, Desk, answering
+from vle_lightning.demo.page import Answer, Desk, answering, write_result
 from vle_lightning.demo.reason import DRAWS, NAMES, TAGS, choose_answer, choose_rationale, click, load_sample
 from vle_lightning.demo.search import Indexes, index_folder, search_pictures, search_texts
 from vle_lightning.demo.tagged import Objects
@@ -94,7 +94,7 @@ def test_reason_chooses_an_answer_and_then_a_rationale(desk: Desk, run: Run) -> 
     given = NAMES[1 + first.result["prediction"]]
     second = choose_rationale(desk, "vcr-qa2r", picture, objects, given, *written)
     for found, task in ((first, "q2a"), (second, "qa2r")):
-        Path("annotation.json").write_text(json.dumps(found.result), encoding="utf-8")  # as the page lets one save it
+        Path("annotation.json").write_text(write_result(found, 0.1), encoding="utf-8")  # as the page lets one save it
         assert f"--task {task}" in found.command
         assert run(found.command)["score"] == pytest.approx(found.result["score"], abs=1e-5)
     with pytest.raises(UserError, match="No answer is chosen"):

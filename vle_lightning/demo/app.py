@@ -60,6 +60,7 @@ def serve(app: gr.Blocks, desk: Desk, place: Place, wait: bool = True) -> str:
             server_port=place.port,
             share=place.share,
             max_file_size=desk.limits.upload_megabytes * 10**6,
+            allowed_paths=[str(desk.examples.world.absolute() / "raw")],  # the examples' pictures
             max_threads=4 * desk.limits.together,
             theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
             css=CSS,

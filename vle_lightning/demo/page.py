@@ -134,10 +134,19 @@ def answering(
         seconds = round(time.perf_counter() - start, 4)
         told = f"Answered by **{found.model.name}** in {seconds:.2f} s on {found.model.device}."
         facts = {"model": found.model.source, "device": str(found.model.device), "seconds": seconds}
-        content = json.dumps({**facts, "command": found.command, "result": finite(found.result)}, indent=1)
+        content = json.dumps(
+            {**facts, "command": found.command, "result": finite(found.result)}, indent=1, ensure_ascii=False
+        )
         return (*show(found), told, found.command, content)
 
     return handle
+
+
+def write_result(answer: Answer, seconds: float) -> str:
+    """Write an answer as JSON, beside the model, the device and the command."""
+    facts = {"model": answer.model.source, "device": str(answer.model.device), "seconds": seconds}
+    found = answer.result if isinstance(answer.result, dict) else {"result": answer.result}
+    return json.dumps({**facts, "command": answer.command, **finite(found)}, indent=1, ensure_ascii=False)
 
 
 def attempt(compute: Callable[[], Any]) -> Any:  # noqa: ANN401 (what it computes, or a sentence)

@@ -170,7 +170,6 @@ def build(desk: Desk) -> None:
     def clicked(event: gr.SelectData, *values: Any) -> tuple[object, ...]:  # noqa: ANN401 (a value of each field)
         return click(desk, event, *values)
 
-    clicked.__annotations__["event"] = gr.SelectData  # Gradio reads it, and knows no annotation that is a text
     drawn.select(clicked, [picture, objects, effect, name, target, *texts], [objects, drawn, noted, *texts], **quiet)
     remove.click(partial(remove_last, desk), [picture, objects], [objects, drawn, noted], **quiet)
     if answers is not None:
