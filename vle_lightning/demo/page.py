@@ -133,11 +133,7 @@ def answering(
             return (*[None] * outputs, found, "", "")
         seconds = round(time.perf_counter() - start, 4)
         told = f"Answered by **{found.model.name}** in {seconds:.2f} s on {found.model.device}."
-        facts = {"model": found.model.source, "device": str(found.model.device), "seconds": seconds}
-        content = json.dumps(
-            {**facts, "command": found.command, "result": finite(found.result)}, indent=1, ensure_ascii=False
-        )
-        return (*show(found), told, found.command, content)
+        return (*show(found), told, found.command, write_result(found, seconds))
 
     return handle
 
