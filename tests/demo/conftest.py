@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
-from tests.inference.conftest import exported, tokenizer_folder  # noqa: F401 (fixtures)
+from tests.inference.conftest import SIZE, exported, tokenizer_folder  # noqa: F401 (fixtures)
 from vle_lightning.demo.examples import Examples
 from vle_lightning.demo.limits import Limits
 from vle_lightning.demo.models import Model, Models, short_names
 from vle_lightning.demo.page import Desk
+from vle_lightning.inference.processor import Processor
+from vle_lightning.tasks.pretrain import PretrainTask
 
 SCENES = 200
 COLOURS = ("red", "blue", "green", "orange")
@@ -64,9 +67,19 @@ def write(file: Path, content: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def desk(exported: Callable[[str], Path], world: Path) -> Desk:  # noqa: F811
+def desk(
+    exported: Callable[[str], Path],  # noqa: F811
+    tokenizer_folder: Path,  # noqa: F811
+    world: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Desk:
     """A model of each kind, and the small world; nothing but the world's folder may be searched."""
     sources = [str(exported(kind)) for kind in ("pretrain", "vqa", "vcr-q2a", "vcr-qa2r", "dual")]
+    torch.manual_seed(1)
+    other = tmp_path_factory.mktemp("models") / "other"  # to compare with
+    PretrainTask("tiny", classes=5).save_pretrained(other)
+    Processor.prepared(str(tokenizer_folder), SIZE).save_pretrained(other)
+    sources.append(str(other))
     names = short_names(sources)
     models = Models(Model(source, name, device="cpu") for source, name in zip(sources, names, strict=True))
     examples = Examples(world)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vle_lightning.demo.page import Desk
+from vle_lightning.demo.search import BEST
 
 pytestmark = pytest.mark.slow
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -168,7 +169,7 @@ def test_search_over_200_scenes_and_in_reverse(page: Page, scene: str) -> None:
     panel.get_by_label("Text", exact=True).fill("a red car")
     press(panel, "Search the pictures")
     finish(panel)
-    assert panel.locator("#found img").count() >= 12
+    assert panel.locator("#found img").count() >= BEST
     upload(panel, scene)
     panel.get_by_label("Texts, one a line").fill("a red car\na blue car")
     press(panel, "Search the texts")
@@ -179,10 +180,14 @@ def test_compare_two_models(page: Page, scene: str) -> None:
     panel = open_tab(page, "Compare")
     upload(panel, scene)
     panel.get_by_label("Match", exact=True).check()
-    panel.get_by_label("Question, phrase", exact=False).fill("the red car\ntwo people")
+    panel.get_by_label("Text", exact=True).fill("the red car\ntwo people")
     press(panel, "Compare")
     finish(panel, 2)
     assert panel.get_by_text("%").count() == 4
+    panel.get_by_label("Model on the right").click()
+    page.get_by_role("option", name="vqa", exact=True).click()
+    press(panel, "Compare")
+    panel.get_by_text("vqa has no head for image-text matching").wait_for()
 
 
 def test_a_broken_upload_is_a_sentence(page: Page, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from vle_lightning.errors import UserError
 def test_each_model_serves_what_it_has_heads_for(desk: Desk) -> None:
     served = {kind: desk.models.serving(kind) for kind in USES}
     assert served["vqa"] == ["vqa"]
-    assert served["pbc"] == served["itm"] == served["mlm"] == ["pretrain"]
+    assert served["pbc"] == served["itm"] == served["mlm"] == ["pretrain", "other"]
     assert (served["vcr-q2a"], served["vcr-qa2r"], served["retrieve"]) == (["vcr-q2a"], ["vcr-qa2r"], ["dual"])
 
 

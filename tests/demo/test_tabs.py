@@ -22,7 +22,7 @@ from vle_lightning.demo.limits import Limits
 from vle_lightning.demo.match import match
 from vle_lightning.demo.page import Answer, Desk, answering, write_result
 from vle_lightning.demo.reason import DRAWS, NAMES, TAGS, choose_answer, choose_rationale, click, load_sample
-from vle_lightning.demo.search import Indexes, index_folder, search_pictures, search_texts
+from vle_lightning.demo.search import BEST, Indexes, index_folder, search_pictures, search_texts
 from vle_lightning.demo.tagged import Objects
 from vle_lightning.errors import UserError
 
@@ -129,7 +129,7 @@ def test_search_indexes_a_folder_once(desk: Desk, scene: str, run: Run, tmp_path
     indexes = Indexes(cached)  # as after a new start
     assert index_folder(cached, indexes, "dual", folder) == "200 pictures: 0 new, 200 known before."
     found = search_pictures(cached, indexes, "dual", folder, "a red car")
-    assert len(found.result) == 12
+    assert len(found.result) == BEST
     assert [row["image"] for row in run(found.command)["best"]] == [row["image"] for row in found.result]
     texts = search_texts(desk, "dual", scene, "a red car\na blue car")
     Path("texts.txt").write_text("a red car\na blue car\n", encoding="utf-8")

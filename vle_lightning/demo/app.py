@@ -22,6 +22,7 @@ TABS = {
 KEPT = 6 * 3600  # seconds that uploads and drawings are kept
 CSS = """
 .told { min-height: 1.5em; font-size: var(--text-md); padding: 0 .25em; }
+.given img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated; }
 .hint { font-size: var(--text-sm); color: var(--body-text-color-subdued); padding: 0 .25em; }
 .missing { padding: 1.5em; font-size: var(--text-lg); }
 """

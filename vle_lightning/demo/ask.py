@@ -16,6 +16,7 @@ from vle_lightning.demo.page import (
     model_field,
     outcome_fields,
     picture_field,
+    shown_field,
 )
 from vle_lightning.demo.show import attended
 
@@ -46,7 +47,7 @@ def build(desk: Desk) -> None:
                 gr.Examples(rows, [picture, question], label="Examples of the toy world")
         with gr.Column():
             answers = gr.Label(label="Answers", num_top_classes=5, show_heading=False)
-            looked = gr.Image(label="Where the model looked", interactive=False, height=320, buttons=["download"])
+            looked = shown_field("Where the model looked")
             gr.Markdown("Attention of the last fusion layer, brightest where it is strongest.", elem_classes="hint")
             outcome = outcome_fields()
     connect(

@@ -11,7 +11,7 @@ from vle_lightning.demo.ask import ask
 from vle_lightning.demo.fill import fill
 from vle_lightning.demo.find import find
 from vle_lightning.demo.match import match
-from vle_lightning.demo.page import Answer, Desk, connect, outcome_fields, picture_field
+from vle_lightning.demo.page import Answer, Desk, connect, outcome_fields, picture_field, shown_field
 from vle_lightning.errors import UserError
 
 TASKS: dict[str, tuple[str, Callable[[Desk, str, str | None, str], Answer]]] = {
@@ -52,17 +52,19 @@ def build(desk: Desk) -> None:
             picture = picture_field()
         with gr.Column():
             chosen = gr.Radio(list(TASKS), value=task, label="Task")
-            text = gr.Textbox(label="Question, phrase, texts (one a line), or text with [MASK]", lines=3)
+            text = gr.Textbox(
+                label="Text", lines=3, placeholder="Question, phrase, texts (one a line), or text with [MASK]"
+            )
             button = gr.Button("Compare", variant="primary")
-            if desk.examples.captions():
-                rows = [[scene.picture, scene.captions[0]] for scene in desk.examples.scenes]
-                gr.Examples(rows, [picture, text], label="Examples of the toy world")
+            rows = [[scene.picture] for scene in desk.examples.scenes]
+            if rows:
+                gr.Examples(rows, picture, label="Examples of the toy world")
     with gr.Row():
         for side, name in zip(("left", "right"), names, strict=False):
             with gr.Column():
                 model = gr.Dropdown(every, value=name, label=f"Model on the {side}", elem_id=f"model-{side}")
                 label = gr.Label(label="Scores", num_top_classes=5, show_heading=False)
-                shown = gr.Image(label="Picture", interactive=False, height=320, buttons=["download"])
+                shown = shown_field("Picture of the result")
                 outcome = outcome_fields()
             connect(
                 [button.click],

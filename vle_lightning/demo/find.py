@@ -20,6 +20,7 @@ from vle_lightning.demo.page import (
     model_field,
     outcome_fields,
     picture_field,
+    shown_field,
 )
 from vle_lightning.demo.show import heated
 from vle_lightning.inference.kinds import DRAWN
@@ -73,7 +74,7 @@ def build(desk: Desk) -> None:
             if rows:
                 gr.Examples(rows, [picture, phrase], label="Examples of the toy world")
         with gr.Column():
-            drawn = gr.Image(label="What the phrase mentions", interactive=False, height=400, buttons=["download"])
+            drawn = shown_field("What the phrase mentions", height=400)
             strength = gr.Slider(0, 1, value=OPACITY, step=0.05, label="Strength of the heat map")
             draw = gr.Radio(
                 [("Probability of each patch", DRAWN[0]), ("Relative heat, as published", DRAWN[1])],

@@ -40,15 +40,18 @@ def build(desk: Desk) -> None:
     with gr.Row():
         with gr.Column():
             picture = picture_field()
-            texts = gr.Textbox(label="Texts, one a line", lines=5, placeholder="two dogs on a sofa\na red car")
+            texts = gr.Textbox(
+                "\n".join(captions),
+                label="Texts, one a line",
+                lines=6,
+                max_lines=12,
+                placeholder="two dogs on a sofa\na red car",
+            )
             model = model_field(names)
             button = gr.Button("Rank the texts", variant="primary")
             if captions:
-                gr.Examples(
-                    [[scene.picture, "\n".join(captions)] for scene in desk.examples.scenes],
-                    [picture, texts],
-                    label="Examples of the toy world",
-                )
+                rows = [[scene.picture] for scene in desk.examples.scenes]
+                gr.Examples(rows, picture, label="Examples of the toy world")
         with gr.Column():
             ranked = gr.Label(
                 label="Probability that the text describes the picture",

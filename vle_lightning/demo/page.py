@@ -64,12 +64,23 @@ def command(name: str, *arguments: str, model: Model) -> str:
 def picture_field(label: str = "Picture") -> gr.Image:
     """Make the field for a picture: by upload, from the clipboard or by the camera."""
     field = gr.Image(
-        type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label=label, height=320, buttons=[]
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard", "webcam"],
+        label=label,
+        height=320,
+        buttons=[],
+        elem_classes="given",
     )
     # Gradio decodes an upload before a handler can read our limits, and a broken one ends in a message of its own;
     # a subclass would do, but Gradio writes a .pyi file beside the source of each
     field.preprocess = lambda payload: None if payload is None else payload.path
     return field
+
+
+def shown_field(label: str, height: int = 320) -> gr.Image:
+    """Make the field for a picture of a result, which can be saved."""
+    return gr.Image(label=label, format="png", interactive=False, height=height, buttons=["download"])
 
 
 def model_field(names: Sequence[str], label: str = "Model") -> gr.Dropdown:
@@ -82,7 +93,12 @@ def outcome_fields() -> Outcome:
     told = gr.Markdown("", elem_classes="told", container=False)
     with gr.Accordion("Reproduce and save", open=False):
         shell = gr.Code(
-            label="Command that gives the same result", language="shell", interactive=False, wrap_lines=True
+            label="Command that gives the same result",
+            language="shell",
+            interactive=False,
+            wrap_lines=True,
+            lines=1,
+            max_lines=6,
         )
         result = gr.Code(label="Result as JSON", language="json", interactive=False, max_lines=16)
     return Outcome(told, shell, result)
@@ -133,6 +149,10 @@ def answering(
             return (*[None] * outputs, found, "", "")
         seconds = round(time.perf_counter() - start, 4)
         told = f"Answered by **{found.model.name}** in {seconds:.2f} s on {found.model.device}."
+        if found.picture is not None:
+            # A saved PNG says what made it. The time keeps two results from being one file, which Gradio writes again
+            # while another visitor may be reading it
+            found.picture.info |= {"command": found.command, "created": str(time.time_ns())}
         return (*show(found), told, found.command, write_result(found, seconds))
 
     return handle

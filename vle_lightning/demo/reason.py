@@ -141,7 +141,8 @@ def build(desk: Desk) -> None:
             picture = picture_field("Picture of your own")
             samples = [example.name for example in desk.examples.vcr]
             sample = gr.Dropdown(samples, value=None, label="Or a sample of the toy world", visible=bool(samples))
-            drawn = gr.Image(label="Boxes: click here", interactive=False, height=420, elem_id="boxes", buttons=[])
+            gr.Markdown("Boxes (click here):", elem_classes="hint")
+            drawn = gr.Image(show_label=False, format="png", interactive=False, height=420, elem_id="boxes", buttons=[])
             noted = gr.Markdown("", elem_classes="told", container=False)
             effect = gr.Radio([TAGS, DRAWS], value=TAGS, label="A click")
             target = gr.Dropdown(list(NAMES), value=NAMES[0], label="Tags go into (or click the text first)")

@@ -28,7 +28,8 @@ from vle_lightning.inference.index import Index, list_pictures
 from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.retrieve import RetrievePipeline
 
-BEST = 12  # pictures of a result
+BEST = 9  # pictures of a result
+LONGEST = 12  # letters of a picture's name below it
 TEXTS = "texts.txt"
 
 
@@ -102,9 +103,15 @@ def search_pictures(desk: Desk, indexes: Indexes, model: str, folder: str, text:
     best = found.alone(lambda: find(index=index, text=asked, top_k=BEST))
     shell = command("retrieve", "--images", index.root, "--text", asked, "--top_k", str(BEST), model=found)
     pictures = [
-        (readable(open_picture(row["image"])), f"{row['score']:.3f}  {Path(row['image']).name}") for row in best
+        (readable(open_picture(row["image"])), f"{row['score']:.2f} {short_name(row['image'])}") for row in best
     ]
     return Answer(found, best, shell, kept=pictures)
+
+
+def short_name(place: str) -> str:
+    """Return the name of a picture's file; of a long one, the end, which tells it from others."""
+    name = Path(place).name
+    return name if len(name) <= LONGEST else f"...{name[-LONGEST:]}"
 
 
 def search_texts(desk: Desk, model: str, picture: str | None, texts: str) -> Answer:
@@ -113,8 +120,7 @@ def search_texts(desk: Desk, model: str, picture: str | None, texts: str) -> Ans
     image, find = read_picture(picture, desk.limits), retriever(found)
     best = found.alone(lambda: find(index=find.index_texts(lines), image=image, top_k=len(lines)))
     shell = command("retrieve", "--texts", TEXTS, "--image", desk.examples.locate(picture), model=found)
-    bars = {row["text"]: max(row["score"], 0.0) for row in best}
-    return Answer(found, best, shell, (bars,))
+    return Answer(found, best, shell)
 
 
 def build(desk: Desk) -> None:
@@ -126,7 +132,7 @@ def build(desk: Desk) -> None:
     model = model_field(names)
     gr.Markdown("### Pictures that a text describes")
     with gr.Row():
-        with gr.Column(scale=1):
+        with gr.Column(scale=2):
             folder = gr.Textbox(str(desk.photos or ""), label="Folder of pictures", interactive=desk.folders)
             index = gr.Button("Index the folder", size="sm")
             told = gr.Markdown("", elem_classes="told", container=False)
@@ -136,8 +142,8 @@ def build(desk: Desk) -> None:
                 gr.Examples(
                     [[caption] for caption in desk.examples.captions()], text, label="Examples of the toy world"
                 )
-        with gr.Column(scale=2):
-            gallery = gr.Gallery(label="Best first", columns=4, height=420, object_fit="contain", elem_id="found")
+        with gr.Column(scale=3):
+            gallery = gr.Gallery(label="Best first", columns=3, height=640, object_fit="contain", elem_id="found")
             outcome = outcome_fields()
     index.click(partial(index_folder, desk, indexes), [model, folder], told, api_name="index")
     connect(
@@ -158,20 +164,26 @@ def _build_reverse(desk: Desk, model: gr.Dropdown) -> None:
     captions = "\n".join(desk.examples.captions())
     gr.Markdown("### Texts that describe a picture")
     with gr.Row():
-        with gr.Column(scale=1):
+        with gr.Column(scale=2):
             picture = picture_field()
             texts = gr.Textbox(captions, label="Texts, one a line", lines=5, max_lines=10)
             button = gr.Button("Search the texts", variant="primary")
             if desk.examples.scenes:
                 rows = [[scene.picture] for scene in desk.examples.scenes]
                 gr.Examples(rows, picture, label="Examples of the toy world")
-        with gr.Column(scale=2):
-            ranked = gr.Label(label="Cosine", num_top_classes=desk.limits.texts, show_heading=False)
+        with gr.Column(scale=3):
+            ranked = gr.Dataframe(
+                headers=["Text", "Cosine"],
+                interactive=False,
+                wrap=True,
+                label="Best first",
+                column_widths=["80%", "20%"],
+            )
             outcome = outcome_fields()
     connect(
         [button.click],
         partial(search_texts, desk),
-        lambda answer: (answer.bars[0],),
+        lambda answer: ([[row["text"], round(row["score"], 3)] for row in answer.result],),
         [model, picture, texts],
         [ranked],
         outcome,

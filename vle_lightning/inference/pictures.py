@@ -88,8 +88,7 @@ def _content(file: Any) -> bytes:  # noqa: ANN401 (any object with read)
 
 def _opened(data: bytes, told: str, most_pixels: int) -> Image.Image:
     try:
-        with open_raster(data) as picture:
-            check_pixels(picture.size, most_pixels)
+        with open_raster(data, most_pixels) as picture:
             check_whole(data, picture.format)
             return load_upright(picture)
     except UnidentifiedImageError as error:
