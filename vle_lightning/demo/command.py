@@ -45,7 +45,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = OneSentenceParser("python -m vle_lightning demo", description=run_demo.__doc__, allow_abbrev=False)
     parser.add_argument("model", nargs="+", help="run folder, exported folder, hub name or published checkpoint")
     parser.add_argument("--tokenizer", help="folder or hub name, for models that come without one, such as METER's")
-    parser.add_argument("--answers", help="JSON list of the answers' names, for VQA heads that have none")
+    parser.add_argument("--answers", help="JSON list of the answers' names, for such models of VQA")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--dtype", default="float32", help="float type (default: %(default)s)")
     parser.add_argument("--address", default=LOCAL, help="to listen at; 0.0.0.0 shows the page to others (%(default)s)")
@@ -74,8 +74,9 @@ def prepare(options: argparse.Namespace) -> Desk:
         raise UserError(f"--photos {options.photos}: there is no such folder; name a folder of pictures")
     models = []
     for source, name in zip(options.model, short_names(options.model), strict=True):
-        tokenizer = options.tokenizer if options.tokenizer and lacks_tokenizer(source) else None
-        models.append(Model(source, name, tokenizer, options.answers, options.device, options.dtype))
+        bare = options.tokenizer is not None and lacks_tokenizer(source)
+        foreign = (options.tokenizer, options.answers) if bare else (None, None)
+        models.append(Model(source, name, *foreign, options.device, options.dtype))
         print(f"{name}: {', '.join(models[-1].pipelines)}", flush=True)
     examples = Examples(options.world)
     own = is_loopback(options.address) and not options.share
