@@ -10,13 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
-from gradio_client import Client, handle_file
 from PIL import Image
 
 from tests.demo.test_limits import large_png
 from vle_lightning.demo.page import Desk
 
 pytestmark = pytest.mark.slow
+gradio_client = pytest.importorskip("gradio_client", reason="Gradio is not installed")
+Client = Any  # gradio_client.Client; the package has no types
 LOG = logging.getLogger(__name__)
 QUESTION = "What colour is the car?"
 TOLD = 2  # place of the sentence among the results of the tab Ask
@@ -24,7 +25,7 @@ TOLD = 2  # place of the sentence among the results of the tab Ask
 
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[Client]:
-    opened = Client(address, verbose=False)
+    opened = gradio_client.Client(address, verbose=False)
     yield opened
     opened.close()
 
@@ -36,7 +37,7 @@ def still_answers(client: Client, desk: Desk) -> Iterator[None]:
 
 
 def ask(client: Client, picture: str | Path, question: str = QUESTION) -> str:
-    given = handle_file(str(picture))
+    given = gradio_client.handle_file(str(picture))
     return str(client.predict("vqa", given, question, api_name="/ask")[TOLD])
 
 
@@ -44,7 +45,7 @@ def test_twenty_requests_at_once_are_all_answered_in_fewer_batches(client: Clien
     sizes = desk.models.find("vqa").batchers["vqa"].sizes
     sizes.clear()
     start = time.perf_counter()
-    picture = handle_file(desk.examples.scenes[0].picture)
+    picture = gradio_client.handle_file(desk.examples.scenes[0].picture)
     jobs = [client.submit("vqa", picture, QUESTION, api_name="/ask") for _ in range(20)]
     told = [str(job.result(timeout=300)[TOLD]) for job in jobs]
     LOG.info("20 requests in %.1f s, in batches of %s", time.perf_counter() - start, list(sizes))

@@ -75,8 +75,8 @@ def prepare(options: argparse.Namespace) -> Desk:
     models = []
     for source, name in zip(options.model, short_names(options.model), strict=True):
         bare = options.tokenizer is not None and lacks_tokenizer(source)
-        foreign = (options.tokenizer, options.answers) if bare else (None, None)
-        models.append(Model(source, name, *foreign, options.device, options.dtype))
+        tokenizer, answers = (options.tokenizer, options.answers) if bare else (None, None)
+        models.append(Model(source, name, tokenizer, answers, options.device, options.dtype))
         print(f"{name}: {', '.join(models[-1].pipelines)}", flush=True)
     examples = Examples(options.world)
     own = is_loopback(options.address) and not options.share
