@@ -38,7 +38,8 @@ class Place(NamedTuple):
 
 def build_app(desk: Desk) -> gr.Blocks:
     """Lay out the page."""
-    with gr.Blocks(title="VLE-Lightning", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as app:
+    app = gr.Blocks(title="VLE-Lightning", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT))
+    with app:
         models = ", ".join(f"`{name}` ({model.device})" for name, model in desk.models.by_name.items())
         gr.Markdown(f"# VLE-Lightning\nVision-language models at work: {models}")
         for name, build in TABS.items():

@@ -63,7 +63,7 @@ def command(name: str, *arguments: str, model: Model) -> str:
 
 def picture_field(label: str = "Picture") -> gr.Image:
     """Make the field for a picture: by upload, from the clipboard or by the camera."""
-    field = gr.Image(
+    field: Any = gr.Image(
         type="filepath",
         image_mode=None,
         sources=["upload", "clipboard", "webcam"],
@@ -75,6 +75,7 @@ def picture_field(label: str = "Picture") -> gr.Image:
     # Gradio decodes an upload before a handler can read our limits, and a broken one ends in a message of its own;
     # a subclass would do, but Gradio writes a .pyi file beside the source of each
     field.preprocess = lambda payload: None if payload is None else payload.path
+    assert isinstance(field, gr.Image)
     return field
 
 

@@ -158,7 +158,7 @@ def build(desk: Desk) -> None:
             rationales = _task(desk, kinds, "vcr-qa2r", "QA->R: choose the rationale")
     for text, called in zip(texts, NAMES, strict=True):
         text.focus(lambda called=called: called, None, target, show_progress="hidden", api_visibility="private")
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     sample.input(partial(load_sample, desk), sample, [picture, objects, drawn, noted, given, *texts], **quiet)
     gr.on(
         [picture.upload, picture.input, picture.clear],
