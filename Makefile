@@ -1,7 +1,7 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
 .PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain pretrain-vlmo finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
-	finetune-nlvr finetune-retrieval finetune-classification finetune-segmentation ablation results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-oldest test-slurm lint parity tensorboard bench bench-data
+	finetune-nlvr finetune-retrieval finetune-classification finetune-segmentation demo ablation results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-oldest test-slurm lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
@@ -99,6 +99,13 @@ finetune-classification: $(READY) ## fine-tune on image classification, then fro
 
 finetune-segmentation: $(READY) ## fine-tune on semantic segmentation, then from scratch (or the one EXPERIMENT=)
 	$(call finetune,study experiments/segmentation/toy.yaml --out $(or $(OUT),checkpoints/segmentation-toy) --scratch)
+
+# what is there of the toy checkpoints, unless MODEL= names others
+DEMO = $(or $(MODEL),$(wildcard checkpoints/pretrain-toy checkpoints/vqa-toy checkpoints/vcr-toy_q2a checkpoints/vcr-toy_qa2r checkpoints/dual_retrieval-vlmo_toy checkpoints/pretrain-vlmo_toy))
+
+demo: $(READY) ## try models in the browser, at 127.0.0.1: MODEL="RUN EXPORT hub/name" ARGS="--port 7860" (docs/demo.md)
+	@test -n "$(DEMO)" || { echo "There is no checkpoint to show: run 'make pretrain' first, or name one with MODEL=" >&2; exit 2; }
+	$(RUN) -m vle_lightning demo $(DEMO) --world $(TOY) $(ARGS)
 
 ablation: data-toy ## METER's study on the embedded world, about an hour on 2 cores: ARGS="--rows swin", ARGS="--scale vle-base"
 	$(RUN) -m vle_lightning ablation $(or $(STUDY),experiments/ablations/meter_toy.yaml) $(ARGS)

@@ -64,14 +64,14 @@ def check_bytes(size: int) -> None:
         raise ValueError(f"{size:,} bytes, more than {MOST_BYTES:,}")
 
 
-def check_pixels(size: tuple[int, int]) -> None:
+def check_pixels(size: tuple[int, int], most: int = MOST_PIXELS) -> None:
     """Raise ValueError for a picture of too many pixels, width and height."""
     width, height = size
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"more than {MOST_PIXELS:,} pixels: {width} x {height}")
+    if width * height > most:
+        raise ValueError(f"more than {most:,} pixels: {width} x {height}")
 
 
-def open_raster(source: bytes | bytearray | Path | IO[bytes]) -> Image.Image:
+def open_raster(source: bytes | bytearray | Path | IO[bytes], most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Open a picture without decoding it.
 
     Raises:
@@ -86,7 +86,7 @@ def open_raster(source: bytes | bytearray | Path | IO[bytes]) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's, of the same number
         raise ValueError(f"more than {MOST_PIXELS:,} pixels: {error}") from error
     try:
-        check_pixels(image.size)
+        check_pixels(image.size, most_pixels)
     except ValueError:
         image.close()
         raise

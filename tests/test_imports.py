@@ -19,7 +19,7 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("inference", "callbacks"),
     ("run_folder", "run_lock", "resuming", "parsing"),
     ("run",),
-    ("study", "export", "parity", "results", "leaderboard", "slurm", "plan"),
+    ("study", "export", "parity", "results", "leaderboard", "slurm", "plan", "demo"),
     ("ablation", "gpu_check"),
     ("commands", "domains"),
     ("options",),
@@ -53,7 +53,7 @@ WITHOUT_LIGHTNING = (
 KINDS = ("models.dual_stream", "encoders.", "fusion.")
 SHARED = ("encoders.base.", "encoders.positions.", "fusion.base.")
 NAME_KINDS = ("encoders", "fusion", "hub", "parity", "presets.py", "dual_stream.py")
-READ_DATA = ("inference", "experiment", "cli", "bench")  # the only parts that import data modules
+READ_DATA = ("inference", "demo", "experiment", "cli", "bench")  # the only parts that import data modules
 
 
 @cache

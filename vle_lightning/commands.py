@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vle_lightning.ablation.command import run_ablation
+from vle_lightning.demo.command import run_demo
 from vle_lightning.export import run_export
 from vle_lightning.gpu_check.command import run_gpu_check
 from vle_lightning.inference.commands import COMMANDS as ON_PICTURES
@@ -21,6 +22,7 @@ ON_EXPERIMENTS = {  # these ask the command line for an experiment's options
 }
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "study": run_study,
+    "demo": run_demo,
     "export": run_export,
     "results": run_results,
     "gpu-check": run_gpu_check,

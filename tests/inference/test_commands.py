@@ -32,6 +32,29 @@ def test_match_prints_scores(exported: Exported, picture: str, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out).keys() == {"score", "match"}
 
 
+def test_ask_prints_where_the_model_looked(
+    exported: Exported, picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", picture, "the dog?", "--model", str(exported("vqa")), "--attention"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["answers"][0]["answer"] in ANSWERS
+    assert [len(row) for row in result["attention"]] == [6] * 6
+    assert 0 < sum(map(sum, result["attention"])) <= 1 + 1e-5  # the rest went to the class token
+
+
+def test_match_of_several_texts_prints_a_result_each(
+    exported: Exported, picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["match", picture, "the dog", "a red car", "--model", str(exported("pretrain"))]) == 0
+    assert [row.keys() for row in json.loads(capsys.readouterr().out)] == [{"score", "match"}] * 2
+
+
+def test_fill_prints_words_for_each_mask(exported: Exported, picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["fill", picture, "the [MASK] car near [MASK]", "--model", str(exported("pretrain")), "--top_k", "3"]
+    assert main(command) == 0
+    assert [len(words) for words in json.loads(capsys.readouterr().out)] == [3, 3]
+
+
 def test_heatmap_writes_a_picture_of_a_readable_size(
     exported: Exported, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,6 +49,26 @@ def test_vqa_gives_the_best_answers_by_name(exported: Exported) -> None:
     torch.testing.assert_close(scores(answers), wanted[order])
 
 
+def test_vqa_watches_where_each_question_of_a_batch_looks(exported: Exported) -> None:
+    ask = pipeline("vqa", exported("vqa"))
+    assert isinstance(ask, VQAPipeline)
+    together = ask(image=PICTURES[0], question=QUESTIONS, attention=True)
+    for question, found in zip(QUESTIONS, together, strict=True):
+        with ask.encoder.watch() as weights:
+            answers = ask(image=PICTURES[0], question=question)
+        torch.testing.assert_close(scores(found["answers"]), scores(answers))
+        pooled = weights[0][0, :, 0].mean(0)  # of all heads; the class token first, then the patches row by row
+        torch.testing.assert_close(torch.tensor(found["attention"]).flatten(), pooled[1 : 1 + 36])
+
+
+def test_a_text_longer_than_the_positions_of_a_model_is_refused(exported: Exported) -> None:
+    match = pipeline("retrieve", exported("dual-experts"))
+    most = match.encoder.max_tokens
+    with pytest.raises(UserError, match=f"the model reads {most}: shorten it"):
+        match.tokenize(["the dog", "the dog " * most])
+    assert match.tokenize(["the dog"])[0].shape[1] < most
+
+
 def test_a_batch_gives_what_single_items_give(exported: Exported) -> None:
     ask = pipeline("vqa", exported("vqa"), batch_size=2)
     together = ask(image=PICTURES, question=[*QUESTIONS, "a small dog"], top_k=9)

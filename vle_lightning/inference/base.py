@@ -115,8 +115,18 @@ class Pipeline:
         return Seen(pictures, pixel_values.to(self.settings.device, self.settings.dtype), rows)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokenise B texts, on the device: ids (B, T) and mask (B, T)."""
+        """Tokenise B texts, on the device: ids (B, T) and mask (B, T).
+
+        Raises:
+            UserError: a text has more tokens than the model has positions for.
+        """
         input_ids, mask = self.processor.tokenize(texts)
+        if input_ids.shape[1] > self.encoder.max_tokens:
+            longest = int(mask.sum(1).argmax())
+            raise UserError(
+                f"the text {texts[longest][:40]!r}... has {int(mask[longest].sum())} tokens; the model reads "
+                f"{self.encoder.max_tokens}: shorten it"
+            )
         return input_ids.to(self.settings.device), mask.to(self.settings.device)
 
     def fuse(self, seen: Seen, texts: Sequence[str]) -> Fused:

@@ -1,4 +1,4 @@
-"""The shell commands on pictures: ``python -m vle_lightning {ask,match,heatmap,vcr,retrieve}``, JSON on stdout."""
+"""The shell commands on pictures: ``python -m vle_lightning {ask,match,heatmap,fill,vcr,retrieve}``, JSON on stdout."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ PUBLISHED = {  # the model of each pipeline where none is named
     "vqa-llm": "hfl/vle-base-for-vqa",
     "itm": "hfl/vle-base",
     "pbc": "hfl/vle-base",
+    "mlm": "hfl/vle-base",
     "vcr-q2a": "hfl/vle-base-for-vcr-q2a",
     "vcr-qa2r": "hfl/vle-base-for-vcr-qa2r",
 }
@@ -65,23 +66,37 @@ def ask(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # no
     _take_picture(parser)
     parser.add_argument("question")
     parser.add_argument("--top_k", type=int, default=5, help="how many answers")
+    parser.add_argument("--attention", action="store_true", help="also print how much attention each patch gets")
     parser.add_argument("--llm", help="address of a server of OpenAI's protocol (its key: OPENAI_API_KEY)")
     parser.add_argument("--llm_model", help="the model's name there")
     parser.add_argument("--llm_timeout", type=float, default=60.0, help="seconds for a reply (default: %(default)s)")
     parser.add_argument("--captioner", help="model of transformers that describes the picture to the language model")
     options = _parse(parser, arguments)
+    asked = {"image": options.image, "question": options.question, "top_k": options.top_k}
+    if not (options.llm or options.llm_model or options.captioner):
+        return _load("vqa", options)(**asked, attention=options.attention)
+    if options.attention:
+        raise UserError("--attention is of VLE's own answers; leave it out, or --llm, --llm_model and --captioner")
     names = ("llm", "llm_model", "llm_timeout", "captioner")
-    given = {name: getattr(options, name) for name in names}
-    kind = "vqa-llm" if options.llm or options.llm_model or options.captioner else "vqa"
-    return _load(kind, options, **given)(image=options.image, question=options.question, top_k=options.top_k)
+    return _load("vqa-llm", options, **{name: getattr(options, name) for name in names})(**asked)
 
 
 def match(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
-    """Say whether a text describes a picture."""
+    """Say whether a text describes a picture; of several texts, each."""
     _take_picture(parser)
-    parser.add_argument("text")
+    parser.add_argument("text", nargs="+")
     options = _parse(parser, arguments)
-    return _load("itm", options)(image=options.image, text=options.text)
+    texts = options.text if len(options.text) > 1 else options.text[0]
+    return _load("itm", options)(image=options.image, text=texts)
+
+
+def fill(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
+    """Restore the masked words of a text about a picture."""
+    _take_picture(parser)
+    parser.add_argument("text", help="with a [MASK] for each word to restore")
+    parser.add_argument("--top_k", type=int, default=5, help="how many words for each [MASK]")
+    options = _parse(parser, arguments)
+    return _load("mlm", options)(image=options.image, text=options.text, top_k=options.top_k)
 
 
 def heatmap(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  # noqa: ANN401 (JSON)
@@ -156,6 +171,7 @@ ANSWERS: dict[str, Callable[[argparse.ArgumentParser, Sequence[str]], Any]] = {
     "ask": ask,
     "match": match,
     "heatmap": heatmap,
+    "fill": fill,
     "vcr": vcr,
     "retrieve": retrieve,
 }

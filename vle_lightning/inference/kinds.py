@@ -21,6 +21,8 @@ from vle_lightning.inference.vectors import HEAD, DualEncoder
 from vle_lightning.objectives.itm import ImageTextMatching
 from vle_lightning.objectives.mlm import MaskedLanguageModelling
 from vle_lightning.objectives.pbc import PatchBoxClassification
+from vle_lightning.streams import Fused
+from vle_lightning.tasks.looks import patch_heat
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.vqa import VQATask
 
@@ -50,17 +52,34 @@ class VQAPipeline(Pipeline):
         image: object = None,
         question: object = None,
         top_k: int = 5,
+        attention: bool = False,
         batch_size: int | None = None,
     ) -> Any:  # noqa: ANN401 (one result or many)
         """Return, for each question, the ``top_k`` best answers: [{"answer", "score"}, ...].
 
-        Scores are the softmax over all answers, as in the published pipeline.
+        Scores are the softmax over all answers, as in the published pipeline. With ``attention`` a result is
+        {"answers": these, "attention": rows of the patch grid}: the share of the last fusion layer's attention that
+        each patch gets from the pooled state, all heads averaged.
         """
         check_count("top_k", top_k)
-        return self._run(items, partial(self._answer, top_k), batch_size, image=image, question=question)
+        respond = self._answer_and_watch if attention else self._answer
+        return self._run(items, partial(respond, top_k), batch_size, image=image, question=question)
+
+    def _answer_and_watch(self, top_k: int, items: Sequence[Item]) -> list[dict[str, object]]:
+        seen = self.look(items)
+        with self.encoder.watch() as weights:
+            fused = self.fuse(seen, self.texts(items))
+        heat = patch_heat(weights[0], self.encoder.layout, seen.pixel_values)
+        watched = [None] * len(items) if heat is None else heat.float().tolist()
+        return [
+            {"answers": answers, "attention": rows}
+            for answers, rows in zip(self._best(top_k, fused), watched, strict=True)
+        ]
 
     def _answer(self, top_k: int, items: Sequence[Item]) -> list[list[dict[str, object]]]:
-        fused = self.fuse(self.look(items), self.texts(items))
+        return self._best(top_k, self.fuse(self.look(items), self.texts(items)))
+
+    def _best(self, top_k: int, fused: Fused) -> list[list[dict[str, object]]]:
         best = self.finite(self.task.head(fused.pooled)).float().softmax(-1).topk(min(top_k, len(self.answers)))
         return [
             [{"answer": self.answers[answer], "score": score} for score, answer in zip(*row, strict=True)]
@@ -108,7 +127,7 @@ class PBCPipeline(Pipeline):
         *,
         image: object = None,
         text: object = None,
-        draw: str = "probabilities",
+        draw: str | None = "probabilities",
         zoom: int = 1,
         batch_size: int | None = None,
     ) -> Any:  # noqa: ANN401 (one result or many)
@@ -117,14 +136,15 @@ class PBCPipeline(Pipeline):
         Probabilities are rows of the patch grid: the patch belongs to something that the text mentions. The heat map
         is of the same shape: the softmax of that class over the patches, sum 1, as in the published pipeline. The
         picture (PIL, RGB) is ``zoom`` times as large as the given one; over what the model saw of it lies what
-        ``draw`` names: the probabilities as they are, or the heat map stretched between its ends, as published.
+        ``draw`` names: the probabilities as they are, or the heat map stretched between its ends, as published. Without
+        ``draw`` (None) there is no picture.
         """
-        if draw not in DRAWN:
+        if draw is not None and draw not in DRAWN:
             raise UserError(f"draw is {draw!r}; choose {' or '.join(DRAWN)}")
         check_count("zoom", zoom)
         return self._run(items, partial(self._answer, draw, zoom), batch_size, image=image, text=text)
 
-    def _answer(self, draw: str, zoom: int, items: Sequence[Item]) -> list[dict[str, object]]:
+    def _answer(self, draw: str | None, zoom: int, items: Sequence[Item]) -> list[dict[str, object]]:
         seen = self.look(items)
         grid = self.encoder.layout.grid(seen.pixel_values)
         logits = self.finite(self.head(self.fuse(seen, self.texts(items)).image[:, 1:])).float()
@@ -136,7 +156,7 @@ class PBCPipeline(Pipeline):
             {
                 "probabilities": probable.tolist(),
                 "heatmap": heat.tolist(),
-                "picture": draw_heat(picture, laid, self.processor.view(picture.size), zoom),
+                **({"picture": draw_heat(picture, laid, self.processor.view(picture.size), zoom)} if draw else {}),
             }
             for probable, heat, laid, picture in zip(probabilities, heats, drawn, pictures, strict=True)
         ]

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from datamodules.pictures import (
     DECODING_ERRORS,
     FORMATS,
+    MOST_PIXELS,
     OPENED,
     check_pixels,
     check_whole,
@@ -34,7 +35,7 @@ TINY = 1e-12
 OPACITY = 0.75  # of the hottest patch
 
 
-def open_picture(source: object) -> Image.Image:
+def open_picture(source: object, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Open a picture from a PIL image, a path, the bytes of a file, an open file, or an array.
 
     Grey of 16 bits is scaled to 8 as in training: the higher byte is kept.
@@ -42,9 +43,11 @@ def open_picture(source: object) -> Image.Image:
     Args:
         source: arrays and tensors are (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, uint8, or floats
             in [0, 1].
+        most_pixels: of a file or its bytes; a larger picture is refused before it is decoded.
 
     Raises:
-        UserError: it is none of these, there is no such file, it is damaged, or its grey has no known white.
+        UserError: it is none of these, there is no such file, it is damaged or too large, or its grey has no known
+            white.
     """
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu().numpy()
@@ -53,11 +56,11 @@ def open_picture(source: object) -> Image.Image:
     if isinstance(source, Image.Image):
         return _loaded(source, "the picture")
     if isinstance(source, bytes | bytearray):
-        return _opened(bytes(source), f"the picture of {len(source)} bytes")
+        return _opened(bytes(source), f"the picture of {len(source):,} bytes", most_pixels)
     if isinstance(source, str | PathLike):
-        return _opened(_file_content(Path(source)), f"the picture {source}")
+        return _opened(_file_content(Path(source)), f"the picture {source}", most_pixels)
     if hasattr(source, "read"):
-        return _opened(_content(source), "the picture in an open file")
+        return _opened(_content(source), "the picture in an open file", most_pixels)
     raise UserError(f"a {type(source).__name__} is not a picture; give a PIL image, a path, bytes, a file or an array")
 
 
@@ -83,9 +86,9 @@ def _content(file: Any) -> bytes:  # noqa: ANN401 (any object with read)
     return bytes(content)
 
 
-def _opened(data: bytes, told: str) -> Image.Image:
+def _opened(data: bytes, told: str, most_pixels: int) -> Image.Image:
     try:
-        with open_raster(data) as picture:
+        with open_raster(data, most_pixels) as picture:
             check_whole(data, picture.format)
             return load_upright(picture)
     except UnidentifiedImageError as error:
@@ -132,7 +135,7 @@ def stretch(heat: Heat) -> Heat:
     return ((heat - floor) / max(high - floor, TINY)).clip(0, 1)
 
 
-def draw_heat(picture: Image.Image, heat: Heat, view: View, zoom: int = 1) -> Image.Image:
+def draw_heat(picture: Image.Image, heat: Heat, view: View, zoom: int = 1, opacity: float = OPACITY) -> Image.Image:
     """Lay a heat map over a picture, on the part of it that the model saw; the hotter, the less transparent.
 
     Args:
@@ -140,6 +143,7 @@ def draw_heat(picture: Image.Image, heat: Heat, view: View, zoom: int = 1) -> Im
         heat: (rows, columns) of the patches, in [0, 1].
         view: the part that the model saw, of the picture at any scale.
         zoom: the drawing is so many times as wide and high as the picture.
+        opacity: of heat 1, in [0, 1].
 
     Returns:
         An RGB picture.
@@ -151,6 +155,6 @@ def draw_heat(picture: Image.Image, heat: Heat, view: View, zoom: int = 1) -> Im
     box = (max(right - left, 1), max(bottom - top, 1))
     smooth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(box, Image.Resampling.BICUBIC)).clip(0, 1)
     colours = matplotlib.colormaps["inferno"](0.25 + 0.75 * smooth, bytes=True)[..., :3]
-    alpha = Image.fromarray((smooth * OPACITY * 255).round().astype(np.uint8))
+    alpha = Image.fromarray((smooth * opacity * 255).round().astype(np.uint8))
     shown.paste(Image.fromarray(np.ascontiguousarray(colours)), (left, top), alpha)
     return shown

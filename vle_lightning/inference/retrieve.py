@@ -164,14 +164,7 @@ class RetrievePipeline(Pipeline):
     @torch.inference_mode()
     def _of_texts(self, texts: Sequence[str]) -> Tensor:
         """Return vectors (B, C) on the host."""
-        input_ids, mask = self.tokenize(texts)
-        if input_ids.shape[1] > self.encoder.max_tokens:
-            longest = int(mask.sum(1).argmax())
-            raise UserError(
-                f"the text {texts[longest][:40]!r}... has {int(mask[longest].sum())} tokens; the model reads "
-                f"{self.encoder.max_tokens}: shorten it"
-            )
-        return self.finite(self.dual.embed_texts(input_ids, mask)).cpu()
+        return self.finite(self.dual.embed_texts(*self.tokenize(texts))).cpu()
 
     @torch.inference_mode()
     def _vectors_of(

@@ -1,0 +1,116 @@
+"""The served page under load and under bad input; after each, it still answers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.demo.test_limits import large_png
+from vle_lightning.demo.page import Desk
+
+pytestmark = pytest.mark.slow
+gradio_client = pytest.importorskip("gradio_client", reason="Gradio is not installed")
+Client = Any  # gradio_client.Client; the package has no types
+LOG = logging.getLogger(__name__)
+QUESTION = "What colour is the car?"
+TOLD = 2  # place of the sentence among the results of the tab Ask
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Client]:
+    opened = gradio_client.Client(address, verbose=False)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def still_answers(client: Client, desk: Desk) -> Iterator[None]:
+    yield
+    assert ask(client, desk.examples.scenes[1].picture).startswith("Answered by")
+
+
+def ask(client: Client, picture: str | Path, question: str = QUESTION) -> str:
+    given = gradio_client.handle_file(str(picture))
+    return str(client.predict("vqa", given, question, api_name="/ask")[TOLD])
+
+
+def test_twenty_requests_at_once_are_all_answered_in_fewer_batches(client: Client, desk: Desk) -> None:
+    sizes = desk.models.find("vqa").batchers["vqa"].sizes
+    sizes.clear()
+    start = time.perf_counter()
+    picture = gradio_client.handle_file(desk.examples.scenes[0].picture)
+    jobs = [client.submit("vqa", picture, QUESTION, api_name="/ask") for _ in range(20)]
+    told = [str(job.result(timeout=300)[TOLD]) for job in jobs]
+    LOG.info("20 requests in %.1f s, in batches of %s", time.perf_counter() - start, list(sizes))
+    assert [line[:11] for line in told] == ["Answered by"] * 20
+    assert sum(sizes) == 20
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(50), b"GIF89a" + bytes(9)])
+def test_broken_files_are_a_sentence(client: Client, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(content)
+    told = ask(client, tmp_path / "broken.png")
+    assert told.startswith("**No answer.** The picture of ")
+    assert str(tmp_path) not in told
+
+
+def test_half_a_picture_is_a_sentence(client: Client, tmp_path: Path) -> None:
+    Image.effect_noise((200, 200), 50).save(tmp_path / "whole.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
+    assert "cannot be read" in ask(client, tmp_path / "half.jpg")
+
+
+def test_a_picture_of_100_megapixels_is_refused_before_it_is_decoded(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(large_png(10_000))
+    start = time.perf_counter()
+    assert "more than 50,000,000 pixels: 10000 x 10000" in ask(client, tmp_path / "large.png")
+    LOG.info("100 megapixels refused in %.2f s", time.perf_counter() - start)
+
+
+def test_a_text_of_10_000_characters_is_refused(client: Client, scene: str) -> None:
+    told = ask(client, scene, "a " * 5_000 + "?")
+    assert "The question has 10,001 characters; this page takes up to 500" in told
+
+
+def test_a_folder_without_pictures_is_a_sentence(client: Client, tmp_path: Path) -> None:
+    assert "holds no picture" in str(client.predict("dual", str(tmp_path), api_name="/index"))
+
+
+def test_an_upload_over_the_limit_is_refused(address: str) -> None:
+    files = {"files": ("large.png", bytes(21 * 10**6))}
+    assert httpx.post(f"{address}/gradio_api/upload", files=files, timeout=60).status_code == 413
+
+
+def test_files_of_the_server_cannot_be_named_as_pictures(address: str, tmp_path: Path) -> None:
+    secret = tmp_path.parent / "secret.png"
+    Image.new("RGB", (9, 9)).save(secret)
+    given = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    assert "event: error" in call(address, ["vqa", given, QUESTION])
+    assert httpx.get(f"{address}/gradio_api/file={secret}", timeout=60).status_code == 403
+
+
+def test_wrong_types_fail_alone(address: str) -> None:
+    for values in ([1, None, 2], ["vqa", None, None], [None, None, ["a"]], []):
+        assert "Answered by" not in call(address, values)
+
+
+def test_clients_that_go_away_are_forgotten(address: str, desk: Desk) -> None:
+    for _ in range(10):
+        event = httpx.post(f"{address}/gradio_api/call/ask", json={"data": ["vqa", None, QUESTION]}, timeout=60).json()
+        with httpx.stream("GET", f"{address}/gradio_api/call/ask/{event['event_id']}", timeout=60):
+            pass  # closed before the answer is read
+
+
+def call(address: str, values: list[Any]) -> str:
+    """Send values as they are, and return the whole stream of what comes back."""
+    answer = httpx.post(f"{address}/gradio_api/call/ask", json={"data": values}, timeout=60)
+    if answer.status_code != 200:
+        return answer.text
+    return httpx.get(f"{address}/gradio_api/call/ask/{answer.json()['event_id']}", timeout=60).text

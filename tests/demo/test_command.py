@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vle_lightning.cli import main
+from vle_lightning.demo import command
+from vle_lightning.demo.command import is_loopback, prepare, read_options
+
+
+def test_without_gradio_the_command_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert main(["demo", "checkpoints/none"]) == 2
+    assert "pip install 'vle-lightning[demo]'" in capsys.readouterr().err
+
+
+def test_the_page_stays_on_this_machine_unless_asked(exported: Callable[[str], Path], world: Path) -> None:
+    given = [str(exported("dual")), "--world", str(world), "--device", "cpu"]
+    options = read_options(given)
+    assert (options.address, options.share) == ("127.0.0.1", False)
+    assert prepare(options).folders
+    assert not prepare(read_options([*given, "--share"])).folders  # strangers may not read this machine's folders
+    assert not prepare(read_options([*given, "--address", "0.0.0.0"])).folders
+
+
+def test_loopback_addresses() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "192.168.0.2", "example.org")))
+
+
+def test_a_wrong_model_or_folder_ends_with_a_sentence(
+    exported: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", str(tmp_path / "none")]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+    assert main(["demo", str(exported("dual")), "--photos", str(tmp_path / "none")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""The functions behind the tabs, without a browser; and the command beside each result, which gives it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from tests.inference.conftest import ANSWERS
+from vle_lightning.cli import main
+from vle_lightning.demo.ask import ask
+from vle_lightning.demo.compare import answer_as
+from vle_lightning.demo.fill import fill
+from vle_lightning.demo.find import Found, find, redraw
+from vle_lightning.demo.limits import Limits
+from vle_lightning.demo.match import match
+from vle_lightning.demo.page import Answer, Desk, answering, write_result
+from vle_lightning.demo.reason import DRAWS, NAMES, TAGS, choose_answer, choose_rationale, click, load_sample
+from vle_lightning.demo.search import BEST, Indexes, index_folder, search_pictures, search_texts
+from vle_lightning.demo.tagged import Objects
+from vle_lightning.errors import UserError
+
+Run = Callable[[str], Any]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run a command as it is shown, and return what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(shown: str) -> Any:  # noqa: ANN401 (JSON)
+        python, option, package, *arguments = shlex.split(shown)
+        assert (python, option, package) == ("python", "-m", "vle_lightning")
+        assert main([*arguments, "--device", "cpu"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_ask_gives_answers_and_where_the_model_looked(desk: Desk, scene: str, run: Run) -> None:
+    found = ask(desk, "vqa", scene, "What colour is the car?")
+    assert set(found.bars[0]) <= set(ANSWERS)
+    assert found.picture is not None
+    assert len(found.result["attention"]) == 6
+    assert 0 < sum(map(sum, found.result["attention"])) <= 1 + 1e-5
+    printed = run(found.command)
+    assert printed["answers"][0]["answer"] == found.result["answers"][0]["answer"]
+    assert printed["answers"][0]["score"] == pytest.approx(found.result["answers"][0]["score"], abs=1e-5)
+
+
+def test_find_draws_the_heat_again_at_another_strength(desk: Desk, scene: str, run: Run) -> None:
+    found = find(desk, "pretrain", scene, "the red car")
+    assert isinstance(found.kept, Found)
+    assert "picture" not in found.result
+    plain, strong = redraw(found.kept, 0.0, "probabilities"), redraw(found.kept, 1.0, "probabilities")
+    assert plain is not None
+    assert strong is not None
+    assert plain.tobytes() != strong.tobytes()
+    assert plain.size == (480, 480)
+    assert redraw(None, 1.0, "heatmap") is None
+    assert run(found.command)["probabilities"][0] == pytest.approx(found.result["probabilities"][0], abs=1e-5)
+
+
+def test_match_ranks_texts(desk: Desk, scene: str, run: Run) -> None:
+    found = match(desk, "pretrain", scene, "the red car\ntwo people\nthe dog\nthe dog")
+    scores = [row["score"][1] for row in found.result]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert sorted(row["score"][1] for row in run(found.command)) == pytest.approx(sorted(scores), abs=1e-5)
+
+
+def test_fill_restores_each_mask(desk: Desk, scene: str, run: Run) -> None:
+    found = fill(desk, "pretrain", scene, "the [MASK] car near [MASK]")
+    assert [len(bars) for bars in found.bars] == [5, 5]
+    assert "[MASK]" not in found.result["filled"]
+    assert run(found.command)[0][0]["word"] == found.result["words"][0][0]["word"]
+    with pytest.raises(UserError, match=r"5 \[MASK\]s; this page takes up to 4"):
+        fill(desk, "pretrain", scene, "[MASK] " * 5)
+
+
+def test_reason_chooses_an_answer_and_then_a_rationale(desk: Desk, run: Run) -> None:
+    picture, objects, _, _, _, *texts = load_sample(desk, desk.examples.vcr[0].name)
+    assert isinstance(picture, str)
+    assert isinstance(objects, Objects)
+    written = list(map(str, texts))
+    assert written[0] == "where is [0] ?"
+    first = choose_answer(desk, "vcr-q2a", picture, objects, *written[:5])
+    given = NAMES[1 + first.result["prediction"]]
+    second = choose_rationale(desk, "vcr-qa2r", picture, objects, given, *written)
+    for found, task in ((first, "q2a"), (second, "qa2r")):
+        Path("annotation.json").write_text(write_result(found, 0.1), encoding="utf-8")  # as the page lets one save it
+        assert f"--task {task}" in found.command
+        assert run(found.command)["score"] == pytest.approx(found.result["score"], abs=1e-5)
+    with pytest.raises(UserError, match="No answer is chosen"):
+        choose_rationale(desk, "vcr-qa2r", picture, objects, None, *written)
+
+
+def test_clicks_write_tags_and_draw_boxes(desk: Desk) -> None:
+    picture, objects, *_ = load_sample(desk, desk.examples.vcr[0].name)
+    assert isinstance(picture, str)
+    assert isinstance(objects, Objects)
+    texts = ["what is"] + ["no"] * 8
+
+    def at(x: int, y: int) -> gr.SelectData:
+        return gr.SelectData(None, {"index": [5 * x, 5 * y], "value": None})  # 96 pixels are shown as 480
+
+    same, _, told, *written = click(desk, at(60, 20), picture, objects, TAGS, "", "question", *texts)
+    assert (same, told, written[0]) == (objects, "", "what is [1]")
+    _, _, told, *written = click(desk, at(95, 1), picture, objects, TAGS, "", "question", *texts)
+    assert "There is no box here" in str(told)
+    assert written == texts
+    half = click(desk, at(42, 2), picture, objects, DRAWS, "cat", "question", *texts)[0]
+    assert isinstance(half, Objects)
+    whole = click(desk, at(48, 30), picture, half, DRAWS, "cat", "question", *texts)[0]
+    assert isinstance(whole, Objects)
+    assert (whole.names[2], whole.boxes[2]) == ("cat", (42, 2, 48, 30))
+
+
+def test_search_indexes_a_folder_once(desk: Desk, scene: str, run: Run, tmp_path: Path) -> None:
+    cached = replace(desk, cache=tmp_path / "cache")
+    folder = str(desk.photos)
+    assert index_folder(cached, Indexes(cached), "dual", folder) == "200 pictures: 200 new, 0 known before."
+    indexes = Indexes(cached)  # as after a new start
+    assert index_folder(cached, indexes, "dual", folder) == "200 pictures: 0 new, 200 known before."
+    found = search_pictures(cached, indexes, "dual", folder, "a red car")
+    assert len(found.result) == BEST
+    assert [row["image"] for row in run(found.command)["best"]] == [row["image"] for row in found.result]
+    texts = search_texts(desk, "dual", scene, "a red car\na blue car")
+    Path("texts.txt").write_text("a red car\na blue car\n", encoding="utf-8")
+    assert [row["text"] for row in run(texts.command)["best"]] == [row["text"] for row in texts.result]
+
+
+def test_search_reads_no_folder_but_the_one_it_may(desk: Desk, tmp_path: Path) -> None:
+    assert "and no other" in index_folder(desk, Indexes(desk), "dual", str(tmp_path))
+    free = replace(desk, folders=True)
+    assert "holds no picture" in index_folder(free, Indexes(free), "dual", str(tmp_path))
+    assert "there is no folder" in index_folder(free, Indexes(free), "dual", str(tmp_path / "none")).lower()
+    assert "No folder is named" in index_folder(free, Indexes(free), "dual", " ")
+    few = replace(desk, limits=Limits(pictures=9))
+    assert "200 pictures; this page searches up to 9" in index_folder(few, Indexes(few), "dual", str(desk.photos))
+
+
+def test_compare_answers_as_the_tab_does(desk: Desk, scene: str) -> None:
+    assert answer_as(desk, "Match", "pretrain", scene, "the dog").bars == match(desk, "pretrain", scene, "the dog").bars
+    with pytest.raises(UserError, match="vqa has no head for masked language modelling"):
+        answer_as(desk, "Fill in", "vqa", scene, "a [MASK]")
+
+
+def test_what_goes_wrong_becomes_a_sentence(desk: Desk, scene: str) -> None:
+    handle = answering(lambda *values: ask(desk, *values), lambda answer: (answer.bars[0],), 1)
+    shown, told, shell, result = handle("vqa", scene, "")
+    assert (shown, shell, result) == (None, "", "")
+    assert told == "**No answer.** The question is empty: type one."
+    shown, told, *_ = handle("vqa", scene, "What is it?")
+    assert shown
+    assert str(told).startswith("Answered by **vqa** in ")
+
+    def fail(*_: object) -> Answer:
+        raise ZeroDivisionError("secret")
+
+    assert answering(fail, lambda _: (), 0)()[0] == (
+        "**No answer.** An unexpected ZeroDivisionError; the log of the demo has the details."
+    )

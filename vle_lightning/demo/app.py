@@ -1,0 +1,78 @@
+"""The page: a tab for each use of the models, and the server that shows it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import gradio as gr
+
+from vle_lightning.demo import ask, compare, fill, find, match, reason, search
+from vle_lightning.demo.page import Desk
+from vle_lightning.errors import UserError
+
+TABS = {
+    "Ask": ask.build,
+    "Find": find.build,
+    "Match": match.build,
+    "Fill in": fill.build,
+    "Reason": reason.build,
+    "Search": search.build,
+    "Compare": compare.build,
+}
+KEPT = 6 * 3600  # seconds that uploads and drawings are kept
+CSS = """
+.told { min-height: 1.5em; font-size: var(--text-md); padding: 0 .25em; }
+.given img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated; }
+.hint { font-size: var(--text-sm); color: var(--body-text-color-subdued); padding: 0 .25em; }
+.missing { padding: 1.5em; font-size: var(--text-lg); }
+"""
+
+
+class Place(NamedTuple):
+    """Where the page is served."""
+
+    address: str = "127.0.0.1"
+    port: int | None = None  # a free one from 7860 on
+    share: bool = False  # by a public link of Gradio's
+
+
+def build_app(desk: Desk) -> gr.Blocks:
+    """Lay out the page."""
+    app = gr.Blocks(title="VLE-Lightning", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT))
+    with app:
+        models = ", ".join(f"`{name}` ({model.device})" for name, model in desk.models.by_name.items())
+        gr.Markdown(f"# VLE-Lightning\nVision-language models at work: {models}")
+        for name, build in TABS.items():
+            with gr.Tab(name):
+                build(desk)
+    app.queue(max_size=desk.limits.waiting, default_concurrency_limit=desk.limits.together)
+    return app
+
+
+def serve(app: gr.Blocks, desk: Desk, place: Place, wait: bool = True) -> str:
+    """Serve the page, until Ctrl-C with ``wait``; returns its address.
+
+    Raises:
+        UserError: the address or the port cannot be used.
+    """
+    fonts = ["system-ui", "sans-serif"]  # the theme's own would be fetched from Google
+    try:
+        _, local, _ = app.launch(
+            server_name=place.address,
+            server_port=place.port,
+            share=place.share,
+            max_file_size=desk.limits.upload_megabytes * 10**6,
+            allowed_paths=[str(desk.examples.world.absolute() / "raw")],  # the examples' pictures
+            max_threads=4 * desk.limits.together,
+            theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+            css=CSS,
+            footer_links=["api"],
+            ssr_mode=False,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+            prevent_thread_lock=not wait,
+        )
+    except OSError as error:
+        raise UserError(f"--address {place.address} --port {place.port}: {error}; choose another port") from error
+    return str(local)

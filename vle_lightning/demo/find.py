@@ -1,0 +1,103 @@
+"""The tab Find: a phrase, and the patches of the picture that show what it mentions (PBC)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from datamodules.transforms import View
+from vle_lightning.demo.limits import read_picture, read_text
+from vle_lightning.demo.page import (
+    Answer,
+    Desk,
+    command,
+    connect,
+    missing_note,
+    model_field,
+    outcome_fields,
+    picture_field,
+    shown_field,
+)
+from vle_lightning.demo.show import heated
+from vle_lightning.inference.kinds import DRAWN
+from vle_lightning.inference.pictures import OPACITY, stretch
+
+
+class Found(NamedTuple):
+    """What a heat map is drawn from, again for each strength."""
+
+    picture: Image.Image
+    probabilities: list[list[float]]
+    heatmap: list[list[float]]
+    view: View
+
+
+def find(
+    desk: Desk, model: str, picture: str | None, phrase: str, strength: float = OPACITY, draw: str = DRAWN[0]
+) -> Answer:
+    """Find what a phrase mentions."""
+    used, text = desk.models.find(model), read_text(phrase, "phrase", desk.limits)
+    image = read_picture(picture, desk.limits)
+    result = used.answer("pbc", image=image, text=text)
+    view = used.pipeline("pbc").processor.view(image.size)
+    kept = Found(image, result["probabilities"], result["heatmap"], view)
+    place = desk.examples.locate(picture)
+    shell = command("heatmap", place, text, "--draw", draw, "--out", "heat.png", model=used)
+    return Answer(used, result, shell, (), redraw(kept, strength, draw), kept)
+
+
+def redraw(found: Found | None, strength: float, draw: str) -> Image.Image | None:
+    """Draw the heat of an earlier answer at another strength; the model is not asked again."""
+    if found is None:
+        return None
+    heat = found.probabilities if draw == DRAWN[0] else stretch(np.asarray(found.heatmap, np.float32)).tolist()
+    return heated(found.picture, heat, found.view, strength)
+
+
+def build(desk: Desk) -> None:
+    """Lay out the tab."""
+    names = desk.models.serving("pbc")
+    if not names:
+        return missing_note(desk, "pbc")
+    kept = gr.State(None, time_to_live=3600)
+    with gr.Row():
+        with gr.Column():
+            picture = picture_field()
+            phrase = gr.Textbox(label="Phrase", placeholder="the dog on the left")
+            model = model_field(names)
+            button = gr.Button("Find", variant="primary")
+            rows = [[scene.picture, scene.captions[0]] for scene in desk.examples.scenes if scene.captions]
+            if rows:
+                gr.Examples(rows, [picture, phrase], label="Examples of the toy world")
+        with gr.Column():
+            drawn = shown_field("What the phrase mentions", height=400)
+            strength = gr.Slider(0, 1, value=OPACITY, step=0.05, label="Strength of the heat map")
+            draw = gr.Radio(
+                [("Probability of each patch", DRAWN[0]), ("Relative heat, as published", DRAWN[1])],
+                value=DRAWN[0],
+                label="What is drawn",
+            )
+            outcome = outcome_fields()
+    connect(
+        [button.click, phrase.submit],
+        partial(find, desk),
+        lambda answer: (answer.picture, answer.kept),
+        [model, picture, phrase, strength, draw],
+        [drawn, kept],
+        outcome,
+        desk,
+        "find",
+    )
+    gr.on(
+        [strength.release, draw.change],
+        redraw,
+        [kept, strength, draw],
+        drawn,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    return None
