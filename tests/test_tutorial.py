@@ -48,9 +48,9 @@ def draw_photos(folder: Path) -> list[dict[str, object]]:
 
 
 def commands_of_the_page() -> list[str]:
-    """Return the shell commands of the page up to the published checkpoint, which is not at hand."""
+    """Return the shell commands up to the published checkpoint, without the demo, which does not end by itself."""
     before = PAGE.split("## From a published checkpoint")[0]
-    return [line for block in blocks(before) for line in block.splitlines()]
+    return [line for block in blocks(before) for line in block.splitlines() if not line.startswith("make demo ")]
 
 
 def run(command: str, folder: Path) -> str:
