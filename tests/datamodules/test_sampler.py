@@ -260,7 +260,7 @@ def test_impossible_batch_sizes_name_the_nearest() -> None:
         accumulation(100, 24, 2)
     with pytest.raises(ValueError, match="nearest possible: data.global_batch_size 24, or devices 2 or 5$"):
         accumulation(10, 8, 3)
-    with pytest.raises(ValueError, match="no multiple of data.batch_size 3"):
+    with pytest.raises(ValueError, match="not a multiple of data.batch_size 3"):
         MicroBatchSampler(TrainOrder([[40]], [1.0], 0, 8), 3)
 
 

@@ -42,7 +42,7 @@ def test_what_cannot_be_searched_is_told() -> None:
         search(torch.zeros(2, 3), torch.zeros(4, 5), 1)
     with pytest.raises(UserError, match="top_k is 0"):
         search(torch.zeros(2, 3), torch.zeros(4, 3), 0)
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="not a number"):
         search(torch.full((1, 3), torch.nan), torch.zeros(4, 3), 1)
 
 
