@@ -92,7 +92,7 @@ def test_a_text_that_is_too_long_is_one_sentence(tokenizer: str, picture: Image.
     file = write_file(tmp_path / "vlmo.pt", vlmo_weights("itm_score", relative=False))
     match = pipeline("itm", file, tokenizer=tokenizer)
     assert match(image=picture, text=" ".join(["dog"] * (TEXTS - 2)))
-    with pytest.raises(UserError, match=f"a text has {TEXTS + 1} tokens, but the model positions for {TEXTS}$"):
+    with pytest.raises(UserError, match=f"has {TEXTS + 1} tokens; the model reads {TEXTS}: shorten it$"):
         match(image=picture, text=" ".join(["dog"] * (TEXTS - 1)))
 
 

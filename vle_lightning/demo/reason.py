@@ -24,6 +24,7 @@ from vle_lightning.demo.page import (
 from vle_lightning.demo.show import boxed, readable
 from vle_lightning.demo.tagged import CHOICES, Objects, build_annotation, write_tagged
 from vle_lightning.errors import UserError
+from vle_lightning.inference.pictures import open_picture
 
 NAMES = ("question", *(f"answer {n + 1}" for n in range(CHOICES)), *(f"rationale {n + 1}" for n in range(CHOICES)))
 ANSWERS = slice(1, 1 + CHOICES)
@@ -75,8 +76,7 @@ def load_sample(desk: Desk, name: str) -> tuple[object, ...]:
     names = tuple(found["objects"])
     boxes = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in sample.boxes)
     texts = [found["question"], *found["answer_choices"], *found["rationale_choices"]]
-    with Image.open(sample.picture) as picture:
-        drawn = boxed(picture.convert("RGB"), names, boxes)
+    drawn = boxed(open_picture(sample.picture).convert("RGB"), names, boxes)
     return (sample.picture, Objects(names, boxes), drawn, "", None, *map(write_tagged, texts))
 
 

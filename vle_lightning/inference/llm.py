@@ -41,7 +41,7 @@ class LLMPipeline(VQAPipeline):
         self.chat = settings.chat
         self.captioner = None if settings.captioner is None else Captioner(settings.captioner, settings)
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # a reply has no attention
         self,
         items: object = None,
         *,
