@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -39,6 +40,14 @@ class Stream(NamedTuple):
         """Return this stream with the rows numbered by ``rows`` (K,) int64 replaced by K others."""
         pairs = zip(self, others, strict=True)
         return Stream(*(tensor.index_copy(0, rows, other) for tensor, other in pairs))
+
+
+def stack(streams: Iterable[Stream]) -> Stream:
+    """Put streams one behind the other, padded to the longest of them."""
+    streams = list(streams)
+    longest = max(stream.mask.shape[1] for stream in streams)
+    padded = [stream.padded(longest) for stream in streams]
+    return Stream(*(torch.cat(tensors) for tensors in zip(*padded, strict=True)))
 
 
 class Fused(NamedTuple):

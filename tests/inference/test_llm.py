@@ -103,7 +103,7 @@ def test_a_reader_that_goes_away_leaves_vles_answer(exported: Exported) -> None:
         ("garbage", (), "not of OpenAI's protocol"),
         ("error", (), "reported an error"),
         ("refuses", (), "refused to answer"),
-        ("filters", ("It is red",), "withheld the reply"),
+        ("filters", ("It is red",), "held back the reply"),
         ("answers", ("Zxq ", "%% 7"), "names none of VLE's answers"),
         ("answers", ("red " * 300,), "longer than 1000 characters"),
     ],

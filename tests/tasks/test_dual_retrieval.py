@@ -125,6 +125,21 @@ def test_a_matching_head_that_has_learnt_nothing_leaves_the_order_of_similaritie
     }
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_matching_judges_each_pair_and_both_ways_of_breaking_it(architecture: str) -> None:
+    """Of two pairs each has one possible negative, so that nothing is left to the draw."""
+    alone, both = (make_dual(architecture, matching=weight) for weight in (0.0, 0.5))
+    batch = retrieval_batch(2)
+    margins = fused_one_by_one(both, batch)  # of images x texts
+    right, wrong = -nn.functional.logsigmoid(margins), -nn.functional.logsigmoid(-margins)
+    expected = (right[0, 0] + right[1, 1] + 2 * wrong[0, 1] + 2 * wrong[1, 0]) / 6
+    losses = [task.step(batch, Stage.TRAIN) for task in (alone, both)]
+    torch.testing.assert_close(losses[1] - losses[0], 0.5 * expected, rtol=1e-4, atol=1e-5)
+    losses[1].backward()
+    idle = [name for name, weight in both.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert idle == []
+
+
 def _streams(task: DualRetrievalTask, batch: RetrievalBatch) -> tuple[Any, Any]:
     text = task.model.encode_text(batch.input_ids, batch.attention_mask)
     return text, task.model.encode_image(batch.pixel_values)
@@ -215,6 +230,7 @@ def test_earlier_checkpoints_had_one_head_for_both_ways(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        ({"matching": -1.0}, r"model\.matching is -1\.0; give a weight of at least 0, and finite"),
         ({"top_k": -1}, r"model\.top_k is -1; give the texts in an image's shortlist, or 0"),
         ({"pairs_per_batch": 0}, r"model\.pairs_per_batch is 0"),
         ({"folds": (5,)}, r"model\.folds is \[5\]"),

@@ -135,7 +135,7 @@ def _copy(chunks: Iterable[object], pieces: SimpleQueue[str | ChatError | None])
         if length > LONGEST:
             raise ChatError(f"the reply is longer than {LONGEST} characters, which is no answer to a question")
     if ended == "content_filter":
-        raise ChatError("the server's filter withheld the reply")
+        raise ChatError("the server's filter held back the reply")
     if ended is None:
         raise ChatError("the reply ends in the middle" if length else "the server sent an empty reply")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vle_lightning.batch import PretrainBatch
@@ -40,16 +40,22 @@ class HardImageTextMatching(Objective):
 
     def forward(self, fused: Fused, batch: PretrainBatch, negatives: Negatives) -> ObjectiveOutput:  # type: ignore[override]
         """Judge 3 B pairs; class 1 is a match. A row for which no negative could be drawn has none."""
-        valid = batch.valid
-        judged = torch.cat([valid, valid & negatives.has_text, valid & negatives.has_image])
-        targets = (torch.arange(len(judged), device=valid.device) < len(valid)).long()
-        logits = self.head(fused.pooled)
-        losses = F.cross_entropy(logits.float(), targets, reduction="none")
-        loss = mean_loss(losses, judged)
-        right = (logits.argmax(-1) == targets) & judged
-        matches, others = judged & targets.bool(), judged & ~targets.bool()
-        kinds = (judged, matches, others)
-        scores = (
-            Score(name, (right & kind).sum(), kind.sum()) for name, kind in zip(self.score_names, kinds, strict=True)
-        )
-        return ObjectiveOutput(loss, judged.sum(), tuple(scores))
+        return judge_matches(self.head(fused.pooled), batch.valid, negatives)
+
+
+def judge_matches(logits: Tensor, valid: Tensor, negatives: Negatives) -> ObjectiveOutput:
+    """Judge B pairs, then their images beside other texts, then their texts beside other images.
+
+    Args:
+        logits: (3 B, 2); class 1 is a match.
+        valid: (B,) bool.
+        negatives: which of the B have another text and another image.
+    """
+    judged = torch.cat([valid, valid & negatives.has_text, valid & negatives.has_image])
+    targets = (torch.arange(len(judged), device=valid.device) < len(valid)).long()
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    right = (logits.argmax(-1) == targets) & judged
+    kinds = (judged, judged & targets.bool(), judged & ~targets.bool())
+    names = HardImageTextMatching.score_names
+    scores = (Score(name, (right & kind).sum(), kind.sum()) for name, kind in zip(names, kinds, strict=True))
+    return ObjectiveOutput(mean_loss(losses, judged), judged.sum(), tuple(scores))

@@ -14,7 +14,7 @@ from vle_lightning.encoders.base import PatchMask
 from vle_lightning.models.backbone import Backbone
 from vle_lightning.models.regions import box_patches
 from vle_lightning.objectives.contrast import Negatives
-from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Part, Reading, Stream, TextView
+from vle_lightning.streams import Fused, FusedView, ImageView, Pairing, Part, Reading, Stream, TextView, stack
 
 NO_VECTORS: Mapping[ImageView, Tensor] = {}
 Pair = tuple[Stream, Stream]  # text and image
@@ -92,7 +92,7 @@ def fuse_encoded(
         if not alike:
             continue
         pairs = [_paired(encoded, encoded.texts[view.text], image, batch, view.pairing) for view in alike]
-        texts, images = (_stack(streams) for streams in zip(*pairs, strict=True))
+        texts, images = (stack(streams) for streams in zip(*pairs, strict=True))
         sizes = [len(text.mask) for text, _ in pairs]
         read: list[Part] | None = None
         if readings is not None:
@@ -172,18 +172,10 @@ def _paired(encoded: Encoded, text: Stream, image: Stream, batch: PretrainBatch,
         return text, image
     if pairing is Pairing.HARD:
         assert encoded.negatives is not None
-        return _stack([text, encoded.negatives.texts, text]), _stack([image, image, encoded.negatives.images])
+        return stack([text, encoded.negatives.texts, text]), stack([image, image, encoded.negatives.images])
     if encoded.drawn is None:
         return text.select(batch.partner), image
     return text, image.replace(batch.drawn_rows, encoded.drawn)
-
-
-def _stack(streams: Iterable[Stream]) -> Stream:
-    """Put streams one behind the other, padded to the longest of them."""
-    streams = list(streams)
-    longest = max(stream.mask.shape[1] for stream in streams)
-    padded = [stream.padded(longest) for stream in streams]
-    return Stream(*(torch.cat(tensors) for tensors in zip(*padded, strict=True)))
 
 
 def _unstack(stream: Stream, rows: int | list[int]) -> list[Stream]:

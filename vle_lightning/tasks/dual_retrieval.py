@@ -5,6 +5,7 @@ No pair is fused, so that a large set is searched at once; where asked, the fusi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -15,11 +16,13 @@ from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import Architecture
 from vle_lightning.models.backbone import Blind
 from vle_lightning.models.heads import in_float32, initialise
-from vle_lightning.objectives.base import Extra
+from vle_lightning.objectives.base import Extra, ObjectiveOutput
+from vle_lightning.objectives.contrast import Negatives
 from vle_lightning.objectives.itc import ImageTextContrast
+from vle_lightning.objectives.itm_hard import judge_matches
 from vle_lightning.objectives.passes import Encoded
 from vle_lightning.optim import OptimConfig
-from vle_lightning.streams import ImageView, Stream, TextView
+from vle_lightning.streams import ImageView, Stream, TextView, stack
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.contrasting import StepContrast
 from vle_lightning.tasks.ranking import RankingTask
@@ -34,6 +37,7 @@ class DualRetrievalTask(RankingTask):
     def __init__(
         self,
         architecture: Architecture = "vlmo-base",
+        matching: float = 0.0,
         top_k: int = 0,
         folds: tuple[int, ...] = (1,),
         pairs_per_batch: int = 1024,
@@ -46,6 +50,8 @@ class DualRetrievalTask(RankingTask):
 
         Args:
             architecture: a preset, or a composition in plain types (`read_architecture`).
+            matching: weight of ITM with hard negatives beside the contrast, as ALBEF fine-tunes (arXiv 2107.07651, 3.2):
+                the fusion learns to rank again. With 0, as in VLMo, it stays as it came while what it reads changes.
             top_k: rank so many texts of each image again (and the same share of the images of each text), those of the
                 greatest similarity, by the logit of ITM's head on the fused pair plus that of contrast. The names of
                 these scores end in ``_top`` and the number, beside those of similarity. 0: similarity alone.
@@ -60,15 +66,18 @@ class DualRetrievalTask(RankingTask):
             UserError: an option is out of range, or a modality is masked.
         """
         super().__init__(architecture, blind, optim, seed, top_k, folds, pairs_per_batch)
+        if not 0 <= matching < math.inf:
+            raise UserError(f"model.matching is {matching}; give a weight of at least 0, and finite")
         if blind != "none":
             raise UserError(f"model.blind={blind}: contrast compares texts with images, and needs both")
         self.options = {}
         self.contrast = ImageTextContrast(self.model, first=True)
         self.head = nn.Linear(self.model.pooled_width, 2)
         initialise(self.head, self.model.init_std)
-        self.head.requires_grad_(False)
-        self._step = StepContrast(self.contrast, self.model, "global", draws=False, seed=seed)
-        self.new_heads = (MATCHING,)  # which never trains here
+        self.matching = matching
+        self.head.requires_grad_(bool(matching))
+        self._step = StepContrast(self.contrast, self.model, "global", draws=bool(matching), seed=seed)
+        self.new_heads = () if matching else (MATCHING,)  # which never trains then
         self.start(init, self.heads())
 
     @property
@@ -78,8 +87,8 @@ class DualRetrievalTask(RankingTask):
 
     @property
     def trains_all(self) -> bool:
-        """Say that poolers and fusion have no loss."""
-        return False
+        """Say whether poolers and fusion have a loss."""
+        return bool(self.matching)
 
     def published_heads(self) -> dict[str, nn.Module]:
         """Return the heads of contrast and matching."""
@@ -143,16 +152,27 @@ class DualRetrievalTask(RankingTask):
         return image @ text.T
 
     def step(self, batch: RetrievalBatch, stage: Stage) -> Tensor:  # type: ignore[override]
-        """Contrast the pairs of a micro-batch with those of the whole step."""
+        """Contrast the pairs of a micro-batch with those of the whole step, and match its hard ones where asked."""
         if batch.ahead:
             self._step.look_ahead(batch, self._encode)
         encoded = self._encode(batch)
-        _, extras = self._step.extend(batch, encoded, is_whole=False)
+        encoded, extras = self._step.extend(batch, encoded, is_whole=False)
         output = self.contrast(None, batch, extras[Extra.VECTORS], extras[Extra.CONTRAST])
-        for score in output.scores:
-            self.score(stage, *score)
         loss: Tensor = output.loss
+        scores = output.scores
+        if self.matching:
+            matched = self._match_hard(batch, encoded, extras[Extra.NEGATIVES])
+            loss, scores = loss + self.matching * matched.loss, (*scores, *matched.scores)
+        for score in scores:
+            self.score(stage, *score)
         return loss
+
+    def _match_hard(self, batch: RetrievalBatch, encoded: Encoded, negatives: Negatives) -> ObjectiveOutput:
+        """Fuse B pairs, and each side of them beside the other side of another pair, in one call."""
+        text, image = encoded.texts[TextView.CLEAN], encoded.images[ImageView.CLEAN]
+        texts = stack([text, negatives.texts, text])
+        images = stack([image, image, negatives.images])
+        return judge_matches(self.head(self.model.pool_pairs(texts, images)), batch.valid, negatives)
 
     def _encode(self, batch: RetrievalBatch) -> Encoded:
         text = self.model.encode_text(batch.input_ids, batch.attention_mask)
