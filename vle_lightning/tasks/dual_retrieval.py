@@ -50,7 +50,7 @@ class DualRetrievalTask(RankingTask):
 
         Args:
             architecture: a preset, or a composition in plain types (`read_architecture`).
-            matching: weight of ITM with hard negatives beside the contrast, as ALBEF fine-tunes (arXiv 2107.07651, 3.2):
+            matching: weight of ITM with hard negatives beside contrast, as ALBEF fine-tunes (arXiv 2107.07651, 3.2):
                 the fusion learns to rank again. With 0, as in VLMo, it stays as it came while what it reads changes.
             top_k: rank so many texts of each image again (and the same share of the images of each text), those of the
                 greatest similarity, by the logit of ITM's head on the fused pair plus that of contrast. The names of
