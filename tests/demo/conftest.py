@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from tests.inference.conftest import SIZE, exported, tokenizer_folder  # noqa: F401 (fixtures)
+from vle_lightning.cli import main
 from vle_lightning.demo.examples import Examples
 from vle_lightning.demo.limits import Limits
 from vle_lightning.demo.models import Model, Models, short_names
@@ -18,6 +21,7 @@ from vle_lightning.demo.page import Desk
 from vle_lightning.inference.processor import Processor
 from vle_lightning.tasks.pretrain import PretrainTask
 
+Run = Callable[[str], Any]
 SCENES = 200
 COLOURS = ("red", "blue", "green", "orange")
 
@@ -90,6 +94,20 @@ def desk(
 def scene(desk: Desk) -> str:
     """The path of a picture of the world."""
     return desk.examples.scenes[0].picture
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run a command as it is shown, and return what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(shown: str) -> Any:  # noqa: ANN401 (JSON)
+        python, option, package, *arguments = shlex.split(shown)
+        assert (python, option, package) == ("python", "-m", "vle_lightning")
+        assert main([*arguments, "--device", "cpu"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
 
 
 @pytest.fixture(scope="session")

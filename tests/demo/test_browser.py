@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.inference.chat_server import serve_chat
 from vle_lightning.demo.page import Desk
 from vle_lightning.demo.search import BEST
+from vle_lightning.demo.worded import BUTTON, HOW
+from vle_lightning.inference.chat import ChatServer
+from vle_lightning.inference.llm import LanguageModel
 
 pytestmark = pytest.mark.slow
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -83,6 +88,52 @@ def test_ask(page: Page, scene: str) -> None:
     shown = panel.get_by_text("python -m vle_lightning ask")
     shown.first.wait_for()
     assert scene in str(panel.inner_text()).replace("\n", "")
+
+
+def test_the_reply_of_a_language_model_streams_and_a_failure_is_explained(
+    page: Page, desk: Desk, scene: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vle_lightning.demo.app import Place, build_app, serve
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-never-to-be-seen")
+    with serve_chat("waits", ("The car ", "is red.")) as server:
+        wide = replace(desk, language_model=LanguageModel(ChatServer(server.address, "stub")))
+        app = build_app(wide)
+        assert page.context.browser is not None
+        opened = page.context.browser.new_page()
+        opened.set_default_timeout(PATIENCE)
+        opened.goto(serve(app, wide, Place(), wait=False))
+        panel = open_tab(opened, "Ask")
+        upload(panel, scene)
+        panel.get_by_label("Question").fill("What colour is the car?")
+        press(panel, BUTTON)
+        reply = panel.get_by_label("Reply of the language model")
+        sync_api.expect(reply).to_have_value("The car ", timeout=PATIENCE)  # the server waits
+        assert panel.get_by_text("%").count() == 4  # VLE's answers are there
+        assert panel.get_by_text(DONE).count() == 0
+        server.go.set()
+        finish(panel)
+        sync_api.expect(reply).to_have_value("The car is red.")
+        panel.get_by_text("What was sent to the language model").click()
+        assert "Question: What colour is the car?" in panel.get_by_label("Prompt").input_value()
+        server.behaviour = "500"
+        press(panel, BUTTON)
+        panel.get_by_text("VLE's own answer stands").wait_for()
+        panel.get_by_text("The server refused the request with HTTP 500.").wait_for()
+        assert reply.input_value() == ""
+        press(panel, "Ask")
+        panel.get_by_text("VLE's own answer stands").wait_for(state="detached")  # of an earlier question
+        finish(panel)
+        assert server.address not in opened.content()  # this desk serves strangers
+        assert "sk-never-to-be-seen" not in opened.content()
+        opened.close()
+        app.close()
+
+
+def test_without_a_language_model_the_page_says_how_to_get_one(page: Page) -> None:
+    panel = open_tab(page, "Ask")
+    assert panel.get_by_role("button", name=BUTTON).count() == 0
+    panel.get_by_text(HOW.split("`")[0].strip()).wait_for()
 
 
 def test_an_error_is_shown_as_a_sentence_and_the_page_goes_on(page: Page) -> None:

@@ -8,6 +8,7 @@ import pytest
 from vle_lightning.cli import main
 from vle_lightning.demo import command
 from vle_lightning.demo.command import is_loopback, prepare, read_options
+from vle_lightning.inference.chat import ChatServer
 
 
 def test_without_gradio_the_command_names_the_extra(
@@ -39,3 +40,25 @@ def test_a_wrong_model_or_folder_ends_with_a_sentence(
     assert "no checkpoint" in capsys.readouterr().err
     assert main(["demo", str(exported("dual")), "--photos", str(tmp_path / "none")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_the_language_model_is_an_option_of_the_command(
+    exported: Callable[[str], Path], world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(kind: str, *options: str) -> list[str]:
+        return [str(exported(kind)), "--world", str(world), "--device", "cpu", *options]
+
+    server = ("--llm", "http://127.0.0.1:9/v1", "--llm_model", "stub", "--llm_timeout", "5")
+    found = prepare(read_options(start("vqa", *server))).language_model
+    assert found is not None
+    assert (found.chat, found.captioner) == (ChatServer("http://127.0.0.1:9/v1", "stub", 5.0), None)
+    assert prepare(read_options(start("vqa"))).language_model is None
+    for options, message in (
+        (start("vqa", *server[:2]), "--llm or --llm_model is missing"),
+        (start("vqa", "--captioner", "some/model"), "--llm or --llm_model is missing"),
+        (start("vqa", "--llm", "localhost", "--llm_model", "stub"), "llm is no address of a server"),
+        (start("vqa", *server, "--captioner", str(world)), "cannot be loaded as an image-text-to-text model"),
+        (start("dual", *server), "none of the models has a head for it"),
+    ):
+        assert main(["demo", *options]) == 2
+        assert message in capsys.readouterr().err

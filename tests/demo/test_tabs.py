@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import pytest
 
+from tests.demo.conftest import Run
 from tests.inference.conftest import ANSWERS
-from vle_lightning.cli import main
 from vle_lightning.demo.ask import ask
 from vle_lightning.demo.compare import answer_as
 from vle_lightning.demo.fill import fill
@@ -25,22 +21,6 @@ from vle_lightning.demo.reason import DRAWS, NAMES, TAGS, choose_answer, choose_
 from vle_lightning.demo.search import BEST, Indexes, index_folder, search_pictures, search_texts
 from vle_lightning.demo.tagged import Objects
 from vle_lightning.errors import UserError
-
-Run = Callable[[str], Any]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run a command as it is shown, and return what it prints."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(shown: str) -> Any:  # noqa: ANN401 (JSON)
-        python, option, package, *arguments = shlex.split(shown)
-        assert (python, option, package) == ("python", "-m", "vle_lightning")
-        assert main([*arguments, "--device", "cpu"]) == 0
-        return json.loads(capsys.readouterr().out)
-
-    return run
 
 
 def test_ask_gives_answers_and_where_the_model_looked(desk: Desk, scene: str, run: Run) -> None:

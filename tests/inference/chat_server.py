@@ -20,6 +20,7 @@ class ChatStub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behaviour, self.pieces = behaviour, pieces
         self.requests: list[tuple[dict[str, Any], str]] = []
+        self.go = Event()  # lets a reply that "waits" go on
         self.over = Event()  # ends whatever waits
 
     @property
@@ -65,7 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour == "error":
             self._send({"error": {"message": f"failed for {self.headers['Authorization']}"}})
             return
-        for piece in self.server.pieces:
+        for number, piece in enumerate(self.server.pieces):
+            if behaviour == "waits" and number == 1:
+                self.server.go.wait(60)
             text = self.headers["Authorization"].removeprefix("Bearer ") if piece == "KEY" else piece
             self._send(_chunk({"content": text}))
             time.sleep(0.01)
@@ -93,7 +96,8 @@ def serve_chat(behaviour: str = "answers", pieces: tuple[str, ...] = ()) -> Iter
     """Run a server.
 
     Args:
-        behaviour: answers; silent, drips, closes, aborts, garbage, error, refuses, filters; or an HTTP status.
+        behaviour: answers; waits, before the second piece, for ``go``; silent, drips, closes, aborts,
+            garbage, error, refuses, filters; or an HTTP status.
         pieces: of the reply; KEY stands for the key of the request.
     """
     with ChatStub(behaviour, pieces) as server:

@@ -149,8 +149,8 @@ def test_the_key_is_not_held_by_what_could_be_saved(exported: Exported) -> None:
     with serve_chat(pieces=("red",)) as server:
         ask = load(exported, server.address)
         ask(image=PICTURE, question=QUESTION)
-        assert SECRET.encode() not in pickle.dumps(ask.chat)
-        assert all(SECRET not in str(value) for value in vars(ask.chat).values())
+        assert SECRET.encode() not in pickle.dumps(ask.language_model)
+        assert all(SECRET not in str(value) for value in vars(ask.language_model.chat).values())
 
 
 def test_without_a_key_a_server_that_asks_for_none_answers(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:

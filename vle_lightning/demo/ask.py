@@ -1,4 +1,4 @@
-"""The tab Ask: a question about a picture, five answers, and where the model looked."""
+"""The tab Ask: a question about a picture, five answers, where the model looked, and a language model's wording."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from vle_lightning.demo.page import (
     shown_field,
 )
 from vle_lightning.demo.show import attended
+from vle_lightning.demo.worded import BUTTON, HOW, connect_reply, reply_fields
 
 
 def ask(desk: Desk, model: str, picture: str | None, question: str) -> Answer:
@@ -42,22 +43,30 @@ def build(desk: Desk) -> None:
             question = gr.Textbox(label="Question", placeholder="What is on the sofa?")
             model = model_field(names)
             button = gr.Button("Ask", variant="primary")
+            if desk.language_model is None:
+                gr.Markdown(HOW, elem_classes="hint")
+            else:
+                second = gr.Button(BUTTON)
             rows = [[scene.picture, scene.questions[0]] for scene in desk.examples.scenes if scene.questions]
             if rows:
                 gr.Examples(rows, [picture, question], label="Examples of the toy world")
         with gr.Column():
             answers = gr.Label(label="Answers", num_top_classes=5, show_heading=False)
+            reply = () if desk.language_model is None else reply_fields()
             looked = shown_field("Where the model looked")
             gr.Markdown("Attention of the last fusion layer, brightest where it is strongest.", elem_classes="hint")
             outcome = outcome_fields()
+    inputs, shown = [model, picture, question], [answers, looked]
     connect(
         [button.click, question.submit],
         partial(ask, desk),
-        lambda answer: (answer.bars[0], answer.picture),
-        [model, picture, question],
-        [answers, looked],
+        lambda answer: (answer.bars[0], answer.picture, *[""] * len(reply)),  # a reply to an earlier question goes
+        inputs,
+        [*shown, *reply],
         outcome,
         desk,
         "ask",
     )
+    if reply:
+        connect_reply(second, partial(ask, desk), inputs, shown, reply, outcome, desk)
     return None

@@ -14,7 +14,10 @@ from vle_lightning.demo.examples import Examples
 from vle_lightning.demo.limits import Limits
 from vle_lightning.demo.models import Model, Models, short_names
 from vle_lightning.errors import UserError
+from vle_lightning.inference.chat import ChatServer
 from vle_lightning.inference.commands import OneSentenceParser
+from vle_lightning.inference.llm import Captioner, LanguageModel
+from vle_lightning.inference.pipelines import find_device, find_dtype
 from vle_lightning.inference.processor import Processor
 
 if TYPE_CHECKING:
@@ -53,6 +56,10 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--share", action="store_true", help="make a public link by way of Gradio's servers")
     parser.add_argument("--photos", type=Path, help="folder of pictures to search (default: the world's)")
     parser.add_argument("--world", type=Path, default=Path("data/toy"), help="of the examples (default: %(default)s)")
+    parser.add_argument("--llm", help="address of a server of OpenAI's protocol, to word answers (OPENAI_API_KEY)")
+    parser.add_argument("--llm_model", help="the model's name there")
+    parser.add_argument("--llm_timeout", type=float, default=60.0, help="seconds for a reply (default: %(default)s)")
+    parser.add_argument("--captioner", help="model of transformers that describes the picture to the language model")
     return parser.parse_args(arguments)
 
 
@@ -72,16 +79,35 @@ def prepare(options: argparse.Namespace) -> Desk:
 
     if options.photos is not None and not options.photos.is_dir():
         raise UserError(f"--photos {options.photos}: there is no such folder; name a folder of pictures")
+    language_model = find_language_model(options)
     models = []
     for source, name in zip(options.model, short_names(options.model), strict=True):
         bare = options.tokenizer is not None and lacks_tokenizer(source)
         tokenizer, answers = (options.tokenizer, options.answers) if bare else (None, None)
         models.append(Model(source, name, tokenizer, answers, options.device, options.dtype))
         print(f"{name}: {', '.join(models[-1].pipelines)}", flush=True)
+    if language_model is not None and not any("vqa" in model.pipelines for model in models):
+        raise UserError("--llm words answers of VQA, and none of the models has a head for it; name one that has")
     examples = Examples(options.world)
     own = is_loopback(options.address) and not options.share
     photos = options.photos or examples.folder
-    return Desk(Models(models), Limits(), examples, photos, folders=own, cache=CACHE.expanduser())
+    return Desk(Models(models), Limits(), examples, photos, own, CACHE.expanduser(), language_model)
+
+
+def find_language_model(options: argparse.Namespace) -> LanguageModel | None:
+    """Return the language model that the options name, if they do.
+
+    Raises:
+        UserError: they name a part of it, or the captioner cannot be loaded.
+    """
+    if all(option is None for option in (options.llm, options.llm_model, options.captioner)):
+        return None
+    if not (options.llm and options.llm_model):
+        raise UserError("--llm or --llm_model is missing: give the address of a server, and the model to use there")
+    chat = ChatServer(options.llm, options.llm_model, options.llm_timeout)
+    if options.captioner is None:
+        return LanguageModel(chat)
+    return LanguageModel(chat, Captioner(options.captioner, find_device(options.device), find_dtype(options.dtype)))
 
 
 def lacks_tokenizer(source: str) -> bool:

@@ -19,6 +19,7 @@ from vle_lightning.demo.limits import Limits
 from vle_lightning.demo.models import Model, Models
 from vle_lightning.errors import UserError
 from vle_lightning.files import finite
+from vle_lightning.inference.llm import LanguageModel
 
 LOG = logging.getLogger(__name__)
 Bars = Mapping[str, float]  # text -> score
@@ -34,6 +35,7 @@ class Desk:
     photos: Path | None = None  # folder of pictures to search
     folders: bool = False  # may visitors name other folders of this machine?
     cache: Path | None = None  # folder that keeps the indexes of folders
+    language_model: LanguageModel | None = None  # that words answers; visitors cannot choose its server
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,29 @@ def answering(
         found = attempt(lambda: answer(*values))
         if isinstance(found, str):
             return (*[None] * outputs, found, "", "")
-        seconds = round(time.perf_counter() - start, 4)
-        told = f"Answered by **{found.model.name}** in {seconds:.2f} s on {found.model.device}."
-        if found.picture is not None:
-            # A saved PNG says what made it. The time keeps two results from being one file, which Gradio writes again
-            # while another visitor may be reading it
-            found.picture.info |= {"command": found.command, "created": str(time.time_ns())}
-        return (*show(found), told, found.command, write_result(found, seconds))
+        sign(found)
+        return (*show(found), *write_outcome(found, start))
 
     return handle
+
+
+def sign(answer: Answer) -> None:
+    """Write the command into the picture of an answer, so that a saved PNG says what made it."""
+    if answer.picture is not None:
+        # the time keeps two results from being one file, which Gradio writes again while a visitor may be reading it
+        answer.picture.info |= {"command": answer.command, "created": str(time.time_ns())}
+
+
+def write_outcome(answer: Answer, start: float) -> tuple[str, str, str]:
+    """Write the fields below a result: who answered, the command, and the result as JSON.
+
+    Args:
+        answer: of the request.
+        start: of the request, by ``time.perf_counter``.
+    """
+    seconds = round(time.perf_counter() - start, 4)
+    told = f"Answered by **{answer.model.name}** in {seconds:.2f} s on {answer.model.device}."
+    return told, answer.command, write_result(answer, seconds)
 
 
 def write_result(answer: Answer, seconds: float) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any
 
+import torch
 from PIL import Image
 from transformers import pipeline as transformers_pipeline
 
 from vle_lightning.errors import UserError
 from vle_lightning.inference.base import Settings
-from vle_lightning.inference.chat import ChatError
+from vle_lightning.inference.chat import ChatError, ChatServer
 from vle_lightning.inference.items import Item, check_count
 from vle_lightning.inference.kinds import VQAPipeline
 from vle_lightning.inference.pictures import open_picture
@@ -38,8 +41,9 @@ class LLMPipeline(VQAPipeline):
         if settings.chat is None:
             raise UserError("llm and llm_model are missing: give the address of a server, and the model to use there")
         super().__init__(settings)
-        self.chat = settings.chat
-        self.captioner = None if settings.captioner is None else Captioner(settings.captioner, settings)
+        name = settings.captioner
+        captioner = None if name is None else Captioner(name, settings.device, settings.dtype)
+        self.language_model = LanguageModel(settings.chat, captioner)
 
     def __call__(  # type: ignore[override]  # a reply has no attention
         self,
@@ -63,12 +67,30 @@ class LLMPipeline(VQAPipeline):
         return [reply.result for reply in self._replies(top_k, items)]
 
     def _replies(self, top_k: int, items: Sequence[Item]) -> list[LLMReply]:
-        replies = []
-        for item, answers in zip(items, self._answer(top_k, items), strict=True):
-            caption = None if self.captioner is None else self.captioner(open_picture(item.image))
-            prompt = write_prompt(item.read_text("question"), answers, caption)
-            replies.append(LLMReply(prompt, answers, caption, self.chat.stream(prompt)))
-        return replies
+        return [
+            self.language_model.reply(item.image, item.read_text("question"), answers)
+            for item, answers in zip(items, self._answer(top_k, items), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """What words VLE's answers: a server, and a captioner that describes the picture to it."""
+
+    chat: ChatServer
+    captioner: Captioner | None = None
+
+    def reply(self, image: object, question: str, answers: Sequence[Mapping[str, object]]) -> LLMReply:
+        """Return a reply whose pieces are fetched as they are taken; nothing is sent before the first.
+
+        Args:
+            image: any form of a picture that pipelines take.
+            question: about it.
+            answers: VLE's, the most probable first: {"answer", "score"}.
+        """
+        caption = None if self.captioner is None else self.captioner(open_picture(image))
+        prompt = write_prompt(question, answers, caption)
+        return LLMReply(prompt, answers, caption, self.chat.stream(prompt))
 
 
 class LLMReply:
@@ -117,22 +139,26 @@ class LLMReply:
 class Captioner:
     """Describes a picture by a model of transformers' image-text-to-text pipeline (image-to-text of version 4)."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
         """Load a model by its folder or hub name.
 
         Raises:
             UserError: it cannot be loaded, or is no model that writes texts about pictures.
         """
         try:
-            self._write = transformers_pipeline(
-                "image-text-to-text", model=name, device=settings.device, dtype=settings.dtype
-            )
+            self._write = transformers_pipeline("image-text-to-text", model=name, device=device, dtype=dtype)
         except (OSError, ValueError, KeyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"captioner: {name} cannot be loaded as an image-text-to-text model: {reason}") from error
+        self.name = name
+        self._turn = Lock()  # requests of the demo come from several threads
 
     def __call__(self, picture: Image.Image) -> str:
         """Return a caption; models that chat are asked for a sentence, others write what they were trained to."""
+        with self._turn:
+            return self._describe(picture)
+
+    def _describe(self, picture: Image.Image) -> str:
         if getattr(self._write.processor, "chat_template", None):
             parts = [{"type": "image", "image": picture}, {"type": "text", "text": DESCRIBE}]
             found = self._write(text=[{"role": "user", "content": parts}], **self._options)
