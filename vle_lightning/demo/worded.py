@@ -16,8 +16,8 @@ from vle_lightning.inference.llm import LLMReply
 
 BUTTON = "Ask the language model"
 HOW = (
-    "A language model can word the answer: start the demo with `--llm http://localhost:8000/v1 --llm_model NAME`, the "
-    "address of a server of OpenAI's protocol and a model there."
+    "A language model can word the answer: start the demo with `--llm`, the address of a server of OpenAI's protocol, "
+    "and `--llm_model`, a model there."
 )
 WAITING = "Waiting for the language model."
 UNKNOWN = "ADDRESS"  # of the server, for visitors of other machines
@@ -36,7 +36,7 @@ def reply_fields() -> Fields:
     reply = gr.Textbox(label="Reply of the language model", lines=2, interactive=False)
     verdict = gr.Markdown("", elem_classes="told", container=False)
     with gr.Accordion("What was sent to the language model", open=False):
-        sent = gr.Textbox(label="Prompt", lines=4, max_lines=16, interactive=False)
+        sent = gr.Textbox(label="Prompt", lines=4, max_lines=24, interactive=False)
     return Fields(reply, verdict, sent)
 
 
