@@ -77,6 +77,7 @@ DOMAINS: Mapping[str, Domain] = {
     "model.channels": Domain(1, 10**5),
     "model.auxiliary_weight": WHOLE,
     "model.contrastive": WHOLE,
+    "model.matching": WHOLE,
     "model.top_k": WHOLE,
     "model.pairs_per_batch": COUNT,
     "model.folds": COUNT,

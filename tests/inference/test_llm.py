@@ -198,7 +198,11 @@ def test_the_command_prints_the_reply_and_the_reason(
         ({"llm": f"http://me:{SECRET}@localhost/v1", "llm_model": "m"}, "no user, password or key"),
         ({"llm": f"http://localhost/v1?key={SECRET}", "llm_model": "m"}, "no user, password or key"),
         ({"llm": "http://localhost/v1", "llm_model": "m", "llm_timeout": 0.0}, "llm_timeout is 0.0"),
-        ({"llm": "http://localhost/v1", "llm_model": "m", "captioner": "nowhere/here"}, "captioner: nowhere/here"),
+        pytest.param(  # transformers asks the hub for it, and again
+            {"llm": "http://localhost/v1", "llm_model": "m", "captioner": "nowhere/here"},
+            "captioner: nowhere/here",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_wrong_options_are_named(exported: Exported, options: dict[str, object], message: str) -> None:
