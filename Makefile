@@ -27,11 +27,12 @@ help: ## list the targets
 
 setup: $(READY) ## make the virtual environment with the tested versions; VENV= and PYTHON= choose place and interpreter
 
-$(READY): requirements.txt constraints.txt
+$(READY): requirements.txt requirements-demo.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 was found: install one, or name it with PYTHON=path" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet -r requirements.txt -c constraints.txt
+	$(RUN) -m pip install --quiet --no-deps -r requirements-demo.txt -c constraints.txt
 	@touch $@
 
 data-toy: $(READY) ## draw the embedded world in the official raw layouts and convert it (a finished one is left alone)

@@ -20,7 +20,7 @@ PART = re.compile(r"# extra (\w+)")
 
 
 def requirements() -> dict[str, list[str]]:
-    """Return the lines of requirements.txt by the part that they stand in: core, then each extra."""
+    """Return the lines of requirements.txt by the part that they stand in: core, then each extra; gradio is apart."""
     parts, part = {"core": list[str]()}, "core"
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
         if named := PART.match(line):
@@ -28,6 +28,8 @@ def requirements() -> dict[str, list[str]]:
             parts[part] = []
         elif line and not line.startswith("#"):
             parts[part].append(line)
+    apart = (ROOT / "requirements-demo.txt").read_text(encoding="utf-8").splitlines()
+    parts["demo"] = [line for line in apart if ">=" in line] + parts["demo"]
     return parts
 
 
