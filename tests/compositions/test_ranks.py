@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.compositions.recipes import ALL, FEW, Composition
+from tests.compositions.recipes import ALL, Composition
 from tests.factories import CLASSES, pretrain_batch
 from tests.slurm.cluster import free_ports
 from tests.strategies.losses import read_losses
@@ -71,21 +71,19 @@ def as_rank(rank: int, port: int, compositions: Sequence[Composition], folder: s
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    "compositions", [pytest.param(FEW[:2], id="two"), pytest.param(ALL, id="all", marks=pytest.mark.slow)]
-)
-def test_two_ranks_train_as_one_process_does(compositions: Sequence[Composition], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")  # imports once, and no thread of the tests comes along
     context.set_forkserver_preload(["tests.compositions.test_ranks"])
     port = free_ports(1)[0]
-    ranks = [context.Process(target=as_rank, args=(n, port, compositions, str(tmp_path))) for n in range(2)]
+    ranks = [context.Process(target=as_rank, args=(n, port, ALL, str(tmp_path))) for n in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(PATIENCE)
         rank.kill()
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    for composition in compositions:
+    for composition in ALL:
         together = torch.load(tmp_path / f"{composition}.pt", weights_only=True)
         for name, weight in train(composition, 0, 1).items():
             torch.testing.assert_close(together[name], weight, rtol=1e-3, atol=2e-5, msg=f"{composition}: {name}")

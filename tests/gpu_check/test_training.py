@@ -86,6 +86,7 @@ def test_a_check_reports_speed_flops_and_phases(tmp_path: Path) -> None:
     assert "utilisation" not in figures  # of no GPU
 
 
+@pytest.mark.slow
 def test_other_objectives_are_trained(tmp_path: Path) -> None:
     report = Report(tmp_path / "report.json")
     check_training(replace(TINY, architecture="vlmo-tiny", objectives=("itc", "itm_hard", "mlm")), report)
