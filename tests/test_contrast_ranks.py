@@ -108,18 +108,22 @@ def test_a_killed_run_goes_on_along_the_same_curve(ranks: int, alone: Path) -> N
     assert_alike(alone, alone.with_name(name))
 
 
-def fit_dual(name: str, ranks: int, accumulation: int) -> int:
+def fit_dual(name: str, ranks: int, accumulation: int, matching: float) -> int:
     command = ["fit", "--config", str(DUAL), "--config", "dual.yaml", "--run_name", name]
-    return finish([*command, *options(ranks, accumulation)])
+    return finish([*command, "--model.matching", str(matching), *options(ranks, accumulation)])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("matching", [0.0, 1.0])
 @pytest.mark.parametrize(("ranks", "accumulation"), [(1, 2), (2, 1), (2, 2)])
-def test_a_dual_encoder_trains_and_is_judged_alike_on_any_ranks(ranks: int, accumulation: int, workplace: Path) -> None:
-    alone, folder = (workplace / "checkpoints" / name for name in ("dual_1_1", f"dual_{ranks}_{accumulation}"))
+def test_a_dual_encoder_trains_and_is_judged_alike_on_any_ranks(
+    ranks: int, accumulation: int, matching: float, workplace: Path
+) -> None:
+    names = (f"dual_{cut}_{matching}" for cut in ("1_1", f"{ranks}_{accumulation}"))
+    alone, folder = (workplace / "checkpoints" / name for name in names)
     if not alone.exists():
-        assert fit_dual(alone.name, 1, 1) == 0
-    assert fit_dual(folder.name, ranks, accumulation) == 0
+        assert fit_dual(alone.name, 1, 1, matching) == 0
+    assert fit_dual(folder.name, ranks, accumulation, matching) == 0
     assert_alike(alone, folder)
     scores = [json.loads((one / "metrics.json").read_text()) for one in (alone, folder)]
     recalls = [{name: score for name, score in found.items() if "r@" in name} for found in scores]
