@@ -101,11 +101,18 @@ def test_wrong_types_fail_alone(address: str) -> None:
         assert "Answered by" not in call(address, values)
 
 
-def test_clients_that_go_away_are_forgotten(address: str, desk: Desk) -> None:
+def test_clients_that_go_away_hold_nobody_up(address: str, client: Client, scene: str) -> None:
+    files = {"files": ("scene.png", Path(scene).read_bytes())}
+    (sent,) = httpx.post(f"{address}/gradio_api/upload", files=files, timeout=60).json()
+    values = ["vqa", {"path": sent, "meta": {"_type": "gradio.FileData"}}, QUESTION]
+    assert "Answered by" in call(address, values)  # so those that leave have asked something
     for _ in range(10):
-        event = httpx.post(f"{address}/gradio_api/call/ask", json={"data": ["vqa", None, QUESTION]}, timeout=60).json()
+        event = httpx.post(f"{address}/gradio_api/call/ask", json={"data": values}, timeout=60).json()
         with httpx.stream("GET", f"{address}/gradio_api/call/ask/{event['event_id']}", timeout=60):
             pass  # closed before the answer is read
+    start = time.perf_counter()
+    assert ask(client, scene).startswith("Answered by")
+    assert time.perf_counter() - start < 10
 
 
 def call(address: str, values: list[Any]) -> str:

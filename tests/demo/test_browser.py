@@ -136,14 +136,16 @@ def test_without_a_language_model_the_page_says_how_to_get_one(page: Page) -> No
     panel.get_by_text(HOW.split("`")[0].strip()).wait_for()
 
 
-def test_an_error_is_shown_as_a_sentence_and_the_page_goes_on(page: Page) -> None:
+def test_an_error_is_shown_as_a_sentence_and_the_page_goes_on(page: Page, scene: str) -> None:
     panel = open_tab(page, "Ask")
+    upload(panel, scene)
     panel.get_by_label("Question").fill("a" * 10_000)
     press(panel, "Ask")
     panel.get_by_text("The question has 10,000 characters").wait_for()
     panel.get_by_label("Question").fill("What colour is the car?")
     press(panel, "Ask")
     finish(panel)
+    assert panel.get_by_text("%").count() == 4
 
 
 def test_find_changes_with_its_strength(page: Page, scene: str) -> None:
@@ -211,6 +213,7 @@ def test_reason_by_clicking(page: Page, desk: Desk) -> None:
     finish(panel)
     press(panel, "QA->R: choose the rationale")
     finish(panel, 2)
+    assert panel.get_by_text("%").count() == 8  # four answers, four rationales
 
 
 def test_search_over_200_scenes_and_in_reverse(page: Page, scene: str) -> None:
@@ -250,3 +253,4 @@ def test_a_broken_upload_is_a_sentence(page: Page, tmp_path: Path) -> None:
     page.wait_for_timeout(1500)
     press(panel, "Ask")
     panel.get_by_text("No answer").wait_for()
+    assert panel.get_by_text("%").count() == 0

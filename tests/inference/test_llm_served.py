@@ -105,7 +105,7 @@ def server(language_model: Path) -> Iterator[tuple[str, Path]]:
         process = subprocess.Popen([*command, *options], stdout=stream, stderr=subprocess.STDOUT, env=environment)
         try:
             if not comes_up(f"http://127.0.0.1:{port}/health", process):
-                pytest.skip(f"transformers serve did not start: {log.read_text()[-400:]}")
+                pytest.fail(f"transformers serve did not start: {log.read_text()[-400:]}")
             yield f"http://127.0.0.1:{port}/v1", log
         finally:
             process.terminate()
