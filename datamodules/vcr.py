@@ -28,6 +28,7 @@ Mode = Literal["q2a", "qa2r"]
 Conditions = Literal["right", "all"]  # the answers that rationales are judged with
 
 CHOICES = 4
+TEXT_TYPE, IMAGE_TYPE = 0, 1  # rows of the model's token types (vle_lightning/models/backbone.py)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         first_object_type: int = 2,
         max_objects: int = 10,
         conditions: Conditions = "right",
+        object_types: bool = True,
     ) -> None:
         """Prepare the texts' form.
 
@@ -67,9 +69,12 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
             max_objects: objects of a pair that have a token type and a region of their own.
             conditions: of qa2r: "all" gives each of the four answers in turn, and needs no label: 16 choices, number
                 answer * 4 + rationale.
+            object_types: False gives mentions the texts' token type and regions the image's: nothing then says which
+                region a mention means.
         """
         self.tokenizer, self.max_length, self.mode, self.conditions = tokenizer, max_length, mode, conditions
         self.first_object_type, self.max_objects = first_object_type, max_objects
+        self.object_types = object_types
 
     def words(self, raw: RawSample) -> Iterable[str]:
         """Return all words of question, answers and rationales."""
@@ -137,8 +142,9 @@ class VCRBuilder(BatchBuilder[VCRSample, VCRBatch]):
         pairs = [pair for sample in samples for pair in sample.pairs]
         tags = [sorted(given.tags | choice.tags) for given, choice in pairs]
         types = [{tag: self.first_object_type + i for i, tag in enumerate(found[: self.max_objects])} for found in tags]
-        tokens, token_types = self._texts(pairs, types)
-        regions, valid, region_types = (_by_sample(part, count) for part in self._regions(samples, types))
+        mentioned, joined = (types, types) if self.object_types else (_all(TEXT_TYPE, types), _all(IMAGE_TYPE, types))
+        tokens, token_types = self._texts(pairs, mentioned)
+        regions, valid, region_types = (_by_sample(part, count) for part in self._regions(samples, joined))
         beyond = tuple(
             Skip(
                 "object beyond data.max_objects",
@@ -201,6 +207,11 @@ def _checked(choices: tuple[TaggedText, ...], label: int | None, told: str) -> i
     return label
 
 
+def _all(token_type: int, types: Sequence[dict[int, int]]) -> list[dict[int, int]]:
+    """Give the objects of each pair one and the same token type."""
+    return [dict.fromkeys(known, token_type) for known in types]
+
+
 def _by_sample(pairs: Tensor, count: int) -> Tensor:
     return pairs.view(-1, count, *pairs.shape[1:])
 
@@ -222,6 +233,7 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
         first_object_type: int = 2,
         max_objects: int = 10,
         conditions: Conditions = "right",
+        object_types: bool = True,
         **common: Any,  # noqa: ANN401 (the options of the base class)
     ) -> None:
         """Keep the options; nothing is read before `setup`.
@@ -233,11 +245,14 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
             conditions: of qa2r; "all" judges, outside of training, the rationales given each of the four answers, 16
                 choices a question, as the leaderboard asks for where it hides the right one. Scores are of the right
                 answer's rationales all the same.
+            object_types: whether a mention and its region share a token type; without, they carry the plain types of
+                texts and images, as an ablation.
             common: options of VisionLanguageDataModule.
         """
         super().__init__(**common)
         self.conditions = conditions
         self.mode, self.first_object_type, self.max_objects = mode, first_object_type, max_objects
+        self.object_types = object_types
 
     def check(self) -> None:
         """Check the options as the base class does, and the objects'."""
@@ -250,7 +265,8 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
 
     def facts(self) -> DataFacts:
         """Return what the task has to agree with."""
-        return super().facts()._replace(mode=self.mode, token_types=self.first_object_type + self.max_objects)
+        token_types = self.first_object_type + self.max_objects if self.object_types else IMAGE_TYPE + 1
+        return super().facts()._replace(mode=self.mode, token_types=token_types)
 
     def builder(self) -> VCRBuilder:
         """Make what turns records into training batches."""
@@ -262,7 +278,7 @@ class VCRDataModule(VisionLanguageDataModule[VCRSample, VCRBatch]):
 
     def _builder(self, conditions: Conditions) -> VCRBuilder:
         objects = self.first_object_type, self.max_objects
-        return VCRBuilder(self.tokenizer, self.max_text_length, self.mode, *objects, conditions)
+        return VCRBuilder(self.tokenizer, self.max_text_length, self.mode, *objects, conditions, self.object_types)
 
 
 DataModule = VCRDataModule

@@ -16,9 +16,10 @@ from datamodules.records import Record, TaggedText, VCRItem
 from datamodules.shards import RawSample, SampleError
 from datamodules.tagged import NEUTRAL_NAMES, Rendered, nouns, render
 from datamodules.transforms import View
-from datamodules.vcr import Mode, VCRBuilder, VCRDataModule
+from datamodules.vcr import IMAGE_TYPE, TEXT_TYPE, Mode, VCRBuilder, VCRDataModule
 from tests.datamodules.shard_factory import ANSWERS, QUESTION, RATIONALES, make_record
 from vle_lightning.batch import IGNORED, VCRBatch
+from vle_lightning.models import backbone
 
 WHOLE = View(48, 48, 0, 0, 48, 48)
 
@@ -119,6 +120,19 @@ def test_objects_beyond_the_last_type_stay_words_and_are_counted(tokenizer: PreT
     assert "choice 0: object 1" in batch.skipped[0].where
 
 
+def test_without_object_types_regions_join_but_nothing_ties_them_to_mentions(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    typed = collate(VCRBuilder(tokenizer, 60, "qa2r"), [make_record(1)])
+    plain = collate(VCRBuilder(tokenizer, 60, "qa2r", object_types=False), [make_record(1)])
+    assert {2, 3} <= set(typed.token_types.flatten().tolist())
+    assert set(plain.token_types.flatten().tolist()) == {TEXT_TYPE}
+    assert set(plain.region_types[plain.region_valid].tolist()) == {IMAGE_TYPE}
+    assert (TEXT_TYPE, IMAGE_TYPE) == (backbone.TEXT_TYPE, backbone.IMAGE_TYPE)
+    for name in ("input_ids", "regions", "region_valid", "targets"):
+        assert torch.equal(getattr(typed, name), getattr(plain, name))
+
+
 def test_too_long_pairs_are_cut_from_the_longer_part(tokenizer: PreTrainedTokenizerBase) -> None:
     choices = (("red",) * 30, ("red",), ("blue",), ("green",))
     batch = collate(VCRBuilder(tokenizer, 20), [changed(answer_choices=choices)])
@@ -172,6 +186,9 @@ def test_all_conditions_are_for_evaluation_and_rationales_alone(shards: Path, to
     assert module.builder().conditions == "right"
     with pytest.raises(ValueError, match=r"data\.conditions is all, but data\.mode q2a"):
         VCRDataModule(mode="q2a", **options).check()
+    plain = VCRDataModule(mode="q2a", object_types=False, **{**options, "conditions": "right"})
+    assert not plain.eval_builder().object_types
+    assert plain.facts().token_types == 2  # a model without rows for objects will do
 
 
 @pytest.mark.parametrize(

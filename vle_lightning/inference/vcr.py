@@ -48,6 +48,7 @@ class VCRPipeline(Pipeline):
             mode,
             int(data.get("first_object_type", FIRST_OBJECT_TYPE)),
             int(data.get("max_objects", self.encoder.token_types.num_embeddings - FIRST_OBJECT_TYPE)),
+            object_types=bool(data.get("object_types", True)),
         )
         self.names = PersonNames()  # of the compatible conversion: counts on from call to call, as published
 
