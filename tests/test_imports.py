@@ -18,7 +18,7 @@ FLOORS = (  # a module imports from lower floors and from its own part
     ("flops", "performance", "strategies", "checkpointing"),
     ("inference", "callbacks"),
     ("run_folder", "run_lock", "resuming", "parsing"),
-    ("run",),
+    ("run", "curves"),
     ("study", "export", "parity", "results", "leaderboard", "slurm", "plan", "demo"),
     ("ablation", "gpu_check"),
     ("commands", "domains"),

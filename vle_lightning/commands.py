@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vle_lightning.ablation.command import run_ablation
+from vle_lightning.curves.command import run_curves
 from vle_lightning.demo.command import run_demo
 from vle_lightning.export import run_export
 from vle_lightning.gpu_check.command import run_gpu_check
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": run_demo,
     "export": run_export,
     "results": run_results,
+    "curves": run_curves,
     "gpu-check": run_gpu_check,
     "vcr-leaderboard": run_leaderboard,
     **ON_PICTURES,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vle_lightning.ablation.report import FINETUNE, PRETRAIN
 from vle_lightning.ablation.rows import Study, read_study
-from vle_lightning.ablation.running import FINETUNE, PRETRAIN, Job, jobs_of
+from vle_lightning.ablation.running import Job, jobs_of
 from vle_lightning.files import write_text
 
 ROOT = Path(__file__).parents[2]

@@ -20,11 +20,11 @@ from vle_lightning.ablation.running import jobs_of
     [(0.5, NOISE), (0.55, NOISE), (0.6, NOISE), (0.45, "-10.0"), (0.65, "+10.0"), (0.6004, "+5.0")],
 )
 def test_a_score_between_the_seeds_is_noise(value: float, told: str) -> None:
-    assert judge(value, Band(0.55, 0.5, 0.6)) == told
+    assert judge((value,), Band(0.55, 0.5, 0.6)) == told
 
 
 def test_without_a_baseline_nothing_is_judged() -> None:
-    assert judge(0.5, None) == ""
+    assert judge((0.5,), None) == ""
 
 
 def test_an_axis_may_be_compared_with_a_row_of_its_own(tmp_path: Path) -> None:

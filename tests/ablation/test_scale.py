@@ -8,8 +8,8 @@ import pytest
 
 from datamodules.sampler import accumulation
 from tests.ablation.studies import METER, make_study
+from vle_lightning.ablation.report import PRETRAIN
 from vle_lightning.ablation.rows import choose_rows, read_study
-from vle_lightning.ablation.running import PRETRAIN
 from vle_lightning.ablation.scale import at_scale, enlarged, print_scale
 from vle_lightning.experiment import read_settings
 from vle_lightning.hub.architecture import read_architecture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ import yaml
 from vle_lightning.ablation.outcomes import read_outcomes
 from vle_lightning.ablation.page import render
 from vle_lightning.ablation.plot import draw
-from vle_lightning.ablation.rows import STAGES, Row, Study, choose_rows, read_study
-from vle_lightning.ablation.running import cores, jobs_of, run_jobs
+from vle_lightning.ablation.report import FINETUNE, STAGES, Report
+from vle_lightning.ablation.rows import Row, Study, choose_rows, choose_seeds, read_study
+from vle_lightning.ablation.running import Job, cores, jobs_of, run_jobs
 from vle_lightning.ablation.scale import at_scale, print_scale
+from vle_lightning.curves.command import write_curves
+from vle_lightning.curves.record import read_curves
 from vle_lightning.errors import UserError
 from vle_lightning.files import write_text
 from vle_lightning.hub.architecture import read_architecture
@@ -25,7 +28,6 @@ from vle_lightning.objectives.base import find_objective
 
 Reader = Callable[[Sequence[str]], Mapping[str, Any]]  # from a command line of fit to all its options
 Accumulate = Callable[[int, int, int], int]  # the samplers' rule (see the planner)
-PICTURE = "ablations.png"
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Options:
 
     study: Path
     rows: list[str] | None
-    out: Path
-    run_root: Path
+    seeds: list[int] | None
+    out: Path | None
+    run_root: Path | None
     scale: str | None
     parallel: int
 
@@ -56,18 +59,22 @@ def run_ablation(arguments: Sequence[str], read_settings: Reader, accumulate: Ac
     """
     options = parse(arguments)
     study = read_study(options.study)
-    rows = choose_rows(study, options.rows)
+    rows, seeds = choose_rows(study, options.rows), choose_seeds(study, options.seeds)
     if options.scale is not None:
         counted = at_scale(study, rows, options.scale, read_settings, accumulate)
         return print_scale(study, counted, options.scale)
     for row in rows:
         check_row(study, row, read_settings)
-    failed = run_jobs(jobs_of(study, rows, options.run_root), options.parallel)
-    outcomes = read_outcomes(study, jobs_of(study, list(study.rows.values()), options.run_root))
-    picture = options.out.with_name(PICTURE)
+    page, root = options.out or study.report.page, options.run_root or study.report.run_root
+    failed = run_jobs(jobs_of(study, rows, root, seeds), options.parallel)
+    jobs = jobs_of(study, list(study.rows.values()), root)
+    outcomes = read_outcomes(study, jobs)
+    picture = page.with_name("ablations.png" if page.name == "README.md" else f"{page.stem}.png")
     draw(study, outcomes, picture)
-    write_text(options.out, render(study, outcomes, failed, picture.name))
-    print(f"{options.out}: {len(outcomes)} of {len(study.rows)} rows; {picture}")
+    write_text(page, render(study, outcomes, failed, picture.name))
+    print(f"{page}: {len(outcomes)} of {len(study.rows)} rows; {picture}")
+    if study.report.curves is not None:
+        write_learning(study, jobs, study.report.curves if options.out is None else page.with_suffix(".curves"))
     for name in failed:
         print(f"failed: {name}")
     return 1 if failed else 0
@@ -82,12 +89,9 @@ def parse(arguments: Sequence[str]) -> Options:
     parser = OneSentenceParser("python -m vle_lightning ablation", description=__doc__, allow_abbrev=False)
     parser.add_argument("study", type=Path, help="file of the study")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone (default: all)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("experiments/ablations/README.md"), help="the page (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--run_root", type=Path, default=Path("checkpoints/ablations"), help="folder of runs (default: %(default)s)"
-    )
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="these alone (default: all)")
+    parser.add_argument("--out", type=Path, help=f"the page (default: the study's, or {Report.page})")
+    parser.add_argument("--run_root", type=Path, help=f"folder of runs (default: the study's, or {Report.run_root})")
     parser.add_argument("--scale", metavar="PRESET", help="count parameters and FLOPs at this size instead of training")
     parser.add_argument(
         "--parallel", type=int, default=cores(), help="runs at a time (default: the cores, %(default)s)"
@@ -95,19 +99,28 @@ def parse(arguments: Sequence[str]) -> Options:
     options = Options(**vars(parser.parse_args(arguments)))
     if options.parallel < 1:
         raise UserError(f"--parallel is {options.parallel}; it must be at least 1")
-    if options.out.is_dir():
+    if options.out is not None and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name the file to write")
     return options
 
 
+def write_learning(study: Study, jobs: Sequence[Job], out: Path) -> None:
+    """Write the learning curves of all finished runs, of the scores in the tables and of the losses."""
+    wanted = [name for score in (*study.report.scores, "loss") for name in (f"train/{score}", f"val/{score}")]
+    done = [job for job in jobs if job.is_finished]
+    curves = [replace(read_curves(job.folder.path, wanted), group=job.row.name) for job in done]
+    if curves:
+        print(f"{write_curves(curves, out)}: {len(curves)} runs")
+
+
 def check_row(study: Study, row: Row, read_settings: Reader) -> None:
-    """Make sure that both experiments of a row can be read, and its model be built; no data are read.
+    """Make sure that the experiments of a row can be read, and its model be built; no data are read.
 
     Raises:
         UserError: names the row and the option.
     """
     with tempfile.TemporaryDirectory() as folder:
-        for stage in STAGES:
+        for stage in STAGES if row.is_pretrained else (FINETUNE,):
             file = Path(folder) / f"{stage}.yaml"
             file.write_text(yaml.safe_dump(row.options[stage]), encoding="utf-8")
             try:

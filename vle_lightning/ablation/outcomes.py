@@ -11,18 +11,15 @@ from typing import NamedTuple
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from vle_lightning.ablation.report import FINETUNE, PRETRAIN
 from vle_lightning.ablation.rows import BASELINE, Axis, Study
-from vle_lightning.ablation.running import FINETUNE, PRETRAIN, Job
+from vle_lightning.ablation.running import Job
 from vle_lightning.files import is_number, read_object
 from vle_lightning.hub.architecture import read_architecture
+from vle_lightning.records import split_of
 
 RATE, FLOPS = "speed/samples_per_second", "flops/"  # of TensorBoard's events
-SCORES = {  # name -> stage: columns of the table
-    "itm_accuracy": PRETRAIN,
-    "mlm_content_accuracy": PRETRAIN,
-    "vqa_accuracy": FINETUNE,
-}
-DECIDING = "vqa_accuracy"
+MINUTE = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,8 @@ class Outcome:
         parameters: of the backbone.
         flops: of a pair in pre-training, forward and backward; None: not logged.
         seconds: of a step of pre-training, while it was fastest; None: not logged.
+        minutes: of a seed, averaged; None: not recorded.
+        seeds: that are finished.
         scores: shares in [0, 1], one for each seed, by name.
         references: ceilings and floors of the scores, by their full name.
         commits: of the code that ran, with "(modified)" where files differed.
@@ -41,6 +40,8 @@ class Outcome:
     parameters: int
     flops: float | None
     seconds: float | None
+    minutes: float | None
+    seeds: tuple[int, ...]
     scores: Mapping[str, tuple[float, ...]]
     references: Mapping[str, float]
     commits: tuple[str, ...]
@@ -53,16 +54,16 @@ class Band(NamedTuple):
     low: float
     high: float
 
-    def holds(self, value: float) -> bool:
-        """Is a score within noise?"""
-        return self.low <= value <= self.high
+    def holds(self, values: Sequence[float]) -> bool:
+        """Is a score, of one seed or several, within noise: do its range and this one overlap?"""
+        return self.low <= max(values) and min(values) <= self.high
 
 
 def band_of(axis: Axis, outcomes: Mapping[str, Outcome], name: str) -> Band | None:
     """Return the band of a score on an axis; None where the runs that make it are not finished.
 
-    It is the range of the baseline's seeds around their mean. On an axis that is compared with a row of its own, which
-    has one seed, it goes as far as that range is wide to either side of that row.
+    It is the range of the baseline's seeds around their mean, or that of the row that an axis is compared with. Where
+    such a row has one seed, it goes as far as the baseline's range is wide to either side of it.
 
     Args:
         axis: says what its rows are compared with.
@@ -75,45 +76,61 @@ def band_of(axis: Axis, outcomes: Mapping[str, Outcome], name: str) -> Band | No
     if axis.reference == BASELINE:
         return Band(statistics.mean(values), min(values), max(values))
     own = outcomes[axis.reference].scores.get(name, ()) if axis.reference in outcomes else ()
+    if len(own) > 1:
+        return Band(statistics.mean(own), min(own), max(own))
     width = max(values) - min(values)
     return Band(own[0], own[0] - width, own[0] + width) if own else None
 
 
 def read_outcomes(study: Study, jobs: Sequence[Job]) -> dict[str, Outcome]:
-    """Read the rows of which both stages are finished under some seed, with the settings of today, by name."""
+    """Read the rows of which all stages are finished under some seed, with the settings of today, by name."""
     outcomes = {}
     for name in study.rows:
-        own = [job for job in jobs if job.row.name == name and job.is_finished]
-        seeds = {job.seed for job in own if job.stage == PRETRAIN} & {job.seed for job in own if job.stage == FINETUNE}
-        done = [job for job in own if job.seed in seeds]
-        if done:
-            outcomes[name] = read_outcome(done)
+        if done := finished_jobs(name, jobs):
+            outcomes[name] = read_outcome(study, done)
     return outcomes
 
 
-def read_outcome(jobs: Sequence[Job]) -> Outcome:
+def finished_jobs(name: str, jobs: Sequence[Job]) -> list[Job]:
+    """Return the runs of a row under the seeds that are finished, by stage: a shared pre-training is not the row's."""
+    ends = [job for job in jobs if (job.row.name, job.stage) == (name, FINETUNE) and job.is_finished]
+    ends = [job for job in ends if job.after is None or job.after.is_finished]
+    return [*(job.after for job in ends if job.after is not None and job.after.row.name == name), *ends]
+
+
+def read_outcome(study: Study, jobs: Sequence[Job]) -> Outcome:
     """Read one row.
 
     Args:
-        jobs: both stages of each seed.
+        study: says which scores are read.
+        jobs: all stages of each seed.
     """
     scores: dict[str, tuple[float, ...]] = {}
     references: dict[str, float] = {}
     commits: dict[str, None] = {}
+    times: list[float] = []
     for job in jobs:
         metrics = read_object(job.folder.metrics)
-        for name, stage in SCORES.items():
-            value = metrics.get(f"val/{name}")
+        for name, stage in study.report.scores.items():
+            value = metrics.get(f"{split_of(name, metrics)}/{name}")
             if stage == job.stage and is_number(value):
                 scores[name] = (*scores.get(name, ()), float(value))
         references |= {key: value for key, value in metrics.items() if key.startswith(("ceiling/", "floor/"))}
         record = read_object(job.folder.record)
         commit = str(record.get("commit") or "not known")[:7]
         commits[f"{commit} (modified)" if record.get("modified") else commit] = None
-    trained = [job for job in jobs if job.stage == PRETRAIN]
-    flops, seconds = zip(*(read_cost(job.folder.path, batch_of(job)) for job in trained), strict=True)
+        times += [float(record["seconds"])] if is_number(record.get("seconds")) else []
+    costs = [read_cost(job.folder.path, batch_of(job)) for job in jobs if job.stage == PRETRAIN]
+    seeds = tuple(job.seed for job in jobs if job.stage == FINETUNE)
     return Outcome(
-        count_parameters(trained[0]), _least(flops), _least(seconds), scores, references, tuple(sorted(commits))
+        count_parameters(jobs[0]),
+        _least([flops for flops, _ in costs]),
+        _least([seconds for _, seconds in costs]),
+        sum(times) / MINUTE / len(seeds) if len(times) == len(jobs) else None,
+        seeds,
+        scores,
+        references,
+        tuple(sorted(commits)),
     )
 
 

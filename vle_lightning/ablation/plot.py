@@ -9,7 +9,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vle_lightning.ablation.outcomes import DECIDING, Outcome, band_of
+from vle_lightning.ablation.outcomes import Outcome, band_of
+from vle_lightning.ablation.page import title_of
 from vle_lightning.ablation.rows import Axis, Study
 
 DPI, ROW_INCHES = 110, 0.27
@@ -22,7 +23,8 @@ def draw(study: Study, outcomes: Mapping[str, Outcome], file: Path) -> None:
     figure = Figure(figsize=(8.5, 1.1 + ROW_INCHES * count), layout="constrained")
     axes = figure.add_subplot()
     known = outcomes.get(study.baseline.name)
-    baseline = [100 * value for value in known.scores.get(DECIDING, ())] if known else []
+    deciding = study.report.deciding
+    baseline = [100 * value for value in known.scores.get(deciding, ())] if known else []
     if baseline:
         label = f"baseline: {len(baseline)} seed{'s' if len(baseline) > 1 else ''}, lowest to highest"
         axes.axvspan(min(baseline), max(baseline), color=BAND, label=label, zorder=0)
@@ -35,26 +37,28 @@ def draw(study: Study, outcomes: Mapping[str, Outcome], file: Path) -> None:
         axes.get_yticklabels()[place].set_fontweight("bold")
         if place:
             axes.axhline(place - 0.5, color="#eeeeee", linewidth=1, zorder=0)
-        _draw_axis(axes, axis, outcomes, place + 1)
+        _draw_axis(axes, axis, outcomes, deciding, place + 1)
         place += 1 + len(axis.rows)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(count - 0.4, -0.6)
     axes.margins(x=0.12)
-    figure.supxlabel("VQA accuracy after one short fine-tuning (%); grey points are within noise", size=10)
+    figure.supxlabel(f"{title_of(deciding)} after one short fine-tuning (%); grey points are within noise", size=10)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=DPI)
 
 
-def _draw_axis(axes: Axes, axis: Axis, outcomes: Mapping[str, Outcome], first: int) -> None:
-    """Draw the rows of an axis of the study, from one line on downwards."""
-    band = band_of(axis, outcomes, DECIDING)
+def _draw_axis(axes: Axes, axis: Axis, outcomes: Mapping[str, Outcome], deciding: str, first: int) -> None:
+    """Draw the rows of an axis of the study, from one line on downwards: a row's mean, and its seeds' range."""
+    band = band_of(axis, outcomes, deciding)
     for line, row in enumerate(axis.rows, start=first):
-        values = outcomes[row.name].scores.get(DECIDING, ()) if row.name in outcomes else ()
-        for value in values[:1]:
-            is_noise = band is not None and band.holds(value)
-            colour = INSIDE if is_noise else OUTSIDE
-            axes.plot(100 * value, line, "o", color=colour, markeredgecolor="white", zorder=3)
-            place = (100 * value, line)
-            axes.annotate(f"{place[0]:.1f}", place, xytext=(7, 0), textcoords="offset points", va="center", size=8)
+        values = [100 * v for v in outcomes[row.name].scores.get(deciding, ())] if row.name in outcomes else []
+        if not values:
+            continue
+        is_noise = band is not None and band.holds([value / 100 for value in values])
+        colour, mean = INSIDE if is_noise else OUTSIDE, statistics.mean(values)
+        axes.plot([min(values), max(values)], [line, line], color=colour, linewidth=2, zorder=2)
+        axes.plot(mean, line, "o", color=colour, markeredgecolor="white", zorder=3)
+        place = (max(values), line)
+        axes.annotate(f"{mean:.1f}", place, xytext=(7, 0), textcoords="offset points", va="center", size=8)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vle_lightning.ablation.keys import as_mapping, check_keys
+from vle_lightning.ablation.report import FINETUNE, PRETRAIN, REPORT, STAGES, Report, read_report
 from vle_lightning.errors import UserError
 from vle_lightning.yaml_limits import read_yaml
 
 Options = dict[str, Any]
-STAGES = ("pretrain", "finetune")
 BOTH, AT_SCALE, ENCODERS = "both", "at_scale", "encoders_from"
 BASELINE = "baseline"
-STUDY = {*STAGES, "seeds", BASELINE, "axes", "limits"}
+FIRST, ALL = ROW_SEEDS = ("first", "all")  # the seeds of rows other than the baseline
+STUDY = {*STAGES, *REPORT, "seeds", "row_seeds", BASELINE, "axes", "limits"}
 STAGE = {"experiment", "options"}
 AXIS = {"title", BASELINE, "rows", "reference"}
 CHANGES = {BOTH, *STAGES, AT_SCALE}
@@ -41,6 +43,12 @@ class Row:
     about_at_scale: str
     encoders_from: str | None = None  # the row whose pre-trained encoders it starts from; all else starts at random
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Does fine-tuning start from the pre-training? Not where it changes ``model.init`` to null."""
+        model = self.options[FINETUNE].get("model", {})
+        return "init" not in model or model["init"] is not None
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -57,10 +65,12 @@ class Study:
     """All rows, the baseline's first."""
 
     file: Path
-    seeds: tuple[int, ...]  # of the baseline; other rows run under the first
+    seeds: tuple[int, ...]  # of the baseline
     baseline: Row
     axes: tuple[Axis, ...]
     limits: tuple[str, ...]  # what the numbers do not say
+    row_seeds: str = FIRST  # whether other rows run under the first seed or under all
+    report: Report = field(default_factory=Report)
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -69,7 +79,19 @@ class Study:
 
     def seeds_of(self, row: Row) -> tuple[int, ...]:
         """Return the seeds that a row runs under."""
-        return self.seeds if row is self.baseline else self.seeds[:1]
+        return self.seeds if row is self.baseline or self.row_seeds == ALL else self.seeds[:1]
+
+    def pretraining_of(self, row: Row) -> Row | None:
+        """Return the row whose pre-training a row is fine-tuned from: its own, the baseline's, or None.
+
+        A row that changes fine-tuning alone takes the baseline's, under the same seed; one that changes nothing is a
+        repetition and is trained as a whole.
+        """
+        if not row.is_pretrained:
+            return None
+        own, base = row.options, self.baseline.options
+        shares = row.encoders_from is None and own[PRETRAIN] == base[PRETRAIN] and own[FINETUNE] != base[FINETUNE]
+        return self.baseline if shares else row
 
 
 def read_study(file: Path) -> Study:
@@ -80,23 +102,26 @@ def read_study(file: Path) -> Study:
     """
     content = _read(file)
     where = str(file)
-    _check_keys(content, STUDY, where, needed=(*STAGES, "seeds", "axes"))
+    check_keys(content, STUDY, where, needed=(*STAGES, "seeds", "axes"))
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise UserError(f"{where}: seeds lists the baseline's seeds, such as [0, 1, 2], not {seeds!r}")
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"{where}: seeds holds {seeds}; give each once, and none below 0")
-    stages = {stage: _read_stage(_mapping(content[stage], f"{where}: {stage}"), where, stage) for stage in STAGES}
-    given = _mapping(content.get(BASELINE, {}), f"{where}: {BASELINE}")
+    row_seeds = content.get("row_seeds", FIRST)
+    if row_seeds not in ROW_SEEDS:
+        raise UserError(f"{where}: row_seeds is {row_seeds!r}; choose one of {', '.join(ROW_SEEDS)}")
+    stages = {stage: _read_stage(as_mapping(content[stage], f"{where}: {stage}"), where, stage) for stage in STAGES}
+    given = as_mapping(content.get(BASELINE, {}), f"{where}: {BASELINE}")
     baseline = _read_row(BASELINE, given, stages, {}, where)
-    axes = tuple(_read_axes(_mapping(content["axes"], f"{where}: axes"), baseline, where))
+    axes = tuple(_read_axes(as_mapping(content["axes"], f"{where}: axes"), baseline, where))
     names = [row.name for axis in axes for row in axis.rows]
     if twice := sorted({name for name in names if names.count(name) > 1 or name == BASELINE}):
         raise UserError(f"{where}: several rows are named {', '.join(twice)}; give each a name of its own")
     limits = content.get("limits", [])
     if not isinstance(limits, list) or not all(isinstance(limit, str) for limit in limits):
         raise UserError(f"{where}: limits is a list of sentences")
-    study = Study(file, tuple(seeds), baseline, axes, tuple(limits))
+    study = Study(file, tuple(seeds), baseline, axes, tuple(limits), row_seeds, read_report(content, where))
     for row in study.rows.values():
         if row.encoders_from is None:
             continue
@@ -120,6 +145,17 @@ def choose_rows(study: Study, names: Sequence[str] | None) -> list[Row]:
     return [row for row in rows.values() if not names or row.name in names]
 
 
+def choose_seeds(study: Study, seeds: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the seeds of these, in the study's order; all by default.
+
+    Raises:
+        UserError: the study has no such seed.
+    """
+    if unknown := [str(seed) for seed in seeds or () if seed not in study.seeds]:
+        raise UserError(f"--seeds: {study.file} has no seed {', '.join(unknown)}; it has {study.seeds}")
+    return tuple(seed for seed in study.seeds if not seeds or seed in seeds)
+
+
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any], path: tuple[str, ...] = ()) -> Options:
     """Return ``base`` with some options changed: one by one in the groups (`MERGED`), as a whole elsewhere."""
     merged = dict(base)
@@ -133,11 +169,11 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any], path: tuple[str, 
 def _read_axes(content: Mapping[str, Any], baseline: Row, where: str) -> Iterator[Axis]:
     for name, value in content.items():
         place = f"{where}: axes.{name}"
-        axis = _mapping(value, place)
-        _check_keys(axis, AXIS, place, needed=("title", BASELINE, "rows"))
-        rows = _mapping(axis["rows"], f"{place}.rows")
+        axis = as_mapping(value, place)
+        check_keys(axis, AXIS, place, needed=("title", BASELINE, "rows"))
+        rows = as_mapping(axis["rows"], f"{place}.rows")
         read = (
-            _read_row(str(key), _mapping(row, f"{place}.rows.{key}"), baseline.options, baseline.at_scale, where)
+            _read_row(str(key), as_mapping(row, f"{place}.rows.{key}"), baseline.options, baseline.at_scale, where)
             for key, row in rows.items()
         )
         reference = str(axis.get("reference", BASELINE))
@@ -147,9 +183,9 @@ def _read_axes(content: Mapping[str, Any], baseline: Row, where: str) -> Iterato
 
 
 def _read_stage(content: Mapping[str, Any], where: str, stage: str) -> Options:
-    _check_keys(content, STAGE, f"{where}: {stage}", needed=("experiment",))
+    check_keys(content, STAGE, f"{where}: {stage}", needed=("experiment",))
     experiment = _read(Path(str(content["experiment"])))
-    return merge(experiment, _mapping(content.get("options", {}), f"{where}: {stage}.options"))
+    return merge(experiment, as_mapping(content.get("options", {}), f"{where}: {stage}.options"))
 
 
 def _read_row(
@@ -158,8 +194,8 @@ def _read_row(
     place = f"{where}: row {name}"
     if not NAME.fullmatch(name):
         raise UserError(f"{place}: a row's name is of small letters, digits and underscores")
-    _check_keys(content, ROW, place)
-    changes = {key: _mapping(content.get(key, {}), f"{place}: {key}") for key in sorted(CHANGES)}
+    check_keys(content, ROW, place)
+    changes = {key: as_mapping(content.get(key, {}), f"{place}: {key}") for key in sorted(CHANGES)}
     options = {stage: merge(merge(bases[stage], changes[BOTH]), changes[stage]) for stage in STAGES}
     source, about = content.get(ENCODERS), str(content.get("about", name))
     return Row(
@@ -172,22 +208,7 @@ def _read_row(
     )
 
 
-def _check_keys(content: Mapping[str, Any], known: set[str], where: str, needed: Sequence[str] = ()) -> None:
-    if unknown := sorted(str(key) for key in content if key not in known):
-        raise UserError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    if missing := [key for key in needed if key not in content]:
-        raise UserError(f"{where}: {', '.join(missing)} is missing")
-
-
-def _mapping(content: object, where: str) -> Mapping[str, Any]:
-    if content is None:
-        return {}
-    if not isinstance(content, Mapping):
-        raise UserError(f"{where} holds options (key: value), not {content!r}")
-    return content
-
-
 def _read(file: Path) -> Mapping[str, Any]:
     if not file.is_file():
         raise UserError(f"{file}: there is no such file; those that ship are under experiments/")
-    return _mapping(read_yaml(file), str(file))
+    return as_mapping(read_yaml(file), str(file))

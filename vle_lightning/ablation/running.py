@@ -18,14 +18,14 @@ from typing import Any
 import torch
 import yaml
 
-from vle_lightning.ablation.rows import STAGES, Row, Study, merge
+from vle_lightning.ablation.report import FINETUNE, PRETRAIN
+from vle_lightning.ablation.rows import Row, Study, merge
 from vle_lightning.errors import Interrupted, UserError
 from vle_lightning.files import write_text
 from vle_lightning.hub.architecture import read_architecture
 from vle_lightning.hub.pretrained import from_pretrained
 from vle_lightning.run_folder import AUTO, RunFolder
 
-PRETRAIN, FINETUNE = STAGES
 SETTINGS, LOGS = "settings", "logs"  # folders beside those of the runs
 POLL = 0.2  # seconds
 PATIENCE = 120.0  # seconds that a run has to save its step before it is killed
@@ -99,20 +99,41 @@ class Job:
         return self.is_current and self.folder.record.is_file() and self.folder.metrics.is_file()
 
 
-def jobs_of(study: Study, rows: Sequence[Row], root: Path) -> list[Job]:
-    """Return the runs of some rows, each behind the one that it starts from."""
+def jobs_of(study: Study, rows: Sequence[Row], root: Path, seeds: Sequence[int] | None = None) -> list[Job]:
+    """Return the runs of some rows, each behind the one that it starts from.
+
+    Args:
+        study: all rows.
+        rows: those to run.
+        root: folder of the run folders.
+        seeds: these alone; all of a row by default.
+    """
     jobs: dict[str, Job] = {}
     for row in rows:
         for seed in study.seeds_of(row):
-            before = None
-            if row.encoders_from is not None:
-                before = _pretraining(study.rows[row.encoders_from], seed, root, None)
-                jobs.setdefault(before.name, before)
-            trained = _pretraining(row, seed, root, before)
-            tuned = merge(row.options[FINETUNE], {"seed_everything": seed, "model": {"init": str(trained.folder.best)}})
-            for job in (trained, Job(row, seed, FINETUNE, root, tuned, trained)):
-                jobs.setdefault(job.name, job)
+            if seeds is None or seed in seeds:
+                for job in _jobs_of_seed(study, row, seed, root):
+                    jobs.setdefault(job.name, job)
     return list(jobs.values())
+
+
+def _jobs_of_seed(study: Study, row: Row, seed: int, root: Path) -> Iterator[Job]:
+    before = trained = None
+    if row.encoders_from is not None:
+        before = _pretraining(study.rows[row.encoders_from], seed, root, None)
+        yield before
+    if source := study.pretraining_of(row):
+        trained = _pretraining(source, seed, root, before)
+        yield trained
+    init = None if trained is None else str(trained.folder.best)
+    yield Job(
+        row,
+        seed,
+        FINETUNE,
+        root,
+        merge(row.options[FINETUNE], {"seed_everything": seed, "model": {"init": init}}),
+        trained,
+    )
 
 
 def _pretraining(row: Row, seed: int, root: Path, before: Job | None) -> Job:

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from vle_lightning.ablation.report import PRETRAIN
 from vle_lightning.ablation.rows import Options, Row, Study, merge
-from vle_lightning.ablation.running import PRETRAIN
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import PRESET, read_architecture
 from vle_lightning.models.presets import ALL_PRESETS
