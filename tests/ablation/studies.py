@@ -11,7 +11,7 @@ from vle_lightning.ablation.running import Job, jobs_of
 from vle_lightning.files import write_text
 
 ROOT = Path(__file__).parents[2]
-METER = ROOT / "experiments" / "ablations" / "meter_toy.yaml"
+METER, CLAIMS = (ROOT / "experiments" / "ablations" / f"{name}.yaml" for name in ("meter_toy", "vle_toy"))
 STUDY = """
 seeds: {seeds}
 pretrain:
@@ -56,11 +56,18 @@ def make_study(folder: Path, more: str = MLM, seeds: str = "[0, 1]") -> Study:
     return read_study(write_study(folder, more, seeds))
 
 
+def make_full_study(folder: Path, more: str) -> Study:
+    """Return a study whose rows all run under all seeds; ``more`` are rows of its second axis."""
+    file = write_study(folder, more)
+    file.write_text(f"row_seeds: all\ncosts: [parameters, minutes]\n{file.read_text()}")
+    return read_study(file)
+
+
 def finish(job: Job, **scores: float) -> None:
     """Leave what a finished run leaves."""
     write_text(job.settings, job.described())
     job.folder.path.mkdir(parents=True, exist_ok=True)
-    job.folder.record.write_text(json.dumps({"steps": 2, "samples_seen": 16, "commit": "abcdef0123", "seconds": 1.0}))
+    job.folder.record.write_text(json.dumps({"steps": 2, "samples_seen": 16, "commit": "abcdef0123", "seconds": 90.0}))
     metrics = {f"val/{name}": value for name, value in scores.items()}
     job.folder.metrics.write_text(json.dumps({**metrics, "floor/itm_accuracy": 0.5}))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.ablation.studies import finish_all, make_study
+from tests.ablation.studies import finish_all, make_full_study, make_study
 from vle_lightning.ablation.outcomes import Band, band_of, read_outcomes
 from vle_lightning.ablation.page import NOISE, judge, render
 from vle_lightning.ablation.plot import draw
@@ -61,6 +61,27 @@ def test_the_tables_compare_with_the_baseline(tmp_path: Path) -> None:
     assert "- It is small." in page
     assert "`abcdef0`" in page
     assert str(tmp_path) not in page.replace(str(study.file), "")
+
+
+def test_where_all_rows_have_all_seeds_ranges_are_compared(tmp_path: Path) -> None:
+    more = """      mlm: {pretrain: {model: {objectives: {mlm: 1.0}}}}
+      tuned: {finetune: {model: {label_smoothing: 0.1}}}"""
+    study = make_full_study(tmp_path, more)
+    scores = {"baseline": [0.5, 0.6], "merged": [0.58, 0.7], "mlm": [0.2, 0.3], "tuned": [0.65, 0.75]}
+    finish_all(study, tmp_path, scores)
+    jobs = jobs_of(study, list(study.rows.values()), tmp_path)
+    next(job for job in jobs if job.name == "ablation-mlm-1-finetune").folder.metrics.unlink()
+    page = render(study, read_outcomes(study, jobs), [], "x.png")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    table = {cells[0]: cells[1:] for cells in lines}
+    assert table["**baseline**"][-1] == "**55.0** [50.0, 60.0]"
+    assert table["merged"][-1] == "64.0 [58.0, 70.0] (within noise)"  # the ranges overlap, though not the means
+    assert table["tuned"][-1] == "**70.0** [65.0, 75.0] (+15.0)"
+    assert table["mlm"][0] == "mlm (1 of 2 seeds)"
+    assert table["mlm"][-1] == "**20.0** (-35.0)"
+    assert table["merged"][2] == "3.0"  # minutes: two stages of 90 seconds
+    assert table["tuned"][2:5] == ["1.5", "", ""]  # fine-tuning alone: the pre-training is the baseline's
+    assert "where the two ranges overlap" in page
 
 
 def test_runs_of_other_settings_are_left_out(tmp_path: Path) -> None:

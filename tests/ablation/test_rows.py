@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ablation.studies import METER, MLM, make_study, write_study
-from vle_lightning.ablation.rows import choose_rows, merge, read_study
+from tests.ablation.studies import CLAIMS, METER, MLM, make_full_study, make_study, write_study
+from vle_lightning.ablation.report import Report
+from vle_lightning.ablation.rows import choose_rows, choose_seeds, merge, read_study
 from vle_lightning.errors import UserError
 
 
@@ -105,6 +106,69 @@ def test_the_study_that_ships_holds_all_axes_of_meter(monkeypatch: pytest.Monkey
     assert len(study.seeds) == 3
     assert len(study.rows) == 17
     assert MLM.split(":")[0].strip() in study.rows
+
+
+def test_all_rows_may_run_under_all_seeds_or_some_of_them(tmp_path: Path) -> None:
+    study = make_full_study(tmp_path, MLM)
+    assert [study.seeds_of(row) for row in study.rows.values()] == [(0, 1)] * 3
+    assert choose_seeds(study, None) == (0, 1)
+    assert choose_seeds(study, [1]) == (1,)
+    with pytest.raises(UserError, match="--seeds: .* has no seed 7; it has 0, 1"):
+        choose_seeds(study, [1, 7])
+
+
+def test_pretraining_is_shared_by_rows_that_change_fine_tuning_alone(tmp_path: Path) -> None:
+    more = """      tuned: {finetune: {model: {label_smoothing: 0.1}}}
+      scratch: {finetune: {model: {init: null}}}
+      again: {}
+      rate: {encoders_from: baseline, finetune: {model: {label_smoothing: 0.1}}}"""
+    study = make_study(tmp_path, more)
+    sources = {name: study.pretraining_of(row) for name, row in study.rows.items()}
+    assert {name: source and source.name for name, source in sources.items()} == {
+        "baseline": "baseline",
+        "merged": "merged",
+        "tuned": "baseline",
+        "scratch": None,
+        "again": "again",  # a repetition
+        "rate": "rate",
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("row_seeds: some", "row_seeds is 'some'; choose one of first, all"),
+        ("costs: [euros]", "costs: there is no euros; choose from parameters"),
+        ("costs: []", "costs is a list of names"),
+        ("scores: {pretrain: [itm_accuracy]}", "scores: finetune is missing"),
+        ("scores: {finetune: [q2a, q2a]}", "scores.finetune holds .*; give each once"),
+        ("curves: 3", "curves is a path, not 3"),
+    ],
+)
+def test_wrong_reports_are_refused(tmp_path: Path, line: str, told: str) -> None:
+    file = write_study(tmp_path)
+    file.write_text(f"{line}\n{file.read_text()}")
+    with pytest.raises(UserError, match=told):
+        read_study(file)
+
+
+def test_the_study_of_each_part_differs_from_its_baseline_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CLAIMS.parents[2])
+    study = read_study(CLAIMS)
+    assert (study.seeds, study.row_seeds) == ((0, 1, 2), "all")
+    assert study.report.deciding == "q2a"
+    assert {study.report.page, study.report.run_root}.isdisjoint({Report.page, Report.run_root})
+    shared = [name for name, row in study.rows.items() if study.pretraining_of(row) is study.baseline]
+    assert shared == ["baseline", "no_object_types", "blind"]
+    assert [name for name, row in study.rows.items() if not row.is_pretrained] == ["scratch"]
+    objectives = {name: set(row.options["pretrain"]["model"]["objectives"]) for name, row in study.rows.items()}
+    assert objectives["baseline"] - objectives["mlm_itm"] == {"mpc", "pbc"}
+    assert objectives["mlm_itm_mpc"] - objectives["mlm_itm"] == {"mpc"}
+    assert objectives["mlm_itm_pbc"] - objectives["mlm_itm"] == {"pbc"}
+    depths = [study.rows[f"depth_{number}"].options for number in (1, 2)]
+    assert [
+        {stage["model"]["architecture"]["fusion"]["layers"] for stage in options.values()} for options in depths
+    ] == [{1}, {2}]
 
 
 def test_keys_that_are_given_twice_are_refused(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import IO
 import pytest
 import torch
 
-from tests.ablation.studies import ROOT, finish, make_study, write_study
+from tests.ablation.studies import ROOT, finish, make_full_study, make_study, write_study
 from vle_lightning.ablation import running
 from vle_lightning.ablation.running import Job, begin, jobs_of, keep_encoders, run_jobs
 from vle_lightning.cli import main
+from vle_lightning.curves.record import read_file
 from vle_lightning.hub.architecture import read_architecture
 from vle_lightning.hub.pretrained import from_pretrained
 
@@ -62,6 +63,24 @@ def test_each_row_is_pretrained_and_then_fine_tuned(tmp_path: Path) -> None:
     assert jobs[3].options["model"]["init"] == str(tmp_path / "runs" / "ablation-baseline-1-pretrain" / "best.ckpt")
     assert jobs[3].options["seed_everything"] == 1
     assert len(jobs) == 8
+
+
+def test_nothing_is_trained_twice_and_a_row_may_have_no_pretraining(tmp_path: Path) -> None:
+    more = """      tuned: {finetune: {model: {label_smoothing: 0.1}}}
+      scratch: {finetune: {model: {init: null}}}"""
+    study = make_full_study(tmp_path, more)
+    rows = [study.rows[name] for name in ("tuned", "scratch")]
+    jobs = {job.name.removeprefix("ablation-"): job for job in jobs_of(study, rows, tmp_path)}
+    assert list(jobs) == [
+        *("baseline-0-pretrain", "tuned-0-finetune", "baseline-1-pretrain", "tuned-1-finetune"),
+        *("scratch-0-finetune", "scratch-1-finetune"),
+    ]
+    assert jobs["tuned-1-finetune"].after == jobs["baseline-1-pretrain"]
+    assert jobs["scratch-1-finetune"].after is None
+    assert jobs["scratch-1-finetune"].options["model"]["init"] is None
+    one = jobs_of(study, rows, tmp_path, (1,))
+    assert {job.seed for job in one} == {1}
+    assert len(one) == 3
 
 
 def test_finished_runs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +196,7 @@ def test_a_study_runs_goes_on_and_is_not_run_again(
     answers = len(json.loads((workplace / "data/toy/shards/answers.json").read_text()))
     tiny = "model: {architecture: tiny"
     study.write_text(study.read_text().replace(f"{tiny}}}", f"{tiny}, answers: {answers}}}"))
+    study.write_text(f"curves: {tmp_path / 'curves'}\n{study.read_text()}")
     out, runs = tmp_path / "README.md", tmp_path / "runs"
     command = ["ablation", str(study), "--out", str(out), "--run_root", str(runs), "--parallel", "2"]
     assert main([*command, "--rows", "rate"]) == 0
@@ -184,6 +204,7 @@ def test_a_study_runs_goes_on_and_is_not_run_again(
     assert "| merged | merged attention | not run |" in rows
     cells = next(line for line in rows.splitlines() if line.startswith("| rate")).split("|")
     assert all(cell.strip() for cell in cells[1:-1])  # parameters, FLOPs, seconds and scores
+    assert {run.group for run in read_file(tmp_path / "README.curves.json")} == {"baseline", "rate"}
     record = runs / "ablation-rate-0-finetune" / "run.json"
     began = record.stat().st_mtime_ns
     (runs / "ablation-rate-0-finetune" / "metrics.json").unlink()  # as if it had ended a moment earlier
