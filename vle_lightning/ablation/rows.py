@@ -152,7 +152,8 @@ def choose_seeds(study: Study, seeds: Sequence[int] | None) -> tuple[int, ...]:
         UserError: the study has no such seed.
     """
     if unknown := [str(seed) for seed in seeds or () if seed not in study.seeds]:
-        raise UserError(f"--seeds: {study.file} has no seed {', '.join(unknown)}; it has {", ".join(map(str, study.seeds))}")
+        known = ", ".join(map(str, study.seeds))
+        raise UserError(f"--seeds: {study.file} has no seed {', '.join(unknown)}; it has {known}")
     return tuple(seed for seed in study.seeds if not seeds or seed in seeds)
 
 
