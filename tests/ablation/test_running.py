@@ -12,7 +12,7 @@ import torch
 
 from tests.ablation.studies import ROOT, finish, make_full_study, make_study, write_study
 from vle_lightning.ablation import running
-from vle_lightning.ablation.running import Job, begin, jobs_of, keep_encoders, run_jobs
+from vle_lightning.ablation.running import Job, begin, jobs_of, keep_encoders, reason, run_jobs
 from vle_lightning.cli import main
 from vle_lightning.curves.record import read_file
 from vle_lightning.hub.architecture import read_architecture
@@ -131,6 +131,11 @@ def test_a_failing_row_stops_no_other(
     assert "ablation-merged-0-finetune" not in runs.commands
     assert "ablation-mlm-0-finetune" in runs.commands
     assert "ablation-merged-0-pretrain: failed: error: it is broken" in capsys.readouterr().out
+
+
+def test_a_killed_run_is_said_to_go_on(tmp_path: Path) -> None:
+    killed = subprocess.CompletedProcess[bytes]([], -9)
+    assert reason(killed, tmp_path / "none.log") == "it was killed (SIGKILL); the same command goes on with it"  # type: ignore[arg-type]
 
 
 def test_fresh_fusions_start_from_the_encoders_of_another_row(tmp_path: Path) -> None:

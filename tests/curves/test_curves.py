@@ -33,11 +33,11 @@ def make_run(folder: Path, *starts: Mapping[str, Points]) -> Path:
     (folder / "config.yaml").write_text("task: vcr\n")
     (folder / "run.json").write_text(json.dumps({"task": "vcr", "seed": 3, "commit": "0123456789"}))
     for number, scalars in enumerate(starts):
-        writer = SummaryWriter(str(folder), filename_suffix=f".{number}")  # type: ignore[no-untyped-call]
+        writer = SummaryWriter(str(folder), filename_suffix=f".{number}")
         for name, points in scalars.items():
             for step, value in points:
-                writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        writer.close()  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, step)
+        writer.close()
     return folder
 
 
@@ -114,6 +114,9 @@ def test_ones_own_run_stands_beside_groups_of_a_committed_file(tmp_path: Path) -
     assert [(run.group, run.seed) for run in curves] == [("mine", 0), ("mine", 1), ("mine (2)", 3)]
     with pytest.raises(UserError, match="--groups: there is no yours; there are baseline, mine"):
         gather([tmp_path / "x.json"], ["yours"])
+    (tmp_path / "empty.json").write_text('{"runs": []}')
+    with pytest.raises(UserError, match="there are no curves in it"):
+        gather([tmp_path / "empty.json"])
     with pytest.raises(UserError, match="neither a run folder nor a file"):
         gather([tmp_path / "none"])
     with pytest.raises(UserError, match=r"is no run folder: it has no config\.yaml"):

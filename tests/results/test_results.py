@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 from vle_lightning.cli import main
+from vle_lightning.curves.record import read_file
 from vle_lightning.errors import UserError
 from vle_lightning.results.command import run_results
 from vle_lightning.results.runs import read_published, read_runs
@@ -49,13 +51,14 @@ def make_run(root: Path, name: str, metrics: Mapping[str, object] | None, **reco
         (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
-def page(root: Path) -> str:
+def page(root: Path, *options: str) -> str:
     """Write the page of the runs in ``root``/runs and return it."""
     (root / "published.json").write_text(json.dumps(OTHERS))
     run_results(
         [
             *("--run_root", str(root / "runs"), "--out", str(root / "page" / "README.md")),
             *("--published", str(root / "published.json")),
+            *options,
         ]
     )
     return (root / "page" / "README.md").read_text()
@@ -71,6 +74,21 @@ def rows(text: str, title: str) -> list[dict[str, str]]:
 
 
 VQA = "Visual question answering"
+
+
+def test_curves_of_each_task_are_written_and_runs_without_any_are_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "vqa-toy", {"val/vqa_accuracy": 0.5})
+    make_run(tmp_path / "runs", "nlvr2-toy", {"val/accuracy": 0.5}, task="nlvr2")
+    folder = tmp_path / "runs" / "vqa-toy"
+    (folder / "config.yaml").write_text("task: vqa\n")
+    writer = SummaryWriter(str(folder))
+    writer.add_scalar("val/vqa_accuracy", 0.5, 99)
+    writer.close()
+    text = page(tmp_path, "--curves", str(tmp_path / "curves"))
+    assert {file.name for file in (tmp_path / "curves").iterdir()} == {"vqa.json", "vqa.png"}
+    (run,) = read_file(tmp_path / "curves" / "vqa.json")
+    assert (run.run, run.scalars["val/vqa_accuracy"].values) == ("vqa-toy", (0.5,))
+    assert "no curves of nlvr2-toy: .../nlvr2-toy is no run folder" in text
 
 
 def test_a_run_stands_with_its_own_numbers_and_a_published_one_with_its_source(tmp_path: Path) -> None:

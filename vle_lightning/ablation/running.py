@@ -177,7 +177,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int) -> list[str]:
                         del running[name]
                         is_good = process.returncode == 0 and job.is_finished
                         (finished.add if is_good else failed.append)(name)
-                        told = f"{time.monotonic() - began:.0f} s" if is_good else f"failed: {last_line(job.log)}"
+                        told = f"{time.monotonic() - began:.0f} s" if is_good else f"failed: {reason(process, job.log)}"
                         print(f"[{len(finished)}/{len(jobs)}] {name}: {told}", flush=True)
                 time.sleep(POLL)
         finally:
@@ -231,6 +231,14 @@ def keep_encoders(job: Job) -> None:
     for name, encoder in model.encoders().items():
         encoder.load_state_dict(trained.encoders()[name].state_dict())
     torch.save({"state_dict": {f"model.{key}": value for key, value in model.state_dict().items()}}, job.start)
+
+
+def reason(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Say why a run has failed: what killed it, or what it printed last."""
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        return f"it was killed ({name}); the same command goes on with it"
+    return last_line(log)
 
 
 def last_line(log: Path) -> str:

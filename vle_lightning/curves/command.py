@@ -68,6 +68,8 @@ def gather(
             found |= {run.group, run.run}
     if unknown := [group for group in groups or () if group not in found]:
         raise UserError(f"--groups: there is no {', '.join(unknown)}; there are {', '.join(sorted(found)) or 'none'}")
+    if not curves:
+        raise UserError(f"{', '.join(map(str, sources))}: there are no curves in it")
     return curves
 
 
