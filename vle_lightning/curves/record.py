@@ -21,7 +21,7 @@ from vle_lightning.yaml_limits import read_yaml
 
 STAGES = ("train", "val", "test")
 LIMIT = 100_000  # bytes of a file: small enough to be committed
-POINTS = (200, 100, 60, 40, 30, 20, 15, 10)  # of a curve: as many as the limit allows
+POINTS = (200, 100, 60, 40, 30, 25, 20, 15, 10)  # of a curve: as many as the limit allows
 DIGITS = 4
 ALL_SCALARS = {"scalars": 0}  # TensorBoard's word for keeping each point
 
