@@ -10,11 +10,15 @@ from typing import IO
 import pytest
 import torch
 
+from datamodules.sampler import accumulation
 from tests.ablation.studies import ROOT, finish, make_full_study, make_study, write_study
 from vle_lightning.ablation import running
+from vle_lightning.ablation.command import run_ablation
 from vle_lightning.ablation.running import Job, begin, jobs_of, keep_encoders, reason, run_jobs
 from vle_lightning.cli import main
 from vle_lightning.curves.record import read_file
+from vle_lightning.errors import Interrupted
+from vle_lightning.experiment import read_settings
 from vle_lightning.hub.architecture import read_architecture
 from vle_lightning.hub.pretrained import from_pretrained
 
@@ -131,6 +135,22 @@ def test_a_failing_row_stops_no_other(
     assert "ablation-merged-0-finetune" not in runs.commands
     assert "ablation-mlm-0-finetune" in runs.commands
     assert "ablation-merged-0-pretrain: failed: error: it is broken" in capsys.readouterr().out
+
+
+def test_a_study_that_is_stopped_writes_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(jobs: list[Job], parallel: int) -> list[str]:
+        del parallel
+        for job in jobs[:2]:  # both stages of the baseline's first seed
+            finish(job, vqa_accuracy=0.5)
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr("vle_lightning.ablation.command.run_jobs", stop)
+    monkeypatch.setattr("vle_lightning.ablation.command.check_row", lambda *_: None)  # takes seconds, tested below
+    places = ["--out", str(tmp_path / "page.md"), "--run_root", str(tmp_path / "runs")]
+    with pytest.raises(Interrupted):
+        run_ablation([str(write_study(tmp_path, "      mlm: {}")), *places], read_settings, accumulation)
+    assert "(1 of 2 seeds)" in (tmp_path / "page.md").read_text()
+    assert (tmp_path / "page.png").exists()
 
 
 def test_a_killed_run_is_said_to_go_on(tmp_path: Path) -> None:

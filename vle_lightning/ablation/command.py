@@ -20,7 +20,7 @@ from vle_lightning.ablation.running import Job, cores, jobs_of, run_jobs
 from vle_lightning.ablation.scale import at_scale, print_scale
 from vle_lightning.curves.command import write_curves
 from vle_lightning.curves.record import read_curves
-from vle_lightning.errors import UserError
+from vle_lightning.errors import Interrupted, UserError
 from vle_lightning.files import write_text
 from vle_lightning.hub.architecture import read_architecture
 from vle_lightning.inference.commands import OneSentenceParser
@@ -65,16 +65,13 @@ def run_ablation(arguments: Sequence[str], read_settings: Reader, accumulate: Ac
         return print_scale(study, counted, options.scale)
     for row in rows:
         check_row(study, row, read_settings)
-    page, root = options.out or study.report.page, options.run_root or study.report.run_root
-    failed = run_jobs(jobs_of(study, rows, root, seeds), options.parallel)
-    jobs = jobs_of(study, list(study.rows.values()), root)
-    outcomes = read_outcomes(study, jobs)
-    picture = page.with_name("ablations.png" if page.name == "README.md" else f"{page.stem}.png")
-    draw(study, outcomes, picture)
-    write_text(page, render(study, outcomes, failed, picture.name))
-    print(f"{page}: {len(outcomes)} of {len(study.rows)} rows; {picture}")
-    if study.report.curves is not None:
-        write_learning(study, jobs, study.report.curves if options.out is None else page.with_suffix(".curves"))
+    root = options.run_root or study.report.run_root
+    try:
+        failed = run_jobs(jobs_of(study, rows, root, seeds), options.parallel)
+    except Interrupted:
+        write_page(study, root, options.out, [])  # what there is so far
+        raise
+    write_page(study, root, options.out, failed)
     for name in failed:
         print(f"failed: {name}")
     return 1 if failed else 0
@@ -102,6 +99,26 @@ def parse(arguments: Sequence[str]) -> Options:
     if options.out is not None and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name the file to write")
     return options
+
+
+def write_page(study: Study, root: Path, out: Path | None, failed: Sequence[str]) -> None:
+    """Write the page of all finished runs, its picture, and their curves where the study wants them.
+
+    Args:
+        study: all rows.
+        root: folder of the run folders.
+        out: the page; None: where the study says.
+        failed: names of the runs that have failed.
+    """
+    page, curves = out or study.report.page, study.report.curves
+    jobs = jobs_of(study, list(study.rows.values()), root)
+    outcomes = read_outcomes(study, jobs)
+    picture = page.with_name("ablations.png" if page.name == "README.md" else f"{page.stem}.png")
+    draw(study, outcomes, picture)
+    write_text(page, render(study, outcomes, failed, picture.name))
+    print(f"{page}: {len(outcomes)} of {len(study.rows)} rows; {picture}")
+    if curves is not None:
+        write_learning(study, jobs, curves if out is None else out.with_suffix(".curves"))
 
 
 def write_learning(study: Study, jobs: Sequence[Job], out: Path) -> None:

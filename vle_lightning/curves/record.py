@@ -72,7 +72,7 @@ def read_curves(folder: Path, wanted: Sequence[str] | None = None) -> RunCurves:
     settings = read_yaml(config)
     task = str(record.get("task") or (settings.get("task", "") if isinstance(settings, dict) else ""))
     patterns = wanted or default_scalars(task)
-    events = EventAccumulator(str(folder), size_guidance=ALL_SCALARS).Reload()
+    events = EventAccumulator(str(folder), size_guidance=ALL_SCALARS, purge_orphaned_data=False).Reload()
     names = [name for name in events.Tags()["scalars"] if any(fnmatchcase(name, pattern) for pattern in patterns)]
     scalars = {name: _curve(events.Scalars(name)) for name in sorted(names)}
     scalars = {name: curve for name, curve in scalars.items() if curve.steps}
