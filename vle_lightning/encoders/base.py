@@ -103,6 +103,9 @@ class ImageEncoder(nn.Module):
         """The transformer layers, first to last: what is sharded, recomputed and compiled one by one."""
         raise TypeError(f"{type(self).__name__} does not define layers")
 
+    def draw_positions(self) -> None:
+        """Draw learned positions in a way of their own, after all weights were drawn alike; by default nothing."""
+
     def resize(self, image_size: int) -> None:
         """Make the encoder one of square pictures of so many pixels; learned positions are interpolated.
 

@@ -19,7 +19,11 @@ from vle_lightning.streams import ImageLayout, Stream
 
 @dataclass(frozen=True)
 class ClipViTConfig(ImageEncoderConfig):
-    """Sizes of a CLIP ViT; the defaults are openai/clip-vit-base-patch16."""
+    """Sizes of a CLIP ViT; the defaults are openai/clip-vit-base-patch16.
+
+    ``position_std`` is the standard deviation that the positions are drawn with; None: that of all weights. It matters
+    to a model that trains from scratch for a few thousand steps: patches of large weights drown small positions.
+    """
 
     patch_size: int = 16
     width: int = 768
@@ -29,6 +33,7 @@ class ClipViTConfig(ImageEncoderConfig):
     activation: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
     dropout: float = 0.0
+    position_std: float | None = None
 
     def build(self) -> ClipViT:
         """Make the module, its weights drawn at random."""
@@ -141,6 +146,11 @@ class ClipViT(ImageEncoder):
     def layers(self) -> nn.ModuleList:
         """The transformer layers, first to last."""
         return self.encoder.layers
+
+    def draw_positions(self) -> None:
+        """Draw the position table anew, as ``position_std`` asks for."""
+        if self.config.position_std is not None:
+            nn.init.normal_(self.position_embedding.weight, std=self.config.position_std)
 
     def resize(self, image_size: int) -> None:
         """Resize the position table to square pictures: each of their patches trains its own row then."""

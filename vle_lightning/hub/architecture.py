@@ -32,7 +32,10 @@ SHARED = (  # sizes that a part of another kind takes over from the one that it 
 )
 # no weight depends on these, or (on Swin's window) none that is not resized with the pictures; that there is a layer
 # scale the tensors tell, and its number is a start alone
-FREE = ("dropout", "attention_dropout", "drop_path", "image_size", "window_size", "init_std", "layer_scale")
+FREE = (
+    *("dropout", "attention_dropout", "drop_path", "image_size", "window_size"),
+    *("init_std", "position_std", "layer_scale"),
+)
 
 
 def read_architecture(given: Architecture | Mapping[str, Any], where: str = OPTION) -> BackboneConfig:

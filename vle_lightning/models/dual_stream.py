@@ -93,6 +93,7 @@ class DualStream(Backbone):
         self.pixels = self.image.pixels
         self.init_std = config.init_std
         initialise(self, config.init_std)
+        self.image.draw_positions()
         masked: dict[Blind, tuple[nn.Module, ...]] = {
             "none": (),
             "image": (self.image, self.image_projection),

@@ -14,13 +14,14 @@ from vle_lightning.models.dual_stream import DualStreamConfig
 from vle_lightning.models.mome import MoMEConfig
 
 
-def _small(width: int, text_layers: int, image_layers: int, fusion_layers: int, **options: float) -> DualStreamConfig:
+def _small(
+    width: int, text_layers: int, image_layers: int, fusion_layers: int, *, position_std: float | None = None
+) -> DualStreamConfig:
     """Build a model for 48 px scenes: patches of 8 px, a vocabulary of at most 256 pieces."""
-    dropout = float(options.get("dropout", 0.0))
     return DualStreamConfig(
-        DebertaConfig(256, width, text_layers, 4, 4 * width, position_buckets=16, max_positions=64, dropout=dropout),
-        ClipViTConfig(48, 8, width, image_layers, 4, 4 * width, dropout=dropout),
-        CoAttentionConfig(width, fusion_layers, 4, 4 * width, dropout=dropout, token_types=12),
+        DebertaConfig(256, width, text_layers, 4, 4 * width, position_buckets=16, max_positions=64, dropout=0.0),
+        ClipViTConfig(48, 8, width, image_layers, 4, 4 * width, position_std=position_std),
+        CoAttentionConfig(width, fusion_layers, 4, 4 * width, dropout=0.0, token_types=12),
         init_std=0.05,
     )
 
@@ -47,7 +48,7 @@ METER_FUSION = CoAttentionConfig(token_types=2)
 SWIN = TimmImageConfig(384, "swin_base_patch4_window12_384", drop_path=0.1, pooling="mean")
 PRESETS = {  # of two encoders and their fusion
     "tiny": _small(32, 1, 1, 1),  # for tests: builds in milliseconds
-    "toy": _small(96, 2, 2, 4),  # for the embedded world
+    "toy": _small(96, 2, 2, 4, position_std=0.3),  # for the embedded world; positions weigh as much as colours
     "vle-base": DualStreamConfig(),
     "vle-large": DualStreamConfig(
         DebertaConfig(width=1024, layers=24, heads=16, intermediate=4096),
