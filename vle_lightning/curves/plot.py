@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -47,10 +47,10 @@ def draw(curves: Sequence[RunCurves], file: Path) -> None:
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     figure.suptitle("lines: training, neighbours averaged; points: unseen samples; shades and bars: seeds", size=9)
     file.parent.mkdir(parents=True, exist_ok=True)
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png")
-    with Image.open(drawn) as picture:  # a third of the bytes, to be committed
-        picture.convert("RGB").quantize(PALETTE).save(file, optimize=True)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    picture.quantize(PALETTE).save(file, optimize=True)  # a third of the bytes, to be committed
 
 
 def panels_of(curves: Sequence[RunCurves]) -> dict[tuple[str, str], list[str]]:
