@@ -48,8 +48,9 @@ def draw(curves: Sequence[RunCurves], file: Path) -> None:
     figure.suptitle("lines: training, neighbours averaged; points: unseen samples; shades and bars: seeds", size=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    picture = Image.fromarray(pixels[..., :3])
     picture.quantize(PALETTE).save(file, optimize=True)  # a third of the bytes, to be committed
 
 
