@@ -243,11 +243,19 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
         return [{"path": f"{folder.name}/manifest.json", "sha256": folder.digest} for folder in self.folders()]
 
     def references(self) -> dict[str, float]:
-        """Return the ceilings and floors of this task that came with the data; {} where there are none."""
+        """Return the ceilings and floors of this task that came with the data.
+
+        Returns:
+            {} where there are none, or where they are of other sources than those that validation reads.
+        """
         path = Path(self.root).parent / "references.json"
         if not path.is_file():
             return {}
-        values: dict[str, float] = json.loads(path.read_text(encoding="utf-8")).get(self.task, {})
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sources = content.get("sources", {}).get(self.task)
+        if sources is not None and sorted(sources) != sorted(self.val_sources):
+            return {}
+        values: dict[str, float] = content.get(self.task, {})
         return values
 
     def accumulation(self, devices: int) -> int:

@@ -161,7 +161,8 @@ def _fill(out: Path, options: WorldOptions, workers: Workers) -> None:
         make_codebook(out / "shards" / "coco" / "train", out / CODEBOOK, CODES, PATCH_SIZE, SCENE_PIXELS)
     _write_json(out / "classes.json", CLASSES)
     known = references(world["val"], options.seed, len(tasks.gallery["test"]))
-    _write_json(out / "references.json", known | vision_references(vision))
+    sources = {"sources": {"pretrain": ["coco"]}}  # of captions alone, not of region phrases
+    _write_json(out / "references.json", known | vision_references(vision) | sources)
 
 
 def train_word_tokenizer(texts: Iterable[str], folder: Path) -> None:

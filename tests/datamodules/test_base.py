@@ -245,6 +245,10 @@ def test_manifests_and_references_are_told(tmp_path: Path, tokenizer_folder: Pat
     assert module.references() == {}
     (tmp_path / "references.json").write_text(json.dumps({"pretrain": {"floor/x": 0.5}, "vqa": {"floor/x": 0.1}}))
     assert module.references() == {"floor/x": 0.5}
+    for sources, expected in ((["texts"], {"floor/x": 0.5}), (["captions"], {})):
+        known = {"pretrain": {"floor/x": 0.5}, "sources": {"pretrain": sources}}
+        (tmp_path / "references.json").write_text(json.dumps(known))
+        assert module.references() == expected
     paths = [root / "texts" / split / "manifest.json" for split in ("train", "val")]
     assert module.manifests() == [
         {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths

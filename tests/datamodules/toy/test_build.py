@@ -145,6 +145,7 @@ def test_the_folder_says_classes_answers_and_references(folder: Path) -> None:
     assert json.loads((folder / "classes.json").read_bytes()) == list(CLASSES)
     assert (folder / "shards/answers.json").is_file()
     found = json.loads((folder / "references.json").read_bytes())
+    assert found.pop("sources") == {"pretrain": ["coco"]}
     vision = {"classification", "segmentation"}
     assert set(found) == {"pretrain", "vqa", "vcr", "nlvr2", "snli_ve", "retrieval"} | vision
     for scores in found.values():
