@@ -112,7 +112,7 @@ demo: $(READY) ## try models in the browser, at 127.0.0.1: MODEL="RUN EXPORT hub
 ablation: data-toy ## METER's study on the embedded world, about an hour on 2 cores: ARGS="--rows swin", ARGS="--scale vle-base"
 	$(RUN) -m vle_lightning ablation $(or $(STUDY),experiments/ablations/meter_toy.yaml) $(ARGS)
 
-claims: data-toy ## what each part of VLE adds, on the embedded world, three seeds a row, about 3 hours on 2 cores; goes on where it stopped: ARGS="--rows scratch --seeds 0"
+claims: data-toy ## what each part of VLE adds, on the embedded world, three seeds a row, three hours on 2 cores by estimate; goes on where it stopped: ARGS="--rows scratch --seeds 0"
 	$(RUN) -m vle_lightning ablation experiments/ablations/vle_toy.yaml $(ARGS)
 
 results: $(READY) ## gather the scores of all runs, beside the published ones, in experiments/README.md
