@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.factories import of_kind
-from vle_lightning.encoders.clip_vit import ClipViT
+from vle_lightning.encoders.clip_vit import ClipViT, ClipViTConfig
 from vle_lightning.encoders.positions import resize_position_table
 from vle_lightning.models.dual_stream import DualStream
 from vle_lightning.models.presets import PRESETS
@@ -51,3 +53,14 @@ def test_a_model_takes_the_table_of_its_pictures_size_and_computes_the_same(trai
 def test_a_table_that_is_no_square_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="12 rows"):
         resize_position_table(torch.zeros(12, 4), (2, 2))
+
+
+def test_positions_may_be_drawn_with_a_standard_deviation_of_their_own() -> None:
+    torch.manual_seed(0)
+    toy = PRESETS["toy"]
+    for position_std, expected in ((None, toy.init_std), (0.5, 0.5)):
+        assert isinstance(toy.image, ClipViTConfig)
+        image = replace(toy, image=replace(toy.image, position_std=position_std)).build().image
+        assert isinstance(image, ClipViT)
+        assert image.position_embedding.weight.std().item() == pytest.approx(expected, rel=0.1)
+        assert image.patch_embedding.weight.std().item() == pytest.approx(toy.init_std, rel=0.1)
