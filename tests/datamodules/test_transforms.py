@@ -193,3 +193,20 @@ def test_a_crop_of_the_central_square_stays_within_it() -> None:
         view = transform.draw(np.random.default_rng(seed), 100, 40, may_flip=True)
         assert 30 <= view.x0 < view.x1 <= 70
         assert 0 <= view.y0 < view.y1 <= 40
+
+
+def test_a_wide_picture_is_folded_its_left_half_above_its_right_half() -> None:
+    picture = torch.arange(16).expand(3, 4, -1).to(torch.uint8) * 10  # 16 x 4, a column a level
+    transform = ImageTransform(8, framing="fold")
+    view = transform.draw(np.random.default_rng(0), 16, 4, may_flip=True)
+    assert (view.width, view.height, view.is_whole) == (8, 8, True)
+    expected = torch.cat([picture[:, :, :8], picture[:, :, 8:]], dim=1)
+    assert torch.equal(transform.apply(picture, view), expected)
+    with pytest.raises(ValueError, match="no place for boxes"):
+        view.move(np.array([[0.0, 0.0, 1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("size", [(9, 9), (9, 20), (12, 9)])
+def test_a_picture_that_is_not_wide_is_not_folded(size: tuple[int, int]) -> None:
+    view = ImageTransform(8, framing="fold").draw(np.random.default_rng(0), *size, may_flip=True)
+    assert (view.width, view.height, view.folds) == (*size, 1)
