@@ -63,13 +63,10 @@ class View:
 
         Returns:
             Boxes (R, 4) normalised to the view and clipped to it; which (R,) kept half of their area.
-
-        Raises:
-            ValueError: the picture is folded, and a fold may go through a box.
         """
-        if self.folds > 1:
-            raise ValueError("data.framing is fold, which has no place for boxes; choose squeeze or centre")
         moved = boxes.astype(np.float64)
+        if self.folds > 1:
+            moved = fold_boxes(moved, self.folds)
         if not self.is_whole:
             scale = np.tile([self.width, self.height], 2) / np.tile([self.x1 - self.x0, self.y1 - self.y0], 2)
             moved = (moved - np.tile([self.x0 / self.width, self.y0 / self.height], 2)) * scale
@@ -78,6 +75,15 @@ class View:
         if self.flipped:
             inside[:, [0, 2]] = 1 - inside[:, [2, 0]]
         return inside.astype(np.float32), kept
+
+
+def fold_boxes(boxes: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    """Carry boxes (R, 4) over to a folded picture: each to the row of its middle, over whose ends it may hang."""
+    row = np.floor(boxes[:, [0, 2]].mean(1) * rows).clip(0, rows - 1)[:, None]
+    moved = boxes.copy()
+    moved[:, 0::2] = boxes[:, 0::2] * rows - row
+    moved[:, 1::2] = (boxes[:, 1::2] + row) / rows
+    return moved
 
 
 def area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

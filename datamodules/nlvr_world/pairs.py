@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.nlvr_world.chunks import draw_layout
 from datamodules.nlvr_world.scenes import Layout, Scene, draw_scene
 from datamodules.nlvr_world.statements import Statement, draw_statement
 
 TRIES = 60  # scenes for a statement; one that holds of fewer, or fails of fewer, is dropped
-TOWERS = 0.45  # share of the statements
 
 
 class Pair(NamedTuple):
@@ -27,7 +27,7 @@ class Pair(NamedTuple):
 def draw_pair(rng: np.random.Generator) -> Pair:
     """Draw statements until one has both scenes."""
     while True:
-        layout: Layout = "towers" if rng.random() < TOWERS else "scattered"
+        layout = draw_layout(rng)
         pair = find_scenes(draw_statement(layout, rng), layout, rng)
         if pair is not None:
             return pair

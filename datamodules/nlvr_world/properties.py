@@ -17,7 +17,7 @@ from datamodules.nlvr_world.phrases import (
     numeral,
     pick,
 )
-from datamodules.nlvr_world.scenes import COLOURS, MOST_BLOCKS, MOST_SCATTERED, SHAPES, Box, Item
+from datamodules.nlvr_world.scenes import COLOURS, MOST_BLOCKS, MOST_SCATTERED, SHAPES, Box, Item, Layout
 
 
 class Property(NamedTuple):
@@ -72,7 +72,7 @@ def draw_place(rng: np.random.Generator) -> Place:
 
 def touching(rng: np.random.Generator) -> str:
     """Draw a way to say touching."""
-    return pick(rng, "touching", "touching", "touching", "closely touching", "which touches", "that is attached to")
+    return pick(rng, "touching", "touching", "closely touching", "in touch with")
 
 
 def counted(rng: np.random.Generator) -> Property:
@@ -337,11 +337,13 @@ def pairs(box: Box, lower: Kind, upper: Kind) -> bool:
     return any(lower.matches(low) and upper.matches(high) for low, high in zip(box, box[1:], strict=False))
 
 
-SCATTERED: Sequence[tuple[float, Draw]] = (
-    (4, counted), (4, counted_kinds), (2, counted_all), (1.5, share), (2, only), (1.5, colours), (0.5, same_form),
-    (2, placed), (1, topmost),
-)  # fmt: skip
-TOWERS: Sequence[tuple[float, Draw]] = (
-    (5, block_at), (3, coloured_blocks), (2, blocks), (3, stacked), (1.5, only_blocks), (1.5, block_colours), (1, ends),
-    (1, run_at_end), (1, together), (0.7, between), (1.5, height_and),
-)  # fmt: skip
+PROPERTIES: dict[Layout, Sequence[tuple[float, Draw]]] = {
+    "scattered": (
+        (4, counted), (4, counted_kinds), (2, counted_all), (1.5, share), (2, only), (1.5, colours), (0.5, same_form),
+        (2, placed), (1, topmost),
+    ),
+    "towers": (
+        (5, block_at), (3, coloured_blocks), (2, blocks), (3, stacked), (1.5, only_blocks), (1.5, block_colours),
+        (1, ends), (1, run_at_end), (1, together), (0.7, between), (1.5, height_and),
+    ),
+}  # fmt: skip

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from datamodules.nlvr_world.phrases import Number, chance, draw_block, draw_kind, draw_number, numeral, pick
-from datamodules.nlvr_world.properties import SCATTERED, TOWERS, Draw, Property, draw_place, touching
+from datamodules.nlvr_world.properties import PROPERTIES, Property, draw_place, touching
 from datamodules.nlvr_world.scenes import BOXES, COLOURS, MOST_BLOCKS, Layout, Scene, items_of
 
 
@@ -102,25 +102,23 @@ def _some(rng: np.random.Generator, noun: str, plural: str, joint: str, words: s
 def about_boxes(rng: np.random.Generator) -> Statement:
     """Boxes with a property."""
     noun = pick(rng, *BOX_NOUNS)
-    return _quantified(rng, noun, f"{noun}{'es' if noun[-1] == 'x' else 's'}", _property(rng, SCATTERED))
+    return _quantified(rng, noun, f"{noun}{'es' if noun[-1] == 'x' else 's'}", draw_property("scattered", rng))
 
 
 def about_towers(rng: np.random.Generator) -> Statement:
     """Towers with a property."""
-    return _quantified(rng, *_pair(pick(rng, "tower", "tower", "tower", "tower", "stack")), _property(rng, TOWERS))
+    noun = "stack" if chance(rng, 0.2) else "tower"
+    return _quantified(rng, noun, f"{noun}s", draw_property("towers", rng))
 
 
-def _pair(noun: str) -> tuple[str, str]:
-    return noun, f"{noun}s"
-
-
-def _property(rng: np.random.Generator, weighted: Sequence[tuple[float, Draw]]) -> Property:
-    return choose(rng, weighted)(rng)
+def draw_property(layout: Layout, rng: np.random.Generator) -> Property:
+    """Draw a property of a box of a layout."""
+    return choose(rng, PROPERTIES[layout])(rng)
 
 
 def of_height(rng: np.random.Generator) -> Statement:
     """What the tower of a height is like: "the tower with four blocks has a black block at the top"."""
-    height, prop = int(rng.integers(1, MOST_BLOCKS + 1)), _property(rng, TOWERS)
+    height, prop = int(rng.integers(1, MOST_BLOCKS + 1)), draw_property("towers", rng)
     word, s = numeral(rng, height), "" if height == 1 else "s"
     tower = pick(
         rng,
@@ -277,8 +275,6 @@ def at_walls(rng: np.random.Generator) -> Statement:
         if away
         else touching(rng)
     )
-    if verb.startswith(("which touches", "that is")) and number.plural:
-        verb = "which touch"
     return Statement(
         f"{_there(number, kind.named(number))} {verb} {place.words}",
         lambda scene: number.test(sum(kind.matches(i) and place.touched(i) != away for i in items_of(scene))),

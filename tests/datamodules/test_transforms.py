@@ -202,8 +202,15 @@ def test_a_wide_picture_is_folded_its_left_half_above_its_right_half() -> None:
     assert (view.width, view.height, view.is_whole) == (8, 8, True)
     expected = torch.cat([picture[:, :, :8], picture[:, :, 8:]], dim=1)
     assert torch.equal(transform.apply(picture, view), expected)
-    with pytest.raises(ValueError, match="no place for boxes"):
-        view.move(np.array([[0.0, 0.0, 1.0, 1.0]]))
+
+
+def test_boxes_follow_a_fold_to_the_row_of_their_middle() -> None:
+    view = ImageTransform(8, framing="fold").draw(np.random.default_rng(0), 400, 100, may_flip=False)
+    pixels = np.array([[20, 40, 60, 80], [220, 40, 260, 80], [190, 0, 206, 20], [0, 0, 400, 100]])
+    boxes, kept = view.move(pixels / [400, 100, 400, 100])
+    folded = np.array([[20, 40, 60, 80], [20, 140, 60, 180], [190, 0, 200, 20], [0, 100, 200, 200]])
+    np.testing.assert_allclose(boxes, folded / 200, atol=1e-7)
+    assert kept.tolist() == [True, True, True, True]
 
 
 @pytest.mark.parametrize("size", [(9, 9), (9, 20), (12, 9)])

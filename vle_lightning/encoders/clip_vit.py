@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,10 @@ from vle_lightning.streams import ImageLayout, Stream
 
 @dataclass(frozen=True)
 class ClipViTConfig(ImageEncoderConfig):
-    """Sizes of a CLIP ViT; the defaults are openai/clip-vit-base-patch16."""
+    """Sizes of a CLIP ViT; the defaults are openai/clip-vit-base-patch16.
+
+    ``pooling`` says what stands for an image: the first of its fused states (VLE, METER), or their mean. A mean counts.
+    """
 
     patch_size: int = 16
     width: int = 768
@@ -29,6 +33,7 @@ class ClipViTConfig(ImageEncoderConfig):
     activation: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
     dropout: float = 0.0
+    pooling: Literal["first", "mean"] = "first"
 
     def build(self) -> ClipViT:
         """Make the module, its weights drawn at random."""
@@ -129,6 +134,7 @@ class ClipViT(ImageEncoder):
             raise ValueError(f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}")
         self.config = config
         self.width = self.hidden_width = config.width
+        self.mean_pooled = config.pooling == "mean"
         self.layout = ImageLayout(1, config.patch_size)
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(config.width) * config.width**-0.5)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from datamodules.nlvr_world import properties, statements
-from datamodules.nlvr_world.build import Chunk, draw_chunk
+from datamodules.nlvr_world.build import draw_chunk
+from datamodules.nlvr_world.chunks import Chunk
 from datamodules.nlvr_world.phrases import FROM, NAMES, draw_number
 from datamodules.nlvr_world.properties import Property
 from datamodules.nlvr_world.scenes import Box, Item, Scene, draw_scene
@@ -97,7 +98,7 @@ def test_numbers_mean_what_they_say() -> None:
 
 def test_each_text_is_as_often_true_as_false() -> None:
     labels = defaultdict(Counter)
-    for drawn in draw_chunk(Chunk("train", 0, 60, 0)):
+    for drawn in draw_chunk(Chunk("train", 0, 60, (0,))):
         identifier = str(drawn.row["identifier"]).partition("-")[0]
         labels[identifier, drawn.row["sentence"]][drawn.row["label"]] += 1
     assert len(labels) == 60
