@@ -96,8 +96,15 @@ finetune-nlvr2: $(READY) ## fine-tune on NLVR2, then blind (or the one EXPERIMEN
 finetune-snli-ve: $(READY) ## fine-tune on SNLI-VE, then blind (or the one EXPERIMENT=)
 	$(call finetune,study experiments/snli_ve/toy.yaml --out $(or $(OUT),checkpoints/snli_ve-toy) --blind)
 
-finetune-nlvr: $(READY) ## train on NLVR from scratch, then blind (make data-nlvr first; or the one EXPERIMENT=)
-	$(RUN) -m vle_lightning $(if $(EXPERIMENT),fit --config $(EXPERIMENT),study experiments/nlvr/nlvr.yaml --out $(or $(OUT),checkpoints/nlvr-nlvr-study) --blind) $(ARGS)
+# where to look, then true or false of drawings, then the official sentences; goes on where it stopped
+define nlvr
+	$(RUN) -m vle_lightning fit --config experiments/pretrain/nlvr_world.yaml --ckpt_path auto
+	$(RUN) -m vle_lightning fit --config experiments/nlvr/nlvr_world.yaml --ckpt_path auto
+	$(RUN) -m vle_lightning study experiments/nlvr/nlvr.yaml --out $(or $(OUT),checkpoints/nlvr-nlvr-study) --scratch --blind $(ARGS)
+endef
+
+finetune-nlvr: $(READY) ## pre-train on drawings in NLVR's style, then NLVR, from scratch and blind (make data-nlvr data-nlvr-world first; or the one EXPERIMENT=)
+	$(if $(EXPERIMENT),$(RUN) -m vle_lightning fit --config $(EXPERIMENT) $(ARGS),$(nlvr))
 
 finetune-retrieval: $(READY) ## fine-tune on retrieval, then blind (or the one EXPERIMENT=)
 	$(call finetune,study experiments/retrieval/toy.yaml --out $(or $(OUT),checkpoints/retrieval-toy) --blind)

@@ -1,6 +1,6 @@
 """Captions that name objects of a scene, with the objects that they mention: what PBC learns from.
 
-Half of them name objects by kind and place ("blue circles touching the wall"), half name boxes or towers by a property
+Most name objects by kind and place ("blue circles touching the wall"), the others name boxes or towers by a property
 ("a tower with a black block at the top"), whose objects are mentioned all together.
 """
 
@@ -17,6 +17,7 @@ from datamodules.nlvr_world.scenes import MOST_BLOCKS, Box, Item, Layout, Scene
 from datamodules.nlvr_world.statements import BOX_NOUNS, draw_property
 
 TRIES = 50  # names for the objects of a scene; most draws name none of them
+OBJECTS = 0.65  # share of the names that are of objects, the others are of boxes
 
 
 class Name(NamedTuple):
@@ -40,7 +41,7 @@ def draw_captions(scene: Scene, layout: Layout, count: int, rng: np.random.Gener
     """Draw at most ``count`` captions, each of which mentions some of the objects."""
     captions: list[Caption] = []
     for _ in range(TRIES):
-        name = (_of_objects if chance(rng, 0.5) else _of_boxes)[layout](rng)
+        name = (_of_objects if chance(rng, OBJECTS) else _of_boxes)[layout](rng)
         named = [{id(item) for item in name.chosen(box)} for box in scene]
         mentions = tuple(
             (place, number) for place, box in enumerate(scene) for number, i in enumerate(box) if id(i) in named[place]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from vle_lightning.tasks.nlvr import NLVRTask
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_a_fused_image_is_pooled_by_its_first_state_or_by_the_mean_of_all(pooling: str) -> None:
+def test_a_fused_image_is_pooled_by_its_first_state_or_by_the_mean_of_all(pooling: Literal["first", "mean"]) -> None:
     tiny = PRESETS["tiny"]
     assert isinstance(tiny.image, ClipViTConfig)
     model = DualStream(replace(tiny, image=replace(tiny.image, pooling=pooling))).eval()

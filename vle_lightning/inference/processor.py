@@ -103,7 +103,7 @@ class Processor:
         """
         if framing == "fold":
             raise UserError(
-                "this model was trained with data.framing fold, which pipelines do not have; predict on shards instead: "
+                "this model was trained with data.framing fold, which pipelines do not have; predict on shards: "
                 "python -m vle_lightning predict --config RUN/config.yaml --ckpt_path RUN/best.ckpt"
             )
         opened, files = (None, []) if tokenizer is None else _open_tokenizer(tokenizer, tokenizer)

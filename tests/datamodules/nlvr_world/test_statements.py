@@ -97,7 +97,7 @@ def test_numbers_mean_what_they_say() -> None:
 
 
 def test_each_text_is_as_often_true_as_false() -> None:
-    labels = defaultdict(Counter)
+    labels: dict[tuple[str, object], Counter[object]] = defaultdict(Counter)
     for drawn in draw_chunk(Chunk("train", 0, 60, (0,))):
         identifier = str(drawn.row["identifier"]).partition("-")[0]
         labels[identifier, drawn.row["sentence"]][drawn.row["label"]] += 1
