@@ -66,8 +66,9 @@ data-nlvr-world: $(READY) ## draw scenes and statements in NLVR's style (make da
 	@test -d data/nlvr/nlvr/train || { echo "Make data-nlvr first: the tokenizer is made of both sets' training texts" >&2; exit 2; }
 	$(RUN) -m datamodules.nlvr_world --out data/nlvr_world/raw $(WORLD)
 	$(RUN) -m datamodules.prepare nlvr --src data/nlvr_world/raw/nlvr --out data/nlvr_world --splits train val --permutations 1
+	$(RUN) -m datamodules.prepare nlvr --name easy --src data/nlvr_world/raw/easy --out data/nlvr_world --splits train val --permutations 1
 	$(RUN) -m datamodules.prepare coco --src data/nlvr_world/raw/coco --out data/nlvr_world
-	$(RUN) -m datamodules.vocabulary data/nlvr/nlvr/train data/nlvr_world/nlvr/train data/nlvr_world/coco/train --tokenizer data/nlvr_world/tokenizer
+	$(RUN) -m datamodules.vocabulary data/nlvr/nlvr/train data/nlvr_world/nlvr/train data/nlvr_world/easy/train data/nlvr_world/coco/train --tokenizer data/nlvr_world/tokenizer
 
 data-flickr8k: $(READY) ## convert SRC=folder (Flickr8k, Karpathy's file) to data/flickr8k, with a tokenizer of its own
 	@$(NAMED)

@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in {
         "train": "training statements, each with a drawing that it is true of and one that it is false of",
         "val": "validation statements likewise",
+        "train-easy": "training statements of easy forms",
+        "val-easy": "validation statements likewise",
         "train-scenes": "training scenes with captions",
         "val-scenes": "validation scenes likewise",
         "seed": "of all draws",
@@ -31,12 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     started = time.monotonic()
     try:
-        options = Options(parsed.train, parsed.val, parsed.train_scenes, parsed.val_scenes, parsed.seed)
+        options = Options(**{name: getattr(parsed, name) for name in vars(defaults)})
         build_world(parsed.out, options, parsed.processes)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    drawings = 2 * (options.train + options.val) + options.train_scenes + options.val_scenes
+    statements = options.train + options.val + options.train_easy + options.val_easy
+    drawings = 2 * statements + options.train_scenes + options.val_scenes
     print(f"{parsed.out}: {drawings:,} drawings in {time.monotonic() - started:.0f} s")
     return 0
 

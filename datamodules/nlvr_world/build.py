@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.nlvr_world.archives import write_tar
-from datamodules.nlvr_world.chunks import SPLITS, Chunk, Options, chunks_of
+from datamodules.nlvr_world.chunks import SPLITS, Chunk, Options, Source, chunks_of
 from datamodules.nlvr_world.coco_layout import write_coco
 from datamodules.nlvr_world.paint import png, structured
 from datamodules.nlvr_world.pairs import draw_pair
@@ -33,20 +33,21 @@ def build_world(out: Path, options: Options, processes: int = 2) -> None:
     """Draw all splits into a folder; the files of an earlier call are replaced.
 
     Args:
-        out: gets ``nlvr`` and ``coco``.
+        out: gets ``easy``, ``nlvr`` and ``coco``.
         options: what to draw.
         processes: how many work at a time.
     """
     with Workers(processes) as workers:
-        write_nlvr(out / "nlvr", options, workers)
+        write_nlvr(out / "easy", "easy", options, workers)
+        write_nlvr(out / "nlvr", "nlvr", options, workers)
         write_coco(out / "coco", options, workers)
 
 
-def write_nlvr(out: Path, options: Options, workers: Workers) -> None:
+def write_nlvr(out: Path, source: Source, options: Options, workers: Workers) -> None:
     """Write ``SPLIT.json``, a row a line, and ``SPLIT_images.tar`` of both splits."""
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
-        drawn = [one for part in workers.map(draw_chunk, chunks_of("nlvr", split, options), 1) for one in part]
+        drawn = [one for part in workers.map(draw_chunk, chunks_of(source, split, options), 1) for one in part]
         write_tar(out / f"{split}_images.tar", ((one.name, one.image) for one in drawn))
         text = "".join(f"{json.dumps(one.row)}\n" for one in drawn)
         (out / f"{split}.json").write_text(text, encoding="utf-8")
@@ -57,9 +58,9 @@ def draw_chunk(chunk: Chunk) -> list[Drawn]:
     rng = np.random.default_rng(chunk.seeds)
     drawn = []
     for number in range(chunk.first, chunk.first + chunk.size):
-        pair = draw_pair(rng)
+        pair = draw_pair(rng, chunk.source == "easy")
         for which, (label, scene) in enumerate(zip(LABELS, (pair.true, pair.false), strict=True)):
-            prefix = f"{chunk.split}-{number}-{which}"
+            prefix = f"{chunk.source}-{chunk.split}-{number}-{which}"
             row: dict[str, object] = {
                 "identifier": f"{number}-{which}",
                 "sentence": pair.text,

@@ -10,19 +10,21 @@ import numpy as np
 from datamodules.nlvr_world.scenes import Layout
 
 SPLITS = ("train", "val")
-SOURCES = ("nlvr", "coco")
+SOURCES = ("nlvr", "coco", "easy")
 CHUNK = 250  # statements or scenes
-TOWERS = 0.45  # share of the scenes that are towers
+TOWERS = 0.5  # share of the scenes that are towers
 
-Source = Literal["nlvr", "coco"]
+Source = Literal["nlvr", "coco", "easy"]
 
 
 @dataclass(frozen=True)
 class Options:
     """Sizes and seed; equal options give equal bytes."""
 
-    train: int = 30_000
+    train: int = 40_000
     val: int = 1_000
+    train_easy: int = 12_000
+    val_easy: int = 500
     train_scenes: int = 15_000
     val_scenes: int = 500
     seed: int = 0
@@ -33,7 +35,7 @@ class Options:
         Raises:
             ValueError: a split would be empty, or the seed is negative.
         """
-        for name in ("train", "val", "train_scenes", "val_scenes"):
+        for name in ("train", "val", "train_easy", "val_easy", "train_scenes", "val_scenes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give at least 1")
         if self.seed < 0:
@@ -43,6 +45,7 @@ class Options:
 class Chunk(NamedTuple):
     """A part of a split."""
 
+    source: Source
     split: str
     first: int  # number of its first statement or scene
     size: int
@@ -51,9 +54,10 @@ class Chunk(NamedTuple):
 
 def chunks_of(source: Source, split: str, options: Options) -> list[Chunk]:
     """Return the parts of a split."""
-    total: int = getattr(options, split if source == "nlvr" else f"{split}_scenes")
+    name = {"nlvr": split, "easy": f"{split}_easy", "coco": f"{split}_scenes"}[source]
+    total: int = getattr(options, name)
     seeds = options.seed, SOURCES.index(source), SPLITS.index(split)
-    return [Chunk(split, first, min(CHUNK, total - first), (*seeds, first)) for first in range(0, total, CHUNK)]
+    return [Chunk(source, split, first, min(CHUNK, total - first), (*seeds, first)) for first in range(0, total, CHUNK)]
 
 
 def draw_layout(rng: np.random.Generator) -> Layout:

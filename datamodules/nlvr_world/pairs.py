@@ -24,11 +24,11 @@ class Pair(NamedTuple):
     false: Scene
 
 
-def draw_pair(rng: np.random.Generator) -> Pair:
-    """Draw statements until one has both scenes."""
+def draw_pair(rng: np.random.Generator, easy: bool = False) -> Pair:
+    """Draw statements, easy ones or any, until one has both scenes."""
     while True:
         layout = draw_layout(rng)
-        pair = find_scenes(draw_statement(layout, rng), layout, rng)
+        pair = find_scenes(draw_statement(layout, rng, easy), layout, rng)
         if pair is not None:
             return pair
 

@@ -27,26 +27,29 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_equal_options_give_equal_bytes_and_other_seeds_others(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
-        build_world(tmp_path / name, Options(6, 3, 4, 2, seed), 1)
+        build_world(tmp_path / name, Options(6, 3, 4, 2, 4, 2, seed), 1)
     one, same, other = (digests(tmp_path / name) for name in ("one", "same", "other"))
     assert one == same
-    assert len(one) == 4 + 6
+    assert len(one) == 4 + 4 + 6
     assert all(one[name] != other[name] for name in one)
 
 
-def test_the_converter_of_nlvr_reads_all_statements(tmp_path: Path) -> None:
-    build_world(tmp_path / "raw", Options(5, 2, 1, 1), 1)
-    convert_dataset("nlvr", Dataset(tmp_path / "raw" / "nlvr", 1), tmp_path, BOTH, {})
+@pytest.mark.parametrize("source", ["nlvr", "easy"])
+def test_the_converter_of_nlvr_reads_all_statements(source: str, tmp_path: Path) -> None:
+    build_world(tmp_path / "raw", Options(5, 2, 5, 2, 1, 1), 1)
+    convert_dataset(source, Dataset(tmp_path / "raw" / source, 1), tmp_path, BOTH, {})
     for split, statements in (("train", 5), ("val", 2)):
-        folder = ShardFolder(tmp_path / "nlvr" / split)
+        folder = ShardFolder(tmp_path / source / split)
         assert folder.manifest.samples == 2 * statements
         assert not folder.manifest.skipped
         groups = [s.group for row in range(2 * statements) for s in folder.read(0, row).record.statements]
         assert sorted(groups) == sorted(2 * [str(number) for number in range(statements)])
+        names = {folder.read(0, row).record.image_id for row in range(2 * statements)}
+        assert all(name.startswith(f"nlvr/{source}-{split}-") for name in names)  # no other source has them
 
 
 def test_the_converter_of_coco_reads_all_captions_with_what_they_mention(tmp_path: Path) -> None:
-    build_world(tmp_path / "raw", Options(1, 1, 6, 3), 1)
+    build_world(tmp_path / "raw", Options(1, 1, 1, 1, 6, 3), 1)
     convert_dataset("coco", Coco(tmp_path / "raw" / "coco"), tmp_path, BOTH, {})
     for split, scenes in (("train", 6), ("val", 3)):
         file = tmp_path / "raw" / "coco" / "annotations" / f"captions_{split}2017.json"

@@ -62,6 +62,7 @@ def test_what_towers_have(form: Callable[[np.random.Generator], Property], words
         (statements.tower_of_colour, "there is a blue tower", "y,bb,k", "y,by,k"),
         (statements.same_height, "two towers have the same number of blocks", "y,by,k", "y,by,kkk"),
         (statements.block_on_block, "there is exactly one blue block on a black block", "kb,y,k", "kb,y,kb"),
+        (statements.block_exists, "there is a blue block", "y,yb,k", "y,k,yk"),
         (statements.total_blocks, "there are two blue blocks", "kb,y,b", "kb,bb,k"),
     ],
 )
@@ -98,7 +99,7 @@ def test_numbers_mean_what_they_say() -> None:
 
 def test_each_text_is_as_often_true_as_false() -> None:
     labels: dict[tuple[str, object], Counter[object]] = defaultdict(Counter)
-    for drawn in draw_chunk(Chunk("train", 0, 60, (0,))):
+    for drawn in draw_chunk(Chunk("nlvr", "train", 0, 60, (0,))):
         identifier = str(drawn.row["identifier"]).partition("-")[0]
         labels[identifier, drawn.row["sentence"]][drawn.row["label"]] += 1
     assert len(labels) == 60
@@ -107,7 +108,7 @@ def test_each_text_is_as_often_true_as_false() -> None:
 
 def test_both_layouts_have_statements_of_all_forms_that_scenes_can_decide() -> None:
     rng = np.random.default_rng(3)
-    for layout, forms in statements.FORMS.items():
+    for layout, forms in (*statements.FORMS.items(), *statements.EASY.items()):
         scenes = [draw_scene(layout, rng) for _ in range(300)]
         for _, form in forms:
             decided = [len({s.holds(scene) for scene in scenes}) == 2 for s in (form(rng) for _ in range(20))]
