@@ -1,6 +1,6 @@
 # The only way in, for people and CI alike: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-flickr8k pretrain pretrain-vlmo finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
+.PHONY: help setup data data-toy data-coco data-easy-vqa data-vqa-rad data-nlvr data-nlvr-world data-flickr8k pretrain pretrain-vlmo finetune-vcr finetune-vqa finetune-nlvr2 finetune-snli-ve \
 	finetune-nlvr finetune-retrieval finetune-classification finetune-segmentation demo ablation claims results slurm-pretrain slurm-status plan gpu-check gpu-wheels test test-all test-oldest test-slurm lint parity tensorboard bench bench-data
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
@@ -59,8 +59,16 @@ data-vqa-rad: $(READY) ## convert SRC=folder (VQA-RAD as train.jsonl, val.jsonl,
 
 data-nlvr: $(READY) ## convert SRC=folder (NLVR's official layout) to data/nlvr, with a tokenizer of its own
 	@$(NAMED)
-	$(RUN) -m datamodules.prepare nlvr --src "$(SRC)" --out data/nlvr --splits train dev
+	$(RUN) -m datamodules.prepare nlvr --src "$(SRC)" --out data/nlvr --splits train val dev --hold_out 0.1
 	$(RUN) -m datamodules.vocabulary data/nlvr/nlvr/train --tokenizer data/nlvr/tokenizer
+
+data-nlvr-world: $(READY) ## draw scenes and statements in NLVR's style (make data-nlvr first: both share a tokenizer): WORLD="--seed 1"
+	@test -d data/nlvr/nlvr/train || { echo "Make data-nlvr first: the tokenizer is made of both sets' training texts" >&2; exit 2; }
+	$(RUN) -m datamodules.nlvr_world --out data/nlvr_world/raw $(WORLD)
+	$(RUN) -m datamodules.prepare nlvr --src data/nlvr_world/raw/nlvr --out data/nlvr_world --splits train val --permutations 1
+	$(RUN) -m datamodules.prepare nlvr --name easy --src data/nlvr_world/raw/easy --out data/nlvr_world --splits train val --permutations 1
+	$(RUN) -m datamodules.prepare coco --src data/nlvr_world/raw/coco --out data/nlvr_world
+	$(RUN) -m datamodules.vocabulary data/nlvr/nlvr/train data/nlvr_world/nlvr/train data/nlvr_world/easy/train data/nlvr_world/coco/train --tokenizer data/nlvr_world/tokenizer
 
 data-flickr8k: $(READY) ## convert SRC=folder (Flickr8k, Karpathy's file) to data/flickr8k, with a tokenizer of its own
 	@$(NAMED)
@@ -90,8 +98,15 @@ finetune-nlvr2: $(READY) ## fine-tune on NLVR2, then blind (or the one EXPERIMEN
 finetune-snli-ve: $(READY) ## fine-tune on SNLI-VE, then blind (or the one EXPERIMENT=)
 	$(call finetune,study experiments/snli_ve/toy.yaml --out $(or $(OUT),checkpoints/snli_ve-toy) --blind)
 
-finetune-nlvr: $(READY) ## train on NLVR from scratch, then blind (make data-nlvr first; or the one EXPERIMENT=)
-	$(RUN) -m vle_lightning $(if $(EXPERIMENT),fit --config $(EXPERIMENT),study experiments/nlvr/nlvr.yaml --out $(or $(OUT),checkpoints/nlvr-nlvr-study) --blind) $(ARGS)
+# where to look, then true or false of drawings, then the official sentences; goes on where it stopped
+define nlvr
+	$(RUN) -m vle_lightning fit --config experiments/pretrain/nlvr_world.yaml --ckpt_path auto
+	$(RUN) -m vle_lightning fit --config experiments/nlvr/nlvr_world.yaml --ckpt_path auto
+	$(RUN) -m vle_lightning study experiments/nlvr/nlvr.yaml --out $(or $(OUT),checkpoints/nlvr-nlvr-study) --scratch --blind $(ARGS)
+endef
+
+finetune-nlvr: $(READY) ## pre-train on drawings in NLVR's style, then NLVR, from scratch and blind (make data-nlvr data-nlvr-world first; or the one EXPERIMENT=)
+	$(if $(EXPERIMENT),$(RUN) -m vle_lightning fit --config $(EXPERIMENT) $(ARGS),$(nlvr))
 
 finetune-retrieval: $(READY) ## fine-tune on retrieval, then blind (or the one EXPERIMENT=)
 	$(call finetune,study experiments/retrieval/toy.yaml --out $(or $(OUT),checkpoints/retrieval-toy) --blind)

@@ -13,7 +13,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--codes", type=int, required=True, help="how many codes")
     parser.add_argument("--patch-size", type=int, required=True, help="in pixels, the image encoder's")
     parser.add_argument("--image-size", type=int, required=True, help="in pixels, data.image_size of the experiment")
-    parser.add_argument("--framing", choices=("squeeze", "centre"), default="squeeze", help="as data.framing")
+    parser.add_argument("--framing", choices=get_args(Framing), default="squeeze", help="as data.framing")
     parser.add_argument("--images", type=int, default=IMAGES, help="so many images at most (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first centres (%(default)s)")
     options = parser.parse_args(arguments)

@@ -25,7 +25,7 @@ from datamodules.texts import SIDES
 from datamodules.transforms import ImageTransform, View
 from vle_lightning.batch import DataFacts, PretrainBatch, Skip
 
-ItmImages = Literal["shifted", "drawn"]
+ItmImages = Literal["shifted", "drawn", "none"]
 DRAWN = 1  # last number of the seed of drawn images; none is like 0
 
 
@@ -53,6 +53,7 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         classes: dict[str, int],
         masking: Masking = Masking(),  # noqa: B008 (frozen)
         codebook: Codebook | None = None,
+        mismatches: bool = True,
     ) -> None:
         """Prepare the vocabulary.
 
@@ -63,9 +64,10 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
             classes: class number by name.
             masking: how tokens and patches are masked.
             codebook: gives the patches their codes; None: they have none.
+            mismatches: lay another's text beside half of the images, for ITM.
         """
         self.masker, self.grid, self.classes = TextMasker(tokenizer, max_length, masking), grid, classes
-        self.patch_share, self.codebook = masking.patch_share, codebook
+        self.patch_share, self.codebook, self.mismatches = masking.patch_share, codebook, mismatches
 
     def words(self, raw: RawSample) -> Iterable[str]:
         """Return the sample's text."""
@@ -90,7 +92,9 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         """Make a batch of B samples."""
         texts = tuple(sample.text for sample in samples)
         masked = self.masker.mask(texts, rng)
-        partner = pair_partners(np.array([sample.image_id for sample in samples]), rng)
+        partner = np.arange(len(samples))
+        if self.mismatches:
+            partner = pair_partners(np.array([sample.image_id for sample in samples]), rng)
         boxes = pad([sample.boxes for sample in samples], 0, torch.float32)
         classes = pad([sample.classes for sample in samples], -1, torch.int64)
         drawn = draw_boxes(boxes.numpy(), classes.numpy(), rng, self.grid)
@@ -194,7 +198,8 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
             codebook: gives patches the codes that mim_codes predicts: a file of ``python -m datamodules.codebook``,
                 or ``module.Class``, made without arguments, with ``encode(pixels) -> codes`` and the number ``codes``.
             itm_images: what ITM's mismatches are in training: half of the images of a micro-batch beside another one's
-                text (shifted), or half of the texts beside an image drawn from the whole training data (drawn).
+                text (shifted), or half of the texts beside an image drawn from the whole training data (drawn). With
+                none there are no mismatches: without ITM, PBC then learns from all pairs.
             common: options of VisionLanguageDataModule.
         """
         super().__init__(**common)
@@ -247,7 +252,13 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         """Return what the task has to agree with."""
         facts, codes = super().facts(), None if self.codebook is None else self.codebook.codes
         share, classes = self.masking.patch_share, len(self.class_names)
-        return facts._replace(patch_size=self.patch_size, classes=classes, patch_share=share, codes=codes)
+        return facts._replace(
+            patch_size=self.patch_size,
+            classes=classes,
+            patch_share=share,
+            codes=codes,
+            mismatches=self.itm_images != "none",
+        )
 
     def labels(self) -> list[str]:
         """Return the names of the classes."""
@@ -271,19 +282,25 @@ class PretrainDataModule(VisionLanguageDataModule[PretrainSample, PretrainBatch]
         self, folders: Sequence[ShardFolder], transform: ImageTransform
     ) -> MicroBatchDataset[PretrainSample, PretrainBatch]:
         """Make what reads the micro-batches of the training split, with drawn images where ITM asks for them."""
-        dataset = MicroBatchDataset if self.itm_images == "shifted" else DrawingDataset
+        dataset = DrawingDataset if self.itm_images == "drawn" else MicroBatchDataset
         return dataset(folders, transform, self.builder(), self.seed)
 
     @property
     def pictures_per_sample(self) -> float:
         """Return one, or one and a half where images are drawn."""
-        return 1.0 if self.itm_images == "shifted" else 1.5
+        return 1.5 if self.itm_images == "drawn" else 1.0
 
     def builder(self) -> PretrainBuilder:
         """Make what turns records into batches."""
         side = self.image_size // self.patch_size
         return PretrainBuilder(
-            self.tokenizer, self.max_text_length, (side, side), self.read_classes(), self.masking, self.codebook
+            self.tokenizer,
+            self.max_text_length,
+            (side, side),
+            self.read_classes(),
+            self.masking,
+            self.codebook,
+            self.itm_images != "none",
         )
 
 

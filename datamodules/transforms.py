@@ -48,6 +48,7 @@ class View:
     y1: int
     flipped: bool = False
     photometric: Photometric = Photometric()
+    folds: int = 1  # rows that the picture was folded into, which is the whole then
 
     @property
     def is_whole(self) -> bool:
@@ -64,6 +65,8 @@ class View:
             Boxes (R, 4) normalised to the view and clipped to it; which (R,) kept half of their area.
         """
         moved = boxes.astype(np.float64)
+        if self.folds > 1:
+            moved = fold_boxes(moved, self.folds)
         if not self.is_whole:
             scale = np.tile([self.width, self.height], 2) / np.tile([self.x1 - self.x0, self.y1 - self.y0], 2)
             moved = (moved - np.tile([self.x0 / self.width, self.y0 / self.height], 2)) * scale
@@ -74,13 +77,22 @@ class View:
         return inside.astype(np.float32), kept
 
 
+def fold_boxes(boxes: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    """Carry boxes (R, 4) over to a folded picture: each to the row of its middle, over whose ends it may hang."""
+    row = np.floor(boxes[:, [0, 2]].mean(1) * rows).clip(0, rows - 1)[:, None]
+    moved = boxes.copy()
+    moved[:, 0::2] = boxes[:, 0::2] * rows - row
+    moved[:, 1::2] = (boxes[:, 1::2] + row) / rows
+    return moved
+
+
 def area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the areas (R,) of boxes (R, 4) xyxy."""
     areas: NDArray[np.float64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return areas
 
 
-Framing = Literal["squeeze", "centre"]
+Framing = Literal["squeeze", "centre", "fold"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ class ImageTransform:
     """Random crop and flip, then a square of ``image_size`` pixels, then photometric RandAugment.
 
     ``framing`` says what becomes of a picture that is no square: all of it is squeezed into one, or its central square
-    is taken, as CLIP and METER do.
+    is taken, as CLIP and METER do; or a wide one is folded, its left half above its right half, before it is squeezed.
     ``crop_scale`` bounds the share of the picture that a crop keeps; (1, 1) keeps all and draws nothing.
     ``augment_ops`` is the number of photometric operations; 0 changes and draws nothing.
     ``pixel_mean`` and ``pixel_std`` are of red, green and blue in [0, 1]: what a batch is normalised by.
@@ -127,6 +139,8 @@ class ImageTransform:
     def draw(self, rng: np.random.Generator, width: int, height: int, *, may_flip: bool) -> View:
         """Draw a view of a picture of that many pixels; ``may_flip``: its texts stay true in a mirror."""
         left = top = 0
+        folds = rows_of(width, height) if self.framing == "fold" else 1
+        width, height = width // folds, height * folds
         columns, rows = width, height
         if self.framing == "centre":
             columns = rows = min(width, height)
@@ -143,10 +157,12 @@ class ImageTransform:
         )
         flipped = self.flip and bool(rng.random() < 0.5) and may_flip
         photometric = draw_photometric(rng, self.augment_ops, self.augment_magnitude)
-        return View(width, height, x0, y0, x0 + columns, y0 + rows, flipped, photometric)
+        return View(width, height, x0, y0, x0 + columns, y0 + rows, flipped, photometric, folds)
 
     def apply(self, image: Tensor, view: View) -> Tensor:
         """Turn (3, H, W) uint8 into what a view sees of it, (3, S, S); the right size is not resampled."""
+        if view.folds > 1:
+            image = fold(image, view.folds)
         if not view.is_whole:
             image = cut(image, view)
         if tuple(image.shape[1:]) != (self.image_size, self.image_size):
@@ -160,6 +176,20 @@ class ImageTransform:
         if self.as_bytes:
             return images if isinstance(images, Tensor) else torch.stack(list(images))
         return normalise(images, self.pixel_mean, self.pixel_std)
+
+
+def rows_of(width: int, height: int) -> int:
+    """Return how many rows a wide picture is folded into to come next to a square: 2 where it is four times as wide."""
+    return max(1, round(math.sqrt(width / height)))
+
+
+def fold(image: Tensor, rows: int) -> Tensor:
+    """Cut a picture (3, H, W) into parts of equal width, and lay these below each other: (3, H * rows, W // rows).
+
+    What is squeezed to a square then keeps its form, and no patch sees more of the width than of the height.
+    """
+    columns = image.shape[2] // rows
+    return torch.cat(list(image[:, :, : columns * rows].split(columns, dim=2)), dim=1)
 
 
 def cut(image: Tensor, view: View) -> Tensor:

@@ -48,6 +48,7 @@ class DataFacts(NamedTuple):
     pixels: tuple[Colours, Colours] | None = None  # mean and standard deviation that pixels are normalised by
     padding: int | None = None  # the token id of padding
     text_length: int | None = None  # tokens of the longest text
+    mismatches: bool | None = None  # of texts and images, which ITM tells from matches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,9 @@
 
 Six drawings of each example are the orders of its boxes. A statement's group is its sentence, the first number of
 the identifier, as in the official scorer: consistency asks for all drawings of all examples of the sentence.
+
+The official splits are train, dev and test. With ``--hold_out 0.1 --splits train val dev`` a tenth of the sentences of
+train makes val, which selects what dev then judges once.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from datamodules.prepare.hold_out import TRAIN, VAL, check_share, split_of
 from datamodules.prepare.raw import Item, Order, RawDataset, clean_text, tar_key, truth, usable_statement
 from datamodules.prepare.rows import (
     ANY,
@@ -44,27 +48,35 @@ class Dataset(RawDataset):
 
     kind = "statements"
 
-    def __init__(self, src: Path, permutations: int = PERMUTATIONS) -> None:
+    def __init__(self, src: Path, permutations: int = PERMUTATIONS, hold_out: float = 0.0) -> None:
         """Take the raw folder and how much of it to use.
 
         Args:
             src: Raw folder.
             permutations: How many of each example's six drawings.
+            hold_out: Share of the sentences of train that val gets; 0 is none: val has a file of its own.
 
         Raises:
-            ValueError: ``permutations`` is not 1 to 6.
+            ValueError: ``permutations`` is not 1 to 6, or the share leaves nothing to train on.
         """
         super().__init__(src)
         if not 1 <= permutations <= PERMUTATIONS:
             raise ValueError(f"--permutations is {permutations}; it must be 1 to {PERMUTATIONS}")
-        self.permutations = permutations
+        check_share(hold_out)
+        self.permutations, self.share = permutations, hold_out
+
+    def raw_split(self, split: str) -> str:
+        """Return the split of the raw files that a split is made of."""
+        return TRAIN if self.share and split == VAL else split
 
     def image_places(self, split: str) -> tuple[str, ...]:
         """Return the folders and archives that may hold the images."""
+        split = self.raw_split(split)
         return (f"{split}/images", f"{split}_images", "images")
 
     def annotation_files(self, split: str) -> tuple[Path, ...]:
         """Return the split's one file."""
+        split = self.raw_split(split)
         nested = self.src / split / f"{split}.json"  # as in the official release
         return (nested if nested.is_file() else existing_file(self.src / f"{split}.json"),)
 
@@ -72,14 +84,22 @@ class Dataset(RawDataset):
         """Yield the drawings, each with its one statement."""
         (path,) = self.annotation_files(split)
         rows = distinct(read_lines(path, FIELDS, skip), "identifier", path.name, skip)
-        examples = [(row, found) for row in rows if (found := usable_row(row, path.name, skip)) is not None]
+        examples = [
+            (row, found)
+            for row in rows
+            if (found := usable_row(row, path.name, skip)) is not None and self.belongs(found, split)
+        ]
         for number in order(range(len(examples) * self.permutations)):
             row, statement = examples[number // self.permutations]
             permutation = number % self.permutations
-            name = image_name(row, split, permutation)
+            name = image_name(row, self.raw_split(split), permutation)
             statement = replace(statement, id=f"{statement.id}-{permutation}")
             key = tar_key(Path(name).name)
             yield Item(key, name, Record(f"nlvr/{Path(name).stem}", statements=(statement,)))
+
+    def belongs(self, statement: Statement, split: str) -> bool:
+        """Say whether a statement of the split's raw file is of the split; all of a sentence are of one."""
+        return not self.share or split not in (TRAIN, VAL) or split_of(statement.group, self.share) == split
 
 
 def usable_row(row: Row, where: str, skip: SkipDefect) -> Statement | None:

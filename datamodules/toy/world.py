@@ -135,7 +135,7 @@ def render(scene: Scene, rng: np.random.Generator) -> Pixels:
     for item in scene.objects:
         x0, y0, x1, y1 = item.box
         paint = _PAINT[item.colour] * rng.uniform(0.88, 1.08) + rng.uniform(-8, 8, 3)
-        alpha = _stencil(item.shape, item.pixels)
+        alpha = stencil(item.shape, item.pixels)
         canvas[y0:y1, x0:x1] += alpha * (paint - canvas[y0:y1, x0:x1])
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
@@ -153,12 +153,12 @@ def _ground(rng: np.random.Generator) -> NDArray[np.float32]:
 
 def coverage(item: SceneObject) -> NDArray[np.float32]:
     """Return how much of each pixel of its box an object covers, (pixels, pixels) in [0, 1]."""
-    covered: NDArray[np.float32] = _stencil(item.shape, item.pixels)[..., 0]
+    covered: NDArray[np.float32] = stencil(item.shape, item.pixels)[..., 0]
     return covered
 
 
 @functools.cache
-def _stencil(shape: int, pixels: int) -> NDArray[np.float32]:
+def stencil(shape: int, pixels: int) -> NDArray[np.float32]:
     """Return how much of each pixel the shape covers, (pixels, pixels, 1); it touches all four edges."""
     fine = (np.arange(pixels * _OVERSAMPLING, dtype=np.float32) + 0.5) / (pixels * _OVERSAMPLING) * 2 - 1
     y, x = fine[:, None], fine[None, :]

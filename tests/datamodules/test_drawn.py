@@ -19,7 +19,8 @@ from datamodules.sampler import MicroBatch
 from datamodules.shards import ShardFolder
 from datamodules.transforms import ImageTransform, decode, normalise
 from tests.datamodules.shard_factory import make_record, picture, pretrain_module, write_shards
-from vle_lightning.batch import PretrainBatch
+from vle_lightning.batch import DataFacts, PretrainBatch
+from vle_lightning.tasks.pretrain import PretrainTask
 
 OWN = ("partner", "drawn_rows", "drawn_pixel_values")
 
@@ -146,3 +147,14 @@ def test_a_text_of_left_and_right_has_no_mirrored_image(tokenizer: Any, tmp_path
 def test_half_is_rounded_down(shards: Path, tokenizer: Any, rows: int) -> None:  # noqa: ANN401
     batch = dataset(shards, tokenizer)[MicroBatch(0, 0, tuple((0, 0, row) for row in range(rows)), rows)]
     assert len(batch.drawn_rows) == len(batch.drawn_pixel_values) == rows // 2
+
+
+def test_without_mismatches_every_text_stays_with_its_image(shards: Path, tokenizer_folder: Path) -> None:
+    module = opened(shards, tokenizer_folder, itm_images="none")
+    batches = [*module.train_dataloader(), *module.val_dataloader()]
+    assert len(batches) > 2
+    assert all(torch.equal(batch.partner, torch.arange(len(batch))) for batch in batches)
+    assert module.facts().mismatches is False
+    (told,) = PretrainTask("tiny", {"itm": 1.0}).disagreements(DataFacts(mismatches=False))
+    assert "data.itm_images is none" in told
+    assert PretrainTask("tiny", {"pbc": 1.0}).disagreements(DataFacts(mismatches=False)) == []

@@ -193,3 +193,27 @@ def test_a_crop_of_the_central_square_stays_within_it() -> None:
         view = transform.draw(np.random.default_rng(seed), 100, 40, may_flip=True)
         assert 30 <= view.x0 < view.x1 <= 70
         assert 0 <= view.y0 < view.y1 <= 40
+
+
+def test_a_wide_picture_is_folded_its_left_half_above_its_right_half() -> None:
+    picture = torch.arange(16).expand(3, 4, -1).to(torch.uint8) * 10  # 16 x 4, a column a level
+    transform = ImageTransform(8, framing="fold")
+    view = transform.draw(np.random.default_rng(0), 16, 4, may_flip=True)
+    assert (view.width, view.height, view.is_whole) == (8, 8, True)
+    expected = torch.cat([picture[:, :, :8], picture[:, :, 8:]], dim=1)
+    assert torch.equal(transform.apply(picture, view), expected)
+
+
+def test_boxes_follow_a_fold_to_the_row_of_their_middle() -> None:
+    view = ImageTransform(8, framing="fold").draw(np.random.default_rng(0), 400, 100, may_flip=False)
+    pixels = np.array([[20, 40, 60, 80], [220, 40, 260, 80], [190, 0, 206, 20], [0, 0, 400, 100]])
+    boxes, kept = view.move(pixels / [400, 100, 400, 100])
+    folded = np.array([[20, 40, 60, 80], [20, 140, 60, 180], [190, 0, 200, 20], [0, 100, 200, 200]])
+    np.testing.assert_allclose(boxes, folded / 200, atol=1e-7)
+    assert kept.tolist() == [True, True, True, True]
+
+
+@pytest.mark.parametrize("size", [(9, 9), (9, 20), (12, 9)])
+def test_a_picture_that_is_not_wide_is_not_folded(size: tuple[int, int]) -> None:
+    view = ImageTransform(8, framing="fold").draw(np.random.default_rng(0), *size, may_flip=True)
+    assert (view.width, view.height, view.folds) == (*size, 1)

@@ -65,6 +65,7 @@ REFUSED = {
     ),
     "heads": (changed("image", heads=2), "model.architecture.image.heads (2)"),
     "gelu": (changed("image", activation="gelu"), "model.architecture.image.activation (gelu)"),
+    "mean": (changed("image", pooling="mean"), "model.architecture.image.pooling (mean)"),
     "eps": (changed("fusion", layer_norm_eps=1e-5), "model.architecture.fusion.layer_norm_eps (1e-05)"),
     "vit": (of_timm(VIT, patch_size=8, embed_dim=6, depth=1, num_heads=1), "image.name (vit_tiny_patch16_224)"),
     "window": (of_timm(SWIN, **SWIN_OPTIONS, window_size=4), "METER's Swin has windows of 8 x 8 tokens"),

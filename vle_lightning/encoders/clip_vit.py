@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class ClipViTConfig(ImageEncoderConfig):
 
     ``position_std`` is the standard deviation that the positions are drawn with; None: that of all weights. It matters
     to a model that trains from scratch for a few thousand steps: patches of large weights drown small positions.
+    ``pooling`` says what stands for an image: the first of its fused states (VLE, METER), or their mean. A mean counts.
     """
 
     patch_size: int = 16
@@ -34,6 +36,7 @@ class ClipViTConfig(ImageEncoderConfig):
     layer_norm_eps: float = 1e-5
     dropout: float = 0.0
     position_std: float | None = None
+    pooling: Literal["first", "mean"] = "first"
 
     def build(self) -> ClipViT:
         """Make the module, its weights drawn at random."""
@@ -134,6 +137,7 @@ class ClipViT(ImageEncoder):
             raise ValueError(f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}")
         self.config = config
         self.width = self.hidden_width = config.width
+        self.mean_pooled = config.pooling == "mean"
         self.layout = ImageLayout(1, config.patch_size)
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(config.width) * config.width**-0.5)

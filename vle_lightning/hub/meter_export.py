@@ -100,6 +100,7 @@ def _strange(config: DualStreamConfig) -> list[str]:
         found |= {f"image.{name}": value for name, value in given.items() if value not in (None, swins[name])}
     if isinstance(image, ClipViTConfig):
         fixed = {"heads": max(image.width // HEAD_WIDTH, 1), "activation": "quick_gelu", "layer_norm_eps": CLIP_EPS}
+        fixed |= {"pooling": "first"}
         ours = {name: getattr(image, name) for name in fixed}
         found |= {f"image.{name}": value for name, value in ours.items() if value != fixed[name]}
     if isinstance(fusion, CoAttentionConfig) and fusion.layer_norm_eps != FUSION_EPS:

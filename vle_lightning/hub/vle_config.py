@@ -59,7 +59,7 @@ def as_vle(config: BackboneConfig) -> DualStreamConfig:
     """Return the configuration, if the published layout has a place for each of its parts.
 
     Raises:
-        UserError: a part is of another kind than VLE's.
+        UserError: a part is of another kind than VLE's, or images are pooled in another way.
     """
     if not isinstance(config, DualStreamConfig):
         raise UserError(f"VLE's layout holds a dual stream, not a {config.kind}; export it in ours")
@@ -68,6 +68,10 @@ def as_vle(config: BackboneConfig) -> DualStreamConfig:
         part = getattr(config, name)
         if type(part) is not kind:
             raise UserError(f"VLE's layout has no place for model.architecture.{name} ({part.kind}); export it in ours")
+    assert isinstance(config.image, ClipViTConfig)
+    if config.image.pooling != "first":
+        told = f"model.architecture.image.pooling ({config.image.pooling})"
+        raise UserError(f"VLE's layout has no place for {told}; export it in ours")
     return config
 
 

@@ -99,8 +99,13 @@ class Processor:
             pixels: how they are normalised.
 
         Raises:
-            UserError: the tokenizer is missing or unusable.
+            UserError: the tokenizer is missing or unusable, or pictures are folded.
         """
+        if framing == "fold":
+            raise UserError(
+                "this model was trained with data.framing fold, which pipelines do not have; predict on shards: "
+                "python -m vle_lightning predict --config RUN/config.yaml --ckpt_path RUN/best.ckpt"
+            )
         opened, files = (None, []) if tokenizer is None else _open_tokenizer(tokenizer, tokenizer)
         centre, square = framing == "centre", {"height": image_size, "width": image_size}
         settings = CLIPImageProcessorPil(

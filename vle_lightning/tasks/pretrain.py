@@ -209,7 +209,7 @@ class PretrainTask(VisionLanguageTask):
         ]
 
     def disagreements(self, facts: DataFacts) -> list[str]:
-        """Add the number of classes, and what masked image modelling needs."""
+        """Add the number of classes, and what masked image modelling and matching need."""
         found, classes, codes = super().disagreements(facts), self.options["classes"], self.options["codes"]
         if facts.classes is not None and facts.classes > classes:
             found.append(f"data.classes has {facts.classes} classes, but model.classes is {classes}")
@@ -219,6 +219,9 @@ class PretrainTask(VisionLanguageTask):
                 f"data.patch_share is 0, but model.objectives has {' and '.join(masking)}: set it to the share of the "
                 "patches to hide, such as 0.15"
             )
+        matching = [name for name in SHARED if name in self.objectives]
+        if matching and facts.mismatches is False:
+            found.append(f"data.itm_images is none, but {matching[0]} of model.objectives learns from mismatches")
         if "mim_codes" in self.objectives and facts.codes is None:
             found.append("data.codebook is not set, but model.objectives has mim_codes, which predicts its codes")
         elif "mim_codes" in self.objectives and facts.codes != codes:

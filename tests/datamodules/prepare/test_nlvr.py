@@ -86,3 +86,26 @@ def test_the_real_drawings_belong_to_their_sentences(tmp_path: Path, split: str)
             raw["label"],
             raw["identifier"].split("-")[0],
         )
+
+
+def test_sentences_are_held_out_of_training_whole(tmp_path: Path) -> None:
+    rows = [row(f"{sentence}-{example}") for sentence in range(20) for example in (0, 1)]
+    write_lines(tmp_path / "train.json", rows)
+    write_drawings(tmp_path / "train" / "images" / "5", *(f"train-{one['identifier']}" for one in rows))
+    arguments = ["nlvr", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--permutations", "1"]
+    main([*arguments, "--hold_out", "0.3", "--splits", "train", "val"])
+    groups = {
+        split: [s.group for record in records_of(tmp_path / "out" / "nlvr" / split).values() for s in record.statements]
+        for split in ("train", "val")
+    }
+    assert not set(groups["train"]) & set(groups["val"])
+    assert sorted(groups["train"] + groups["val"]) == sorted(2 * [str(number) for number in range(20)])
+    assert 0 < len(set(groups["val"])) < 14
+
+
+def test_without_a_share_val_is_a_split_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines(tmp_path / "train.json", [row("1-0")])
+    write_drawings(tmp_path / "train" / "images" / "5", "train-1-0")
+    with pytest.raises(SystemExit):
+        main(["nlvr", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--splits", "val"])
+    assert "val.json" in capsys.readouterr().err

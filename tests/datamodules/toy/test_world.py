@@ -16,10 +16,10 @@ from datamodules.toy.world import (
     SHAPES,
     SIZE_PIXELS,
     Scene,
-    _stencil,
     draw_scene,
     relations,
     render,
+    stencil,
 )
 from tests.datamodules.toy.worlds import RELATED, make_object, make_scene
 
@@ -57,9 +57,9 @@ def test_every_attribute_cell_and_count_is_equally_frequent(scenes: list[Scene])
 
 @pytest.mark.parametrize("pixels", SIZE_PIXELS)
 def test_shapes_touch_all_edges_of_their_box_and_differ(pixels: int) -> None:
-    stencils = [_stencil(shape, pixels)[:, :, 0] for shape in range(len(SHAPES))]
-    for stencil in stencils:
-        for edge in (stencil[0], stencil[-1], stencil[:, 0], stencil[:, -1]):
+    stencils = [stencil(shape, pixels)[:, :, 0] for shape in range(len(SHAPES))]
+    for drawn in stencils:
+        for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
             assert edge.max() > 0
     for one, other in itertools.combinations(stencils, 2):
         assert np.abs(one - other).mean() > 0.15
@@ -74,7 +74,7 @@ def test_colours_are_told_apart_from_each_other_and_from_the_ground(scenes: list
         for item in scene.objects:
             x0, y0, x1, y1 = item.box
             ground[y0:y1, x0:x1] = False
-            inside = pixels[y0:y1, x0:x1][_stencil(item.shape, item.pixels)[:, :, 0] == 1].mean(0)
+            inside = pixels[y0:y1, x0:x1][stencil(item.shape, item.pixels)[:, :, 0] == 1].mean(0)
             assert np.ptp(inside) > 90
             assert COLOURS[np.abs(_PAINT - inside).sum(1).argmin()] == COLOURS[item.colour]
         assert np.ptp(pixels[ground], axis=-1).max() < 40

@@ -1,0 +1,1 @@
+"""Tests of the drawings in NLVR's style."""

@@ -1,0 +1,115 @@
+"""Statements about drawn scenes: what they mean, and that their texts tell nothing."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from datamodules.nlvr_world import properties, statements
+from datamodules.nlvr_world.build import draw_chunk
+from datamodules.nlvr_world.chunks import Chunk
+from datamodules.nlvr_world.phrases import FROM, NAMES, draw_number
+from datamodules.nlvr_world.properties import Property
+from datamodules.nlvr_world.scenes import Box, Item, Scene, draw_scene
+from datamodules.nlvr_world.statements import Statement
+
+BLOCKS = {"y": "yellow", "k": "black", "b": "blue"}
+
+
+def tower(colours: str) -> Box:
+    return tuple(Item(40, 80 - 21 * level, 20, "square", BLOCKS[c]) for level, c in enumerate(colours))
+
+
+def spelled(draw: Callable[[np.random.Generator], Property], words: str) -> Property:
+    """Return the property that draws of a form give these words."""
+    return next(p for seed in range(20_000) if (p := draw(np.random.default_rng(seed))).words == words)
+
+
+def stated(draw: Callable[[np.random.Generator], Statement], text: str) -> Statement:
+    return next(s for seed in range(20_000) if (s := draw(np.random.default_rng(seed))).text == text)
+
+
+@pytest.mark.parametrize(
+    ("form", "words", "true", "false"),
+    [
+        (properties.block_at, "a blue block at the base", "by", "yb"),
+        (properties.block_at, "a blue block at the top", "yb", "by"),
+        (properties.block_at, "a black block as its second block", "ykb", "kbk"),
+        (properties.stacked, "a blue block above a black block", "ykb", "kyb"),
+        (properties.stacked, "a blue block under a black block", "bk", "kb"),
+        (properties.together, "two yellow blocks stacked together", "kyy", "yky"),
+        (properties.only_blocks, "only black blocks", "kkk", "kkb"),
+        (properties.block_colours, "2 different colors", "kyk", "kyb"),
+        (properties.between, "a yellow block between two black blocks", "bkyk", "kybk"),
+        (properties.run_at_end, "two black blocks at the base", "kkb", "bkk"),
+    ],
+)
+def test_what_towers_have(form: Callable[[np.random.Generator], Property], words: str, true: str, false: str) -> None:
+    prop = spelled(form, words)
+    assert prop.holds(tower(true))
+    assert not prop.holds(tower(false))
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "true", "false"),
+    [
+        (statements.base_of, "there is a blue block as the base of a tower", "y,by,k", "y,yb,k"),
+        (statements.base_of, "there is a black block at the top of a tower with 3 blocks", "y,byk,k", "yk,byb,k"),
+        (statements.ends_of_all, "all three bases are black", "k,ky,kb", "k,ky,bk"),
+        (statements.tower_of_colour, "there is a blue tower", "y,bb,k", "y,by,k"),
+        (statements.same_height, "two towers have the same number of blocks", "y,by,k", "y,by,kkk"),
+        (statements.block_on_block, "there is exactly one blue block on a black block", "kb,y,k", "kb,y,kb"),
+        (statements.block_exists, "there is a blue block", "y,yb,k", "y,k,yk"),
+        (statements.total_blocks, "there are two blue blocks", "kb,y,b", "kb,bb,k"),
+    ],
+)
+def test_what_is_said_of_three_towers(
+    form: Callable[[np.random.Generator], Statement], text: str, true: str, false: str
+) -> None:
+    statement = stated(form, text)
+    assert statement.holds(tuple(map(tower, true.split(","))))
+    assert not statement.holds(tuple(map(tower, false.split(","))))
+
+
+def test_what_touches_a_wall_has_no_pixel_between() -> None:
+    def scene(x: int) -> Scene:
+        return ((Item(x, 40, 20, "circle", "blue"),), (Item(30, 0, 20, "square", "blue"),), ())
+
+    statement = stated(statements.at_walls, "there is a blue circle touching the wall")
+    assert [statement.holds(scene(x)) for x in (79, 80)] == [False, True]
+    corner = stated(statements.at_walls, "there is a blue square touching a corner")
+    assert not corner.holds(scene(80))
+    assert corner.holds(((Item(80, 0, 20, "square", "blue"),), (), ()))
+
+
+def test_numbers_mean_what_they_say() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        number = draw_number(rng, 4)
+        n = next((int(w) if w.isdigit() else NAMES.index(w) for w in number.words.split() if w in (*"1234", *NAMES)), 1)
+        exact = not any(word in number.words for word in ("least", "most", "more", "fewer", "less", "a"))
+        if exact and number.words != "a":
+            assert [number.test(count) for count in (n - 1, n, n + 1)] == [False, True, False]
+        elif any(number.words == words.format(w) for words in FROM for w in (str(n), NAMES[n])):
+            assert [number.test(count) for count in (n - 1, n, n + 1)] == [False, True, True]
+
+
+def test_each_text_is_as_often_true_as_false() -> None:
+    labels: dict[tuple[str, object], Counter[object]] = defaultdict(Counter)
+    for drawn in draw_chunk(Chunk("nlvr", "train", 0, 60, (0,))):
+        identifier = str(drawn.row["identifier"]).partition("-")[0]
+        labels[identifier, drawn.row["sentence"]][drawn.row["label"]] += 1
+    assert len(labels) == 60
+    assert all(counts == {"true": 1, "false": 1} for counts in labels.values())
+
+
+def test_both_layouts_have_statements_of_all_forms_that_scenes_can_decide() -> None:
+    rng = np.random.default_rng(3)
+    for layout, forms in (*statements.FORMS.items(), *statements.EASY.items()):
+        scenes = [draw_scene(layout, rng) for _ in range(300)]
+        for _, form in forms:
+            decided = [len({s.holds(scene) for scene in scenes}) == 2 for s in (form(rng) for _ in range(20))]
+            assert sum(decided) >= 5, form.__name__
