@@ -17,10 +17,12 @@ import numpy as np
 from datamodules.toy.commonsense import VCRItem, vcr_items
 from datamodules.toy.language import Caption, captions, phrase
 from datamodules.toy.questions import Question, questions
-from datamodules.toy.world import Scene, SceneKey, SceneObject, draw_scene, place
+from datamodules.toy.world import Scene, SceneKey, SceneObject, draw_scene, place, relations
 
 CAPTIONS_PER_SCENE = 5
-FULL_PHRASES = 0.25  # share of region phrases that name size, colour and shape and no place
+FULL_PHRASES = 0.2  # share of region phrases that name size, colour and shape and nothing else
+RELATED_PHRASES = 0.5  # share of the others that tell where an object is by another
+RELATED_TRIES = 4  # choices of words for a relation; one that fits two objects is drawn again
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -167,20 +169,49 @@ def describe(drawn: DrawnScene) -> Description:
 
 
 def _regions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
-    """Write a phrase for each object: a quarter in full, without a place, unless it has a double.
+    """Write a phrase for each object: a fifth in full, without a place, unless it has a double.
 
-    The rest tell the place, and may leave out other words ("red top left"): what is where can be told
-    from each side.
+    The rest tell where the object is: half by its place ("red top left"), half by another object ("circle left of red
+    square"). They may leave out other words, so that what is where can be told from each side.
     """
     bare = Counter(phrase(item) for item in scene.objects)
-    return tuple(
-        phrase(item) if rng.random() < FULL_PHRASES and bare[phrase(item)] == 1 else _placed(item, rng)
-        for item in scene.objects
+
+    def words(number: int) -> str:
+        item = scene.objects[number]
+        if rng.random() < FULL_PHRASES and bare[phrase(item)] == 1:
+            return phrase(item)
+        related = _related(scene, number, rng) if rng.random() < RELATED_PHRASES else None
+        return related or f"{_some_words(item, rng)} {place(item.cell)}"
+
+    return tuple(words(number) for number in range(len(scene.objects)))
+
+
+def _some_words(item: SceneObject, rng: np.random.Generator) -> str:
+    """Keep a random, non-empty choice of size, colour and shape."""
+    words = phrase(item).split()
+    kept = 1 + int(rng.integers(2 ** len(words) - 1))
+    return " ".join(word for bit, word in enumerate(words) if kept >> bit & 1)
+
+
+def _related(scene: Scene, number: int, rng: np.random.Generator) -> str | None:
+    """Tell an object by its relation to another; None if no choice of words told it from the rest."""
+    item = scene.objects[number]
+    others = [other for other in scene.objects if other is not item]
+    for _ in range(RELATED_TRIES):
+        other = others[int(rng.integers(len(others)))]
+        links = relations(item, other)
+        one, link, two = _some_words(item, rng), links[int(rng.integers(len(links)))], _some_words(other, rng)
+        if [found for found in scene.objects if _reads(found, one, link, two, scene)] == [item]:
+            return f"{one} {link} {two}"
+    return None
+
+
+def _reads(item: SceneObject, one: str, link: str, two: str, scene: Scene) -> bool:
+    """Say whether an object can be the first of a related phrase."""
+    return _fits(item, one) and any(
+        _fits(other, two) and link in relations(item, other) for other in scene.objects if other is not item
     )
 
 
-def _placed(item: SceneObject, rng: np.random.Generator) -> str:
-    """Keep a random, non-empty choice of size, colour and shape, and add the place."""
-    words = phrase(item).split()
-    kept = 1 + int(rng.integers(2 ** len(words) - 1))
-    return " ".join([*(word for bit, word in enumerate(words) if kept >> bit & 1), place(item.cell)])
+def _fits(item: SceneObject, words: str) -> bool:
+    return set(words.split()) <= set(phrase(item).split())

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from datamodules.toy import scenes
-from datamodules.toy.language import fitting, parse
 from datamodules.toy.scenes import SPLITS, Purpose, SceneId, Split, describe, draw_world
-from datamodules.toy.world import COLOURS, SHAPES, SIZES, Scene, place
+from datamodules.toy.world import (
+    COLOURS,
+    COLUMNS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    SceneObject,
+    place,
+    relations,
+)
 from tests.datamodules.toy.worlds import make_scene
+
+EXPECTED = {"full": 0.2, "related": 0.4, "placed": 0.4}
 
 
 def test_no_scene_of_val_occurs_in_train() -> None:
@@ -48,22 +60,45 @@ def test_streams_are_independent_of_each_other() -> None:
     assert len(draws) == 8 * len(Purpose)
 
 
+def meant(phrase: str, objects: Sequence[SceneObject]) -> list[SceneObject]:
+    """Read a region phrase: words of an object, then its place, or a relation and words of another object."""
+
+    def fitting(words: str) -> list[SceneObject]:
+        kinds = {item: {SIZES[item.size], COLOURS[item.colour], SHAPES[item.shape]} for item in objects}
+        return [item for item, kind in kinds.items() if set(words.split()) <= kind]
+
+    link = next((link for link in RELATIONS if f" {link} " in phrase), None)
+    if link is not None:
+        one, two = (fitting(words) for words in phrase.split(f" {link} "))
+        return [item for item in one if any(link in relations(item, other) for other in two if other != item)]
+    if phrase.split()[-1] in COLUMNS:
+        words, where = phrase.split()[:-2], " ".join(phrase.split()[-2:])
+        return [item for item in fitting(" ".join(words)) if place(item.cell) == where]
+    return fitting(phrase)
+
+
 def test_each_region_phrase_fits_its_object_alone() -> None:
+    forms: Counter[str] = Counter()
+    for description in (describe(d) for d in draw_world(0, {"train": 500, "val": 0})):
+        objects = description.scene.objects
+        for item, phrase in zip(objects, description.regions, strict=True):
+            assert meant(phrase, objects) == [item]
+            related = any(f" {link} " in phrase for link in RELATIONS)
+            forms["related" if related else "placed" if phrase.split()[-1] in COLUMNS else "full"] += 1
+    shares = {form: count / forms.total() for form, count in forms.items()}
+    # a few objects have a double, and a few relations fit a second object whichever words are taken
+    assert shares == {form: pytest.approx(share, abs=0.04) for form, share in EXPECTED.items()}
+
+
+def test_a_placed_phrase_keeps_any_of_seven_choices_of_words() -> None:
     described = [describe(d) for d in draw_world(0, {"train": 500, "val": 0})]
-    lengths: Counter[int] = Counter()
-    for description in described:
-        for item, phrase in zip(description.scene.objects, description.regions, strict=True):
-            words = phrase.split()
-            lengths[len(words)] += 1
-            full = [SIZES[item.size], COLOURS[item.colour], SHAPES[item.shape]]
-            placed = phrase.endswith(place(item.cell))
-            named = words[:-2] if placed else words
-            assert named == [word for word in full if word in named]
-            if not placed:
-                assert named == full
-                assert len(list(fitting(parse(phrase), description.scene.objects))) == 1
-    assert set(lengths) == {3, 4, 5}
-    assert lengths[5] / lengths.total() == pytest.approx(0.76 / 7, abs=0.03)  # one of seven choices of words
+    placed = [words.split() for d in described for words in d.regions if words.split()[-1] in COLUMNS]
+    lengths = Counter(len(words) - 2 for words in placed)
+    assert {length: count / len(placed) for length, count in lengths.items()} == {
+        1: pytest.approx(3 / 7, abs=0.04),
+        2: pytest.approx(3 / 7, abs=0.04),
+        3: pytest.approx(1 / 7, abs=0.04),
+    }
 
 
 def test_a_scene_has_five_captions_three_questions_and_two_vcr_items() -> None:
