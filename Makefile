@@ -78,7 +78,8 @@ data-flickr8k: $(READY) ## convert SRC=folder (Flickr8k, Karpathy's file) to dat
 pretrain: $(READY) ## pre-train (by default on the toy world: region phrases, then captions): EXPERIMENT= ARGS=
 	$(if $(EXPERIMENT),,$(MAKE) --no-print-directory data-toy)
 	$(if $(EXPERIMENT),,$(RUN) -m vle_lightning fit --config experiments/pretrain/toy_regions.yaml --ckpt_path auto $(ARGS))
-	$(RUN) -m vle_lightning fit --config $(or $(EXPERIMENT),experiments/pretrain/toy.yaml --model.init checkpoints/pretrain-toy_regions) $(ARGS)
+	$(if $(EXPERIMENT),,$(RUN) -m vle_lightning fit --config experiments/pretrain/toy_relations.yaml --ckpt_path auto $(ARGS))
+	$(RUN) -m vle_lightning fit --config $(or $(EXPERIMENT),experiments/pretrain/toy.yaml --model.init checkpoints/pretrain-toy_relations) $(ARGS)
 
 pretrain-vlmo: data-toy ## VLMo's three stages on the toy world, and pairs from scratch beside them; goes on where it stopped
 	$(RUN) -m vle_lightning fit --config experiments/pretrain_images/vlmo_toy.yaml --ckpt_path auto $(ARGS)

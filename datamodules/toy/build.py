@@ -35,17 +35,17 @@ from datamodules.toy.world import CLASSES, SCENE_PIXELS, Scene
 
 # every question of a world trains, however few it has; validation is unseen, its answers too
 ARGUMENTS: dict[str, dict[str, Any]] = {"vqav2": {"answers_with_val": False, "keep_unlisted": True}}
-FORMAT = 4  # raise it when equal options give another world
+FORMAT = 5  # raise it when equal options give another world
 FINISHED, UNFINISHED = "world.json", "world.unfinished.json"
 SOURCES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("coco", "visual_genome", "vqav2", "vcr"), SPLITS),
+    **dict.fromkeys(("coco", "visual_genome", "relations", "vqav2", "vcr"), SPLITS),
     "nlvr2": PAIR_SPLITS,
     "snli_ve": COVERED_SPLITS,
     "flickr30k": GALLERY_SPLITS,
     **VISION,
 }
 ALONE: dict[str, tuple[str, ...]] = {"scenes": SPLITS, "texts": SPLITS}  # images alone, texts alone
-COMMANDS = {**CONVERTERS, "scenes": "images"}  # converters of other names
+COMMANDS = {**CONVERTERS, "scenes": "images", "relations": "visual_genome"}  # converters of other names
 VOCABULARY = 256  # upper bound; the toy presets' embedding table has as many rows
 SCENES_FOR_WORDS = 500  # enough for every word that the world has
 REPEATS = 10  # SentencePiece leaves out pieces that it sees once

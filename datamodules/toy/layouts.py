@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ World = Mapping[Split, Sequence[Description]]
 
 
 def write_layouts(raw: Path, world: World, workers: Workers) -> None:
-    """Write all four layouts, pictures included.
+    """Write all layouts, pictures included.
 
     Args:
-        raw: Gets the folders coco, visual_genome, vqav2 and vcr.
+        raw: Gets the folders coco, visual_genome, relations (in Visual Genome's layout), vqav2 and vcr.
         world: The descriptions of each split.
         workers: Paint the pictures and write what there is one file an image of.
     """
@@ -38,7 +38,9 @@ def write_layouts(raw: Path, world: World, workers: Workers) -> None:
         _write_coco(raw / "coco/annotations", split, descriptions)
         _write_vqav2(raw / "vqav2", split, descriptions)
         _write_vcr(raw, split, descriptions)
-    _write_visual_genome(raw / "visual_genome", world)
+    _write_visual_genome(raw / "visual_genome", world, lambda description: description.regions)
+    related = {split: [d for d in descriptions if any(d.relations)] for split, descriptions in world.items()}
+    _write_visual_genome(raw / "relations", related, lambda description: description.relations)
 
 
 def _write_coco(folder: Path, split: Split, descriptions: Sequence[Description]) -> None:
@@ -77,14 +79,14 @@ def _write_coco(folder: Path, split: Split, descriptions: Sequence[Description])
     write_json(folder / f"instances_{split}.json", content)
 
 
-def _write_visual_genome(folder: Path, world: World) -> None:
+def _write_visual_genome(folder: Path, world: World, phrases: Callable[[Description], Sequence[str | None]]) -> None:
     every = [description for descriptions in world.values() for description in descriptions]
     splits = {split: [d.image_id for d in descriptions] for split, descriptions in world.items()}
     images = [
         {"image_id": d.image_id, "width": SCENE_PIXELS, "height": SCENE_PIXELS, "coco_id": d.image_id} for d in every
     ]
     objects = [{"image_id": d.image_id, "objects": _genome_objects(d)} for d in every]
-    regions = [{"id": d.image_id, "regions": _genome_regions(d)} for d in every]
+    regions = [{"id": d.image_id, "regions": _genome_regions(d, phrases(d))} for d in every]
     write_json(folder / "splits.json", splits)
     write_json(folder / "image_data.json", images)
     write_json(folder / "objects.json", objects)
@@ -106,7 +108,7 @@ def _genome_objects(description: Description) -> list[dict[str, Any]]:
     ]
 
 
-def _genome_regions(description: Description) -> list[dict[str, Any]]:
+def _genome_regions(description: Description, phrases: Sequence[str | None]) -> list[dict[str, Any]]:
     return [
         {
             "region_id": _id(description, number),
@@ -117,7 +119,8 @@ def _genome_regions(description: Description) -> list[dict[str, Any]]:
             "height": item.pixels,
             "phrase": words,
         }
-        for number, (item, words) in enumerate(zip(description.scene.objects, description.regions, strict=True))
+        for number, (item, words) in enumerate(zip(description.scene.objects, phrases, strict=True))
+        if words is not None
     ]
 
 

@@ -26,11 +26,12 @@ def coco_name(image_id: int) -> str:
 
 
 def picture_paths(raw: Path, description: Description) -> tuple[Path, ...]:
-    """Return where a picture lies in the layouts of COCO, Visual Genome, VQAv2 and VCR."""
+    """Return where a picture lies in the layouts of COCO, Visual Genome (twice), VQAv2 and VCR."""
     image_id, split = description.image_id, description.scene_id.split
     return (
         raw / "coco/images" / coco_name(image_id),
         raw / "visual_genome/images" / f"{image_id}.jpg",
+        raw / "relations/images" / f"{image_id}.jpg",
         raw / f"vqav2/{split}2014/COCO_{split}2014_{coco_name(image_id)}",
         raw / "vcr/vcr1images/toy" / coco_name(image_id),
     )

@@ -20,8 +20,7 @@ from datamodules.toy.questions import Question, questions
 from datamodules.toy.world import Scene, SceneKey, SceneObject, draw_scene, place, relations
 
 CAPTIONS_PER_SCENE = 5
-FULL_PHRASES = 0.2  # share of region phrases that name size, colour and shape and nothing else
-RELATED_PHRASES = 0.5  # share of the others that tell where an object is by another
+FULL_PHRASES = 0.25  # share of region phrases that name size, colour and shape and no place
 RELATED_TRIES = 4  # choices of words for a relation; one that fits two objects is drawn again
 
 Split = Literal["train", "val"]
@@ -50,6 +49,7 @@ class Purpose(IntEnum):
     BARE_PICTURES = 16
     TOLD_SCENES = 17
     TOLD_CAPTIONS = 18
+    RELATIONS = 19
     CLASS_SCENES = 20
     CLASS_PICTURES = 21
     MASK_SCENES = 22
@@ -98,6 +98,7 @@ class Description:
     scene: Scene
     captions: tuple[Caption, ...]
     regions: tuple[str, ...]  # one an object
+    relations: tuple[str | None, ...]  # likewise; None where no relation tells an object from the others
     questions: tuple[Question, ...]
     vcr: tuple[VCRItem, ...]
 
@@ -105,6 +106,7 @@ class Description:
         """Yield every sentence that a tokenizer has to know."""
         yield from (caption.text for caption in self.captions)
         yield from self.regions
+        yield from filter(None, self.relations)
         for question in self.questions:
             yield question.text
             yield question.truth
@@ -163,27 +165,29 @@ def describe(drawn: DrawnScene) -> Description:
         scene,
         tuple(captions(scene, scene_id.stream(Purpose.CAPTIONS), CAPTIONS_PER_SCENE)),
         _regions(scene, scene_id.stream(Purpose.REGIONS)),
+        _relations(scene, scene_id.stream(Purpose.RELATIONS)),
         tuple(questions(scene, scene_id.stream(Purpose.QUESTIONS))),
         tuple(vcr_items(scene, scene_id.stream(Purpose.COMMONSENSE))),
     )
 
 
 def _regions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
-    """Write a phrase for each object: a fifth in full, without a place, unless it has a double.
+    """Write a phrase for each object: a quarter in full, without a place, unless it has a double.
 
-    The rest tell where the object is: half by its place ("red top left"), half by another object ("circle left of red
-    square"). They may leave out other words, so that what is where can be told from each side.
+    The rest tell the place, and may leave out other words ("red top left"): what is where can be told
+    from each side.
     """
     bare = Counter(phrase(item) for item in scene.objects)
+    return tuple(
+        phrase(item)
+        if rng.random() < FULL_PHRASES and bare[phrase(item)] == 1
+        else f"{_some_words(item, rng)} {place(item.cell)}"
+        for item in scene.objects
+    )
 
-    def words(number: int) -> str:
-        item = scene.objects[number]
-        if rng.random() < FULL_PHRASES and bare[phrase(item)] == 1:
-            return phrase(item)
-        related = _related(scene, number, rng) if rng.random() < RELATED_PHRASES else None
-        return related or f"{_some_words(item, rng)} {place(item.cell)}"
 
-    return tuple(words(number) for number in range(len(scene.objects)))
+def _relations(scene: Scene, rng: np.random.Generator) -> tuple[str | None, ...]:
+    return tuple(_related(scene, item, rng) for item in scene.objects)
 
 
 def _some_words(item: SceneObject, rng: np.random.Generator) -> str:
@@ -193,9 +197,8 @@ def _some_words(item: SceneObject, rng: np.random.Generator) -> str:
     return " ".join(word for bit, word in enumerate(words) if kept >> bit & 1)
 
 
-def _related(scene: Scene, number: int, rng: np.random.Generator) -> str | None:
-    """Tell an object by its relation to another; None if no choice of words told it from the rest."""
-    item = scene.objects[number]
+def _related(scene: Scene, item: SceneObject, rng: np.random.Generator) -> str | None:
+    """Tell an object by its relation to another: "circle left of red square"; None if no words tell it apart."""
     others = [other for other in scene.objects if other is not item]
     for _ in range(RELATED_TRIES):
         other = others[int(rng.integers(len(others)))]

@@ -97,6 +97,13 @@ def test_every_sample_arrives_in_the_shards(folder: Path, described: dict[int, D
             assert len(shards) == (scenes * per_image[name] if name in per_image else objects)
 
 
+def test_every_relation_arrives_in_the_shards(folder: Path, described: dict[int, Description]) -> None:
+    for split in SPLITS:
+        told = [list(filter(None, d.relations)) for d in described.values() if d.scene_id.split == split]
+        shards = ShardFolder(folder / "shards/relations" / split)
+        assert (shards.manifest.images, len(shards)) == (len(list(filter(None, told))), sum(map(len, told)))
+
+
 def test_every_sample_of_the_tasks_arrives_in_the_shards(folder: Path) -> None:
     """Of 12 and 4 scenes all splits but SNLI-VE's and Flickr30k's train are the smallest that there are: 4."""
     images = {"nlvr2": 4 * 4, "snli_ve": 4, "flickr30k": 4}  # a block has four pairs
@@ -114,7 +121,7 @@ def test_the_world_without_the_tasks_is_what_it_was(folder: Path, described: dic
     world = {split: [d for d in described.values() if d.scene_id.split == split] for split in SPLITS}
     write_layouts(alone, world, Workers(1))
     train_word_tokenizer([], folder.parent / "tokenizer")
-    for name in ("coco", "visual_genome", "vqav2", "vcr"):
+    for name in ("coco", "visual_genome", "relations", "vqav2", "vcr"):
         assert digests(alone / name) == digests(folder / "raw" / name)
     assert digests(folder.parent / "tokenizer") == digests(folder / "tokenizer")
 

@@ -77,6 +77,22 @@ def test_visual_genome_has_one_region_an_object(raw: Path, described: list[Descr
             assert region["phrase"] in description.regions
 
 
+def test_relations_are_regions_of_the_same_images(raw: Path, described: list[Description]) -> None:
+    told = {
+        entry["id"]: {(region["x"], region["y"]): region["phrase"] for region in entry["regions"]}
+        for entry in read(raw / "relations/region_descriptions.json")
+    }
+    expected = {
+        description.image_id: {
+            (item.x, item.y): words
+            for item, words in zip(description.scene.objects, description.relations, strict=True)
+            if words is not None
+        }
+        for description in described
+    }
+    assert told == {image_id: words for image_id, words in expected.items() if words}
+
+
 def test_vqav2_pairs_questions_with_ten_answers(raw: Path) -> None:
     for split in SPLITS:
         questions = read(raw / f"vqav2/v2_OpenEnded_mscoco_{split}2014_questions.json")["questions"]
