@@ -100,8 +100,8 @@ class VisionLanguageDataModule(L.LightningDataModule, ABC, Generic[SampleT, Batc
             augment_ops: how many photometric operations (RandAugment without those that change colours) a training
                 picture goes through.
             augment_magnitude: of the operations, 0 to 10.
-            framing: squeeze a picture that is no square into one, take its central square (centre), or fold a wide one,
-                its left half above its right half (fold), in training and evaluation alike.
+            framing: squeeze a picture that is no square into one, take its central square (centre), or cut a wide one
+                into parts of equal width, laid below each other (fold), in training and evaluation alike.
             pixel_mean: of red, green and blue in [0, 1], which the image encoder was trained with; CLIP's by default.
             pixel_std: their standard deviations likewise.
         """

@@ -78,15 +78,16 @@ class PretrainBuilder(BatchBuilder[PretrainSample, PretrainBatch]):
         record, text = raw.record, raw.record.texts[raw.item]
         if not text.text.strip():
             raise SampleError("empty text", f"{raw.where} ({raw.sample_id})")
-        boxes, kept = view.move(record_boxes(record, raw.where))
-        mentioned = np.zeros(len(boxes), dtype=bool)
-        if wrong := [box for box in text.boxes or () if not 0 <= box < len(boxes)]:
+        whole = record_boxes(record, raw.where)
+        mentioned = np.zeros(len(whole), dtype=bool)
+        if wrong := [box for box in text.boxes or () if not 0 <= box < len(whole)]:
             raise SampleError(
-                "bad mention", f"{raw.where} ({raw.sample_id}): {len(boxes)} boxes, but {wrong} mentioned"
+                "bad mention", f"{raw.where} ({raw.sample_id}): {len(whole)} boxes, but {wrong} mentioned"
             )
         mentioned[list(text.boxes or ())] = True
         classes = np.array([self.classes.get(name, -1) for name in record.names], dtype=np.int64)
-        return PretrainSample(record.image_id, text.text, boxes[kept], classes[kept], mentioned[kept])
+        boxes, of = view.parts(whole)
+        return PretrainSample(record.image_id, text.text, boxes, classes[of], mentioned[of])
 
     def collate(self, head: BatchHead, samples: Sequence[PretrainSample], rng: np.random.Generator) -> PretrainBatch:
         """Make a batch of B samples."""

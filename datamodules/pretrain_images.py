@@ -66,8 +66,8 @@ class ImageBuilder(BatchBuilder[ImageSample, ImageBatch]):
 
     def parse(self, raw: RawSample, view: View) -> ImageSample:
         """Take the boxes out of a record; a bad box raises SampleError."""
-        boxes, kept = view.move(record_boxes(raw.record, raw.where))
-        return ImageSample(boxes[kept])
+        boxes, _ = view.parts(record_boxes(raw.record, raw.where))
+        return ImageSample(boxes)
 
     def collate(self, head: BatchHead, samples: Sequence[ImageSample], rng: np.random.Generator) -> ImageBatch:
         """Make a batch of B images."""

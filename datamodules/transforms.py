@@ -62,11 +62,29 @@ class View:
             boxes: (R, 4) xyxy, normalised to the whole picture.
 
         Returns:
-            Boxes (R, 4) normalised to the view and clipped to it; which (R,) kept half of their area.
+            Boxes (R, 4) normalised to the view and clipped to it; which (R,) kept half of their area. A box that a fold
+            cuts is where its middle is.
         """
-        moved = boxes.astype(np.float64)
+        folded = boxes.astype(np.float64)
+        return self._clip(fold_boxes(folded, self.folds) if self.folds > 1 else folded)
+
+    def parts(self, boxes: NDArray[np.floating[Any]]) -> tuple[Boxes, NDArray[np.intp]]:
+        """Carry boxes over to the view, where a fold may have cut one in several parts.
+
+        Args:
+            boxes: (R, 4) xyxy, normalised to the whole picture.
+
+        Returns:
+            Parts (Q, 4) normalised to the view and clipped to it, those that kept half of their area; which box (Q,)
+            each is of.
+        """
+        folded, of = boxes.astype(np.float64), np.arange(len(boxes))
         if self.folds > 1:
-            moved = fold_boxes(moved, self.folds)
+            folded, of = split_boxes(folded, self.folds)
+        inside, kept = self._clip(folded)
+        return inside[kept], of[kept]
+
+    def _clip(self, moved: NDArray[np.float64]) -> tuple[Boxes, NDArray[np.bool_]]:
         if not self.is_whole:
             scale = np.tile([self.width, self.height], 2) / np.tile([self.x1 - self.x0, self.y1 - self.y0], 2)
             moved = (moved - np.tile([self.x0 / self.width, self.y0 / self.height], 2)) * scale
@@ -86,6 +104,14 @@ def fold_boxes(boxes: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
     return moved
 
 
+def split_boxes(boxes: NDArray[np.float64], rows: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Carry boxes (R, 4) over to a folded picture: parts (Q, 4), one in each row, and which box (Q,) each is of."""
+    left, right = ((boxes[:, [side]] * rows - np.arange(rows)).clip(0, 1) for side in (0, 2))
+    of, row = np.nonzero(right > left)
+    top, bottom = ((boxes[of, side] + row) / rows for side in (1, 3))
+    return np.stack([left[of, row], top, right[of, row], bottom], axis=1), of
+
+
 def area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the areas (R,) of boxes (R, 4) xyxy."""
     areas: NDArray[np.float64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -100,7 +126,8 @@ class ImageTransform:
     """Random crop and flip, then a square of ``image_size`` pixels, then photometric RandAugment.
 
     ``framing`` says what becomes of a picture that is no square: all of it is squeezed into one, or its central square
-    is taken, as CLIP and METER do; or a wide one is folded, its left half above its right half, before it is squeezed.
+    is taken, as CLIP and METER do; or a wide one is cut into parts of equal width, laid below each other, before it is
+    squeezed (fold).
     ``crop_scale`` bounds the share of the picture that a crop keeps; (1, 1) keeps all and draws nothing.
     ``augment_ops`` is the number of photometric operations; 0 changes and draws nothing.
     ``pixel_mean`` and ``pixel_std`` are of red, green and blue in [0, 1]: what a batch is normalised by.

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="how many draw at a time (%(default)s)")
     parsed = parser.parse_args(arguments)
+    if parsed.processes < 1:
+        parser.error(f"--processes is {parsed.processes}; give at least 1")
     started = time.monotonic()
     try:
         options = Options(**{name: getattr(parsed, name) for name in vars(defaults)})

@@ -6,13 +6,14 @@ A statement's number comes first in the identifiers of its rows, so consistency 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from datamodules.nlvr_world.archives import write_tar
-from datamodules.nlvr_world.chunks import SPLITS, Chunk, Options, Source, chunks_of
+from datamodules.nlvr_world.chunks import SOURCES, SPLITS, Chunk, Options, Source, chunks_of
 from datamodules.nlvr_world.coco_layout import write_coco
 from datamodules.nlvr_world.paint import png, structured
 from datamodules.nlvr_world.pairs import draw_pair
@@ -30,17 +31,24 @@ class Drawn(NamedTuple):
 
 
 def build_world(out: Path, options: Options, processes: int = 2) -> None:
-    """Draw all splits into a folder; the files of an earlier call are replaced.
+    """Draw all splits into a folder; what an earlier call drew is removed, and a folder appears when it is whole.
 
     Args:
         out: gets ``easy``, ``nlvr`` and ``coco``.
         options: what to draw.
         processes: how many work at a time.
     """
+    for source in SOURCES:
+        shutil.rmtree(out / source, ignore_errors=True)
     with Workers(processes) as workers:
-        write_nlvr(out / "easy", "easy", options, workers)
-        write_nlvr(out / "nlvr", "nlvr", options, workers)
-        write_coco(out / "coco", options, workers)
+        for source in SOURCES:
+            unfinished = out / f"{source}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if source == "coco":
+                write_coco(unfinished, options, workers)
+            else:
+                write_nlvr(unfinished, source, options, workers)
+            unfinished.rename(out / source)
 
 
 def write_nlvr(out: Path, source: Source, options: Options, workers: Workers) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 from datamodules.nlvr_world.scenes import Layout
 
 SPLITS = ("train", "val")
-SOURCES = ("nlvr", "coco", "easy")
 CHUNK = 250  # statements or scenes
 TOWERS = 0.5  # share of the scenes that are towers
 
 Source = Literal["nlvr", "coco", "easy"]
+SOURCES: tuple[Source, ...] = ("nlvr", "coco", "easy")
+MOST_SCENES = 1_000_000  # of a split with captions: ids of validation begin there
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,14 @@ class Options:
         """Refuse sizes and seeds that make no sense.
 
         Raises:
-            ValueError: a split would be empty, or the seed is negative.
+            ValueError: a split would be empty or have more ids than it can, or the seed is negative.
         """
         for name in ("train", "val", "train_easy", "val_easy", "train_scenes", "val_scenes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give at least 1")
+        for name in ("train_scenes", "val_scenes"):
+            if getattr(self, name) > MOST_SCENES:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give at most {MOST_SCENES:,}")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}; it must not be negative")
 

@@ -10,15 +10,14 @@ import numpy as np
 
 from datamodules.nlvr_world.archives import write_tar
 from datamodules.nlvr_world.captions import Caption, draw_captions
-from datamodules.nlvr_world.chunks import SPLITS, Chunk, Options, chunks_of, draw_layout
+from datamodules.nlvr_world.chunks import MOST_SCENES, SPLITS, Chunk, Options, chunks_of, draw_layout
 from datamodules.nlvr_world.paint import HEIGHT, SLOT_PIXELS, WIDTH, png
-from datamodules.nlvr_world.scenes import COLOURS, SHAPES, Scene, draw_scene
+from datamodules.nlvr_world.scenes import COLOURS, SHAPES, Scene, draw_scene_of
 from datamodules.toy.workers import Workers
 
 CAPTIONS = 4  # of a scene, at most
 CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 PER_IMAGE = 100  # ids of an image's objects and captions
-VAL_IDS = 1_000_000  # first id of a validation image; an id belongs to one image, as COCO's do
 
 
 class Pictured(NamedTuple):
@@ -35,7 +34,7 @@ def draw_pictured(chunk: Chunk) -> list[Pictured]:
     drawn = []
     for _ in range(chunk.size):
         layout = draw_layout(rng)
-        scene = draw_scene(layout, rng)
+        scene = draw_scene_of(chunk.split, layout, rng)
         drawn.append(Pictured(scene, draw_captions(scene, layout, CAPTIONS, rng), png(scene)))
     return drawn
 
@@ -48,7 +47,8 @@ def write_coco(out: Path, options: Options, workers: Workers) -> None:
         drawn = [one for part in parts for one in part]
         names = [f"{split}_{number:06d}.png" for number in range(len(drawn))]
         write_tar(out / f"{split}2017.tar", zip(names, (one.image for one in drawn), strict=True))
-        ids = range(SPLITS.index(split) * VAL_IDS, SPLITS.index(split) * VAL_IDS + len(drawn))
+        first = SPLITS.index(split) * MOST_SCENES  # an id belongs to one image, as COCO's do
+        ids = range(first, first + len(drawn))
         sizes = {"width": WIDTH, "height": HEIGHT}
         images = [{"id": i, "file_name": name, **sizes} for i, name in zip(ids, names, strict=True)]
         objects = [row for i, one in zip(ids, drawn, strict=True) for row in _objects(i, one.scene)]

@@ -11,11 +11,15 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from datamodules.prepare.hold_out import split_of
+
 COLOURS = ("yellow", "black", "blue")
 SHAPES = ("circle", "square", "triangle")
 SIZES = {"small": 10, "medium": 20, "big": 30}
 BOX_PIXELS, BOXES, MOST_SCATTERED, MOST_BLOCKS = 100, 3, 7, 4
 BLOCK_PIXELS, BLOCK_LEFT, BLOCK_STEP = 20, 40, 21  # of towers: blocks stand one pixel apart
+
+VAL_SHARE = 0.1  # of all scenes, which val alone may show
 
 Layout = Literal["scattered", "towers"]
 
@@ -52,6 +56,13 @@ def draw_scene(layout: Layout, rng: np.random.Generator) -> Scene:
     """Draw three boxes."""
     draw = _scatter if layout == "scattered" else _stack
     return tuple(draw(rng) for _ in range(BOXES))
+
+
+def draw_scene_of(split: str, layout: Layout, rng: np.random.Generator) -> Scene:
+    """Draw three boxes that the split alone may show: small towers are few, and would occur in both."""
+    while split_of(repr(scene := draw_scene(layout, rng)), VAL_SHARE) != split:
+        pass
+    return scene
 
 
 def items_of(scene: Scene) -> Iterator[Item]:

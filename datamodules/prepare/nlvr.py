@@ -9,7 +9,7 @@ train makes val, which selects what dev then judges once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class Dataset(RawDataset):
         examples = [
             (row, found)
             for row in rows
-            if (found := usable_row(row, path.name, skip)) is not None and self.belongs(found, split)
+            if self.belongs(row, split) and (found := usable_row(row, path.name, skip)) is not None
         ]
         for number in order(range(len(examples) * self.permutations)):
             row, statement = examples[number // self.permutations]
@@ -97,9 +97,27 @@ class Dataset(RawDataset):
             key = tar_key(Path(name).name)
             yield Item(key, name, Record(f"nlvr/{Path(name).stem}", statements=(statement,)))
 
-    def belongs(self, statement: Statement, split: str) -> bool:
-        """Say whether a statement of the split's raw file is of the split; all of a sentence are of one."""
-        return not self.share or split not in (TRAIN, VAL) or split_of(statement.group, self.share) == split
+    def check_splits(self, splits: Sequence[str]) -> None:
+        """Make sure that one command tells train and val apart.
+
+        Raises:
+            ValueError: val is held out of train, and only one of the two is among ``splits``.
+        """
+        if self.share and (TRAIN in splits) != (VAL in splits):
+            raise ValueError(
+                f"--hold_out {self.share} takes sentences out of {TRAIN}: name both {TRAIN} and {VAL} in --splits "
+                f"(they are {', '.join(splits)}), so that no sentence is in both"
+            )
+
+    def belongs(self, row: Row, split: str) -> bool:
+        """Say whether a row of the split's raw file is of the split; all of a sentence are of one.
+
+        The official sentences are numbered, and some stand under several numbers.
+        """
+        if not self.share or split not in (TRAIN, VAL):
+            return True
+        words = " ".join(clean_text(row["sentence"]).casefold().split()).rstrip(" .")
+        return split_of(words, self.share) == split
 
 
 def usable_row(row: Row, where: str, skip: SkipDefect) -> Statement | None:

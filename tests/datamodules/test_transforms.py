@@ -213,6 +213,25 @@ def test_boxes_follow_a_fold_to_the_row_of_their_middle() -> None:
     assert kept.tolist() == [True, True, True, True]
 
 
+def test_a_fold_that_cuts_a_box_leaves_a_part_of_it_in_each_row() -> None:
+    view = ImageTransform(8, framing="fold").draw(np.random.default_rng(0), 400, 100, may_flip=False)
+    pixels = np.array([[20, 40, 60, 80], [190, 0, 210, 20], [220, 40, 260, 80], [150, 0, 200, 10]])
+    parts, of = view.parts(pixels / [400, 100, 400, 100])
+    folded = np.array([[20, 40, 60, 80], [190, 0, 200, 20], [0, 100, 10, 120], [20, 140, 60, 180], [150, 0, 200, 10]])
+    np.testing.assert_allclose(parts, folded / 200, atol=1e-7)
+    assert of.tolist() == [0, 1, 1, 2, 3]
+
+
+def test_parts_are_the_boxes_that_kept_half_of_their_area_where_nothing_is_folded() -> None:
+    view = View(10, 10, 2, 0, 10, 10)
+    boxes = np.array([[0.0, 0.0, 0.3, 1.0], [0.1, 0.0, 0.6, 1.0], [0.0, 0.0, 0.2, 0.2]])
+    moved, kept = view.move(boxes)
+    parts, of = view.parts(boxes)
+    assert of.tolist() == [1]
+    assert kept.tolist() == [False, True, False]
+    np.testing.assert_array_equal(parts, moved[kept])
+
+
 @pytest.mark.parametrize("size", [(9, 9), (9, 20), (12, 9)])
 def test_a_picture_that_is_not_wide_is_not_folded(size: tuple[int, int]) -> None:
     view = ImageTransform(8, framing="fold").draw(np.random.default_rng(0), *size, may_flip=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.nlvr_world import build, chunks
 from datamodules.nlvr_world.__main__ import main
 from datamodules.nlvr_world.build import build_world
 from datamodules.nlvr_world.chunks import Options
@@ -32,6 +33,25 @@ def test_equal_options_give_equal_bytes_and_other_seeds_others(tmp_path: Path) -
     assert one == same
     assert len(one) == 4 + 4 + 6
     assert all(one[name] != other[name] for name in one)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 2)
+    for name, processes in (("one", 1), ("two", 2)):
+        build_world(tmp_path / name, Options(5, 3, 4, 2, 5, 2), processes)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_an_interrupted_call_leaves_no_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_world(tmp_path, Options(3, 2, 3, 2, 3, 2), 1)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "write_coco", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build_world(tmp_path, Options(3, 2, 3, 2, 3, 2, seed=1), 1)
+    assert not (tmp_path / "coco").exists()
 
 
 @pytest.mark.parametrize("source", ["nlvr", "easy"])
@@ -64,7 +84,12 @@ def test_the_converter_of_coco_reads_all_captions_with_what_they_mention(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["--train-scenes", "0"], "--train-scenes is 0"), (["--seed", "-1"], "--seed is -1")]
+    ("arguments", "told"),
+    [
+        (["--train-scenes", "0"], "--train-scenes is 0"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--train-scenes", "1000001"], "give at most 1,000,000"),
+    ],
 )
 def test_what_cannot_be_drawn_is_refused(
     tmp_path: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]

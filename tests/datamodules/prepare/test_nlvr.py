@@ -89,7 +89,8 @@ def test_the_real_drawings_belong_to_their_sentences(tmp_path: Path, split: str)
 
 
 def test_sentences_are_held_out_of_training_whole(tmp_path: Path) -> None:
-    rows = [row(f"{sentence}-{example}") for sentence in range(20) for example in (0, 1)]
+    rows = [row(f"{number}-{example}", sentence=f"S {number}.") for number in range(20) for example in (0, 1)]
+    rows += [row(f"{20 + number}-0", sentence=f"s  {number}") for number in range(20)]  # the same under other numbers
     write_lines(tmp_path / "train.json", rows)
     write_drawings(tmp_path / "train" / "images" / "5", *(f"train-{one['identifier']}" for one in rows))
     arguments = ["nlvr", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--permutations", "1"]
@@ -98,9 +99,21 @@ def test_sentences_are_held_out_of_training_whole(tmp_path: Path) -> None:
         split: [s.group for record in records_of(tmp_path / "out" / "nlvr" / split).values() for s in record.statements]
         for split in ("train", "val")
     }
-    assert not set(groups["train"]) & set(groups["val"])
-    assert sorted(groups["train"] + groups["val"]) == sorted(2 * [str(number) for number in range(20)])
-    assert 0 < len(set(groups["val"])) < 14
+    numbers = {split: {int(group) % 20 for group in found} for split, found in groups.items()}
+    assert not numbers["train"] & numbers["val"]
+    every = [str(number) for number in range(20)]
+    assert sorted(groups["train"] + groups["val"]) == sorted([*every, *every, *(str(20 + n) for n in range(20))])
+    assert 0 < len(numbers["val"]) < 14
+
+
+@pytest.mark.parametrize("splits", [["train"], ["val", "dev"]])
+def test_one_command_holds_out_and_trains(
+    tmp_path: Path, splits: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(tmp_path / "train.json", [row("1-0")])
+    with pytest.raises(SystemExit):
+        main(["nlvr", "--src", str(tmp_path), "--out", str(tmp_path / "out"), "--hold_out", "0.1", "--splits", *splits])
+    assert "name both train and val in --splits" in capsys.readouterr().err
 
 
 def test_without_a_share_val_is_a_split_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
