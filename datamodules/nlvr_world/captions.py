@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from datamodules.nlvr_world.phrases import chance, draw_block, draw_kind, numeral, pick
-from datamodules.nlvr_world.properties import LEVELS, draw_place, touching
+from datamodules.nlvr_world.properties import LEVELS, Property, draw_place, touching
 from datamodules.nlvr_world.scenes import MOST_BLOCKS, Box, Item, Layout, Scene
 from datamodules.nlvr_world.statements import BOX_NOUNS, draw_property
 
@@ -21,10 +21,11 @@ OBJECTS = 0.65  # share of the names that are of objects, the others are of boxe
 
 
 class Name(NamedTuple):
-    """Words for objects, and which objects of a box they name."""
+    """Words for objects, and which objects of a box they name; ``about`` tells the boxes that decide it."""
 
     words: str
     chosen: Callable[[Box], Sequence[Item]]
+    about: Callable[[Box], bool] = lambda box: True
 
 
 class Caption(NamedTuple):
@@ -46,7 +47,7 @@ def draw_captions(scene: Scene, layout: Layout, count: int, rng: np.random.Gener
         mentions = tuple(
             (place, number) for place, box in enumerate(scene) for number, i in enumerate(box) if id(i) in named[place]
         )
-        if mentions:
+        if mentions and all(map(name.about, scene)):
             captions.append(Caption(name.words, mentions))
         if len(captions) == count:
             break
@@ -54,23 +55,18 @@ def draw_captions(scene: Scene, layout: Layout, count: int, rng: np.random.Gener
 
 
 def _box(rng: np.random.Generator) -> Name:
-    prop = draw_property("scattered", rng)
-    return Name(
-        f"{_any(rng, pick(rng, *BOX_NOUNS))} {_joint(rng)} {prop.words}", lambda box: box if prop.holds(box) else ()
-    )
+    return _with(rng, pick(rng, *BOX_NOUNS), draw_property("scattered", rng))
 
 
 def _tower(rng: np.random.Generator) -> Name:
-    prop = draw_property("towers", rng)
-    return Name(f"{_any(rng, 'tower')} {_joint(rng)} {prop.words}", lambda box: box if prop.holds(box) else ())
+    return _with(rng, "tower", draw_property("towers", rng))
 
 
-def _any(rng: np.random.Generator, noun: str) -> str:
-    return pick(rng, f"a {noun}", f"one {noun}", f"the {noun}", noun)
-
-
-def _joint(rng: np.random.Generator) -> str:
-    return pick(rng, "with", "with", "that has", "which has", "containing", "having")
+def _with(rng: np.random.Generator, noun: str, prop: Property) -> Name:
+    """Name all the boxes with a property, so neither "one" nor "the": several may have it."""
+    joint = pick(rng, "with", "with", "that has", "which has", "containing", "having")
+    words = f"{pick(rng, f'a {noun}', noun)} {joint} {prop.words}"
+    return Name(words, lambda box: box if prop.holds(box) else (), prop.about)
 
 
 def _objects(rng: np.random.Generator) -> Name:

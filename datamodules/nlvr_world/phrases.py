@@ -55,6 +55,11 @@ class Kind(NamedTuple):
             and (self.size is None or item.pixels == SIZES[self.size])
         )
 
+    def excludes(self, other: Kind) -> bool:
+        """Say whether no object is of both kinds: they differ in a stated colour, shape or size."""
+        stated = ((self.colour, other.colour), (self.shape, other.shape), (self.size, other.size))
+        return any(mine and theirs and mine != theirs for mine, theirs in stated)
+
     def count(self, items: Sequence[Item]) -> int:
         """Count the objects of this kind."""
         return sum(map(self.matches, items))
@@ -78,6 +83,11 @@ def with_article(noun: str) -> str:
 def numeral(rng: np.random.Generator, number: int) -> str:
     """Write a number as a digit or as a word."""
     return str(number) if chance(rng, 0.5) else NAMES[number]
+
+
+def compare(count: int, wanted: int, least: bool) -> bool:
+    """Compare a count with a number of the text: a bare number is exact, "at least" is not."""
+    return count >= wanted if least else count == wanted
 
 
 def draw_number(rng: np.random.Generator, most: int) -> Number:

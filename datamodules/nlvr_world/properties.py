@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations, groupby, takewhile
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ from datamodules.nlvr_world.phrases import (
     NAMES,
     Kind,
     chance,
+    compare,
     draw_block,
     draw_kind,
     draw_number,
@@ -21,10 +23,11 @@ from datamodules.nlvr_world.scenes import COLOURS, MOST_BLOCKS, MOST_SCATTERED, 
 
 
 class Property(NamedTuple):
-    """Words and meaning."""
+    """Words and meaning; ``about`` tells the boxes that decide it."""
 
     words: str
     holds: Callable[[Box], bool]
+    about: Callable[[Box], bool] = lambda box: True
 
 
 Draw: TypeAlias = Callable[[np.random.Generator], Property]
@@ -83,13 +86,21 @@ def counted(rng: np.random.Generator) -> Property:
 
 def counted_kinds(rng: np.random.Generator) -> Property:
     """Two or three kinds side by side: "a black circle, a square and two blue items"."""
-    kinds = [draw_kind(rng) for _ in range(3 if chance(rng, 0.3) else 2)]
+    kinds = _kinds_apart(rng, 3 if chance(rng, 0.3) else 2)
     numbers = [draw_number(rng, 2) for _ in kinds]
     *first, last = [kind.named(number) for kind, number in zip(kinds, numbers, strict=True)]
     return Property(
         f"{', '.join(first)}{pick(rng, ' and ', ' and ', ', and ')}{last}",
         lambda box: all(number.test(kind.count(box)) for kind, number in zip(kinds, numbers, strict=True)),
     )
+
+
+def _kinds_apart(rng: np.random.Generator, count: int) -> list[Kind]:
+    """Draw kinds that share no object, as a listener takes kinds side by side to be different objects."""
+    while True:
+        kinds = [draw_kind(rng) for _ in range(count)]
+        if all(one.excludes(other) for one, other in combinations(kinds, 2)):
+            return kinds
 
 
 def counted_all(rng: np.random.Generator) -> Property:
@@ -114,7 +125,7 @@ def share(rng: np.random.Generator) -> Property:
 
     def holds(box: Box) -> bool:
         count = sum(item.colour == colour for item in box)
-        return len(box) == total and (count >= part if least else count == part)
+        return len(box) == total and compare(count, part, least)
 
     return Property(words, holds)
 
@@ -188,7 +199,7 @@ def placed(rng: np.random.Generator) -> Property:
 
 
 def topmost(rng: np.random.Generator) -> Property:
-    """The highest or lowest object: "a blue item on top of all others"."""
+    """The highest or lowest object: "a blue item above all the others"."""
     kind, top = draw_kind(rng), chance(rng, 0.6)
     said = (
         ("as the highest", "above all the others", "on top")
@@ -197,10 +208,19 @@ def topmost(rng: np.random.Generator) -> Property:
     )
 
     def holds(box: Box) -> bool:
-        found = min(box, key=lambda i: i.y + i.pixels / 2) if top else max(box, key=lambda i: i.y + i.pixels / 2)
-        return len(box) > 1 and kind.matches(found)
+        return kind.matches(min(box, key=lambda item: _depths(item, top)))
 
-    return Property(f"{kind.one} {pick(rng, *said)}", holds)
+    def decided(box: Box) -> bool:
+        first, *others = sorted(_depths(item, top) for item in box)
+        return bool(others) and all(f < o for other in others for f, o in zip(first, other, strict=True))
+
+    return Property(f"{kind.one} {pick(rng, *said)}", holds, decided)
+
+
+def _depths(item: Item, top: bool) -> tuple[float, int]:
+    """Return how far an object's centre and its edge are from the upper wall, or from the lower one."""
+    gap = item.gaps[UPPER if top else LOWER]
+    return gap + item.pixels / 2, gap
 
 
 def block_at(rng: np.random.Generator) -> Property:
@@ -260,16 +280,21 @@ def ends(rng: np.random.Generator) -> Property:
 
 def run_at_end(rng: np.random.Generator) -> Property:
     """Several blocks of a colour at one end: "two black blocks at the base"."""
-    kind, n, top = draw_block(rng), int(rng.integers(2, 4)), chance(rng, 0.45)
+    kind, n, top, least = draw_block(rng), int(rng.integers(2, 4)), chance(rng, 0.45), chance(rng, 0.4)
     said = (
         pick(rng, "at the top", "on top", "as the top")
         if top
         else pick(rng, "at the base", "as the base", "at the bottom")
     )
     return Property(
-        f"{numeral(rng, n)} {kind.nouns} {said}",
-        lambda box: len(box) >= n and all(map(kind.matches, box[-n:] if top else box[:n])),
+        f"{'at least ' if least else ''}{numeral(rng, n)} {kind.nouns} {said}",
+        lambda box: compare(length_at_end(box, kind, top), n, least),
     )
+
+
+def length_at_end(box: Box, kind: Kind, top: bool) -> int:
+    """Count the blocks of a kind that a tower ends with, before the first other one."""
+    return len(list(takewhile(kind.matches, reversed(box) if top else box)))
 
 
 def stacked(rng: np.random.Generator) -> Property:
@@ -284,15 +309,16 @@ def stacked(rng: np.random.Generator) -> Property:
 
 def together(rng: np.random.Generator) -> Property:
     """Neighbours of one colour: "two blue blocks stacked together"."""
-    kind, n = draw_block(rng), int(rng.integers(2, 4))
+    kind, n, least = draw_block(rng), int(rng.integers(2, 4)), chance(rng, 0.4)
     words = pick(
         rng, "stacked together", "attached to each other", "next to each other", "one above the other", "in a row"
     )
 
     def holds(box: Box) -> bool:
-        return any(all(map(kind.matches, box[start : start + n])) for start in range(len(box) - n + 1))
+        runs = (len(list(run)) for matches, run in groupby(box, kind.matches) if matches)
+        return any(compare(run, n, least) for run in runs)
 
-    return Property(f"{numeral(rng, n)} {kind.nouns} {words}", holds)
+    return Property(f"{'at least ' if least else ''}{numeral(rng, n)} {kind.nouns} {words}", holds)
 
 
 def between(rng: np.random.Generator) -> Property:

@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from datamodules.nlvr_world.phrases import Number, chance, draw_block, draw_kind, draw_number, numeral, pick
-from datamodules.nlvr_world.properties import PROPERTIES, Property, draw_place, touching
+from datamodules.nlvr_world.phrases import Number, chance, compare, draw_block, draw_kind, draw_number, numeral, pick
+from datamodules.nlvr_world.properties import PROPERTIES, Property, draw_place, length_at_end, touching
 from datamodules.nlvr_world.scenes import BOXES, COLOURS, MOST_BLOCKS, Layout, Scene, items_of
 
 
@@ -42,12 +42,19 @@ def choose(rng: np.random.Generator, weighted: Sequence[tuple[float, Form]]) -> 
     return weighted[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))][1]
 
 
-def _quantified(rng: np.random.Generator, noun: str, plural: str, prop: Property) -> Statement:
-    """Say of how many boxes a property holds."""
+def quantified(rng: np.random.Generator, noun: str, plural: str, prop: Property) -> Statement:
+    """Say of how many boxes a property holds, in scenes whose boxes all decide it."""
+    text, holds = _quantifier(rng, noun, plural, prop)
+    return Statement(text, holds, lambda scene: all(map(prop.about, scene)))
+
+
+def _quantifier(
+    rng: np.random.Generator, noun: str, plural: str, prop: Property
+) -> tuple[str, Callable[[Scene], bool]]:
     form = rng.random()
     joint = pick(rng, "with", "with", "that has", "which has", "containing", "having")
     if form < 0.5:
-        return Statement(_some(rng, noun, plural, joint, prop.words), lambda scene: any(map(prop.holds, scene)))
+        return _some(rng, noun, joint, prop.words), lambda scene: any(map(prop.holds, scene))
     if form < 0.8:
         n = int(rng.integers(1, 3))
         word = numeral(rng, n)
@@ -62,7 +69,7 @@ def _quantified(rng: np.random.Generator, noun: str, plural: str, prop: Property
             f"{told} {nouns} {verb} {prop.words}",
             f"{told} of the {pick(rng, '', 'three ')}{plural} {verb} {prop.words}",
         )
-        return Statement(text, lambda scene: _compare(sum(map(prop.holds, scene)), n, least))
+        return text, lambda scene: compare(sum(map(prop.holds, scene)), n, least)
     if form < 0.92:
         text = pick(
             rng,
@@ -71,21 +78,17 @@ def _quantified(rng: np.random.Generator, noun: str, plural: str, prop: Property
             f"all {pick(rng, 'the', 'three', '3')} {plural} {pick(rng, *HAVE)} {prop.words}",
             f"there {'are' if chance(rng, 0.2) else 'is'} {prop.words} in {pick(rng, 'each', 'every')} {noun}",
         )
-        return Statement(text, lambda scene: all(map(prop.holds, scene)))
+        return text, lambda scene: all(map(prop.holds, scene))
     text = pick(
         rng,
         f"there is no {noun} {joint} {prop.words}",
         f"no {noun} {pick(rng, *HAS)} {prop.words}",
         f"none of the {plural} {pick(rng, *HAVE)} {prop.words}",
     )
-    return Statement(text, lambda scene: not any(map(prop.holds, scene)))
+    return text, lambda scene: not any(map(prop.holds, scene))
 
 
-def _compare(count: int, wanted: int, least: bool) -> bool:
-    return count >= wanted if least else count == wanted
-
-
-def _some(rng: np.random.Generator, noun: str, plural: str, joint: str, words: str) -> str:
+def _some(rng: np.random.Generator, noun: str, joint: str, words: str) -> str:
     amount = pick(rng, "a", "a", "a", "at least one", "at least 1")
     there = f"there is {amount} {noun} {joint} {words}"
     return pick(
@@ -94,22 +97,21 @@ def _some(rng: np.random.Generator, noun: str, plural: str, joint: str, words: s
         there,
         there,
         f"at least one {noun} {pick(rng, *HAS)} {words}",
-        f"one of the {plural} {pick(rng, *HAS)} {words}",
         f"some {noun} {pick(rng, *HAS)} {words}",
-        f"there is {words} in {pick(rng, 'a', 'one', 'some')} {noun}",
+        f"there is {words} in {pick(rng, 'a', 'some')} {noun}",
     )
 
 
 def about_boxes(rng: np.random.Generator) -> Statement:
     """Boxes with a property."""
     noun = pick(rng, *BOX_NOUNS)
-    return _quantified(rng, noun, f"{noun}{'es' if noun[-1] == 'x' else 's'}", draw_property("scattered", rng))
+    return quantified(rng, noun, f"{noun}{'es' if noun[-1] == 'x' else 's'}", draw_property("scattered", rng))
 
 
 def about_towers(rng: np.random.Generator) -> Statement:
     """Towers with a property."""
     noun = "stack" if chance(rng, 0.2) else "tower"
-    return _quantified(rng, noun, f"{noun}s", draw_property("towers", rng))
+    return quantified(rng, noun, f"{noun}s", draw_property("towers", rng))
 
 
 def draw_property(layout: Layout, rng: np.random.Generator) -> Property:
@@ -150,7 +152,8 @@ def base_of(rng: np.random.Generator) -> Statement:
         else pick(rng, "as the base of", "at the base of", "at the bottom of")
     )
     n = int(rng.integers(1, 4)) if chance(rng, 0.4) else 1
-    many = kind.one if n == 1 else f"{numeral(rng, n)} {kind.nouns}"
+    or_more = n == 1 or chance(rng, 0.4)
+    many = kind.one if n == 1 else f"{'at least ' if or_more else ''}{numeral(rng, n)} {kind.nouns}"
     behind = (
         ""
         if height is None
@@ -159,8 +162,8 @@ def base_of(rng: np.random.Generator) -> Statement:
     text = f"there {'is' if n == 1 else 'are'} {many} {end} a tower{behind}"
 
     def holds(scene: Scene) -> bool:
-        fitting = [box for box in scene if height is None or _compare(len(box), height, least)]
-        return any(len(box) >= n and all(map(kind.matches, box[-n:] if top else box[:n])) for box in fitting)
+        fitting = [box for box in scene if height is None or compare(len(box), height, least)]
+        return any(compare(length_at_end(box, kind, top), n, or_more) for box in fitting)
 
     return Statement(text, holds)
 
@@ -234,7 +237,7 @@ def _same_number(rng: np.random.Generator, plural: str, *nouns: str) -> Statemen
         f"two of the {plural} have equally many {noun}",
         f"two {plural} have the same number of {noun}",
     )
-    return Statement(text, lambda scene: len(set(map(len, scene))) < len(scene))
+    return Statement(text, lambda scene: len(set(map(len, scene))) == BOXES - 1)
 
 
 def exists(rng: np.random.Generator) -> Statement:
@@ -300,26 +303,20 @@ def at_walls(rng: np.random.Generator) -> Statement:
 
 def block_on_block(rng: np.random.Generator) -> Statement:
     """How often one block lies on another: "there is exactly one yellow block on a black block"."""
-    upper, lower, n = draw_block(rng), draw_block(rng), int(rng.integers(0, 3))
+    upper, lower, n = draw_block(rng), draw_block(rng), int(chance(rng, 2 / 3))
     over = chance(rng, 0.65)
     words = pick(rng, "above", "over", "on", "on top of") if over else pick(rng, "below", "under", "beneath")
     first, second = (upper, lower) if over else (lower, upper)
     least, word = n == 1 and chance(rng, 0.7), numeral(rng, n)
-    amount = (
-        f"no {first.noun}"
-        if n == 0
-        else first.one
-        if least
-        else pick(rng, f"exactly {word}", f"{word}") + f" {first.noun if n == 1 else first.nouns}"
-    )
+    amount = f"no {first.noun}" if n == 0 else first.one if least else f"{pick(rng, 'exactly ', '')}{word} {first.noun}"
 
     def holds(scene: Scene) -> bool:
         found = sum(
             lower.matches(low) and upper.matches(high) for box in scene for low, high in zip(box, box[1:], strict=False)
         )
-        return _compare(found, n, least)
+        return compare(found, n, least)
 
-    return Statement(f"there {'are' if n > 1 else 'is'} {amount} {words} {second.one}", holds)
+    return Statement(f"there is {amount} {words} {second.one}", holds)
 
 
 def more_than(rng: np.random.Generator) -> Statement:

@@ -11,9 +11,9 @@ import pytest
 from datamodules.nlvr_world import properties, statements
 from datamodules.nlvr_world.build import draw_chunk
 from datamodules.nlvr_world.chunks import Chunk
-from datamodules.nlvr_world.phrases import FROM, NAMES, draw_number
+from datamodules.nlvr_world.phrases import FROM, NAMES, Kind, draw_number
 from datamodules.nlvr_world.properties import Property
-from datamodules.nlvr_world.scenes import Box, Item, Scene, draw_scene
+from datamodules.nlvr_world.scenes import COLOURS, SHAPES, SIZES, Box, Item, Scene, draw_scene
 from datamodules.nlvr_world.statements import Statement
 
 BLOCKS = {"y": "yellow", "k": "black", "b": "blue"}
@@ -44,7 +44,11 @@ def stated(draw: Callable[[np.random.Generator], Statement], text: str) -> State
         (properties.only_blocks, "only black blocks", "kkk", "kkb"),
         (properties.block_colours, "2 different colors", "kyk", "kyb"),
         (properties.between, "a yellow block between two black blocks", "bkyk", "kybk"),
+        (properties.together, "two yellow blocks stacked together", "yyky", "kyyy"),
+        (properties.together, "at least two yellow blocks stacked together", "kyyy", "yky"),
         (properties.run_at_end, "two black blocks at the base", "kkb", "bkk"),
+        (properties.run_at_end, "two black blocks at the base", "kkbk", "kkk"),
+        (properties.run_at_end, "at least two black blocks at the top", "kkk", "kkb"),
     ],
 )
 def test_what_towers_have(form: Callable[[np.random.Generator], Property], words: str, true: str, false: str) -> None:
@@ -58,9 +62,12 @@ def test_what_towers_have(form: Callable[[np.random.Generator], Property], words
     [
         (statements.base_of, "there is a blue block as the base of a tower", "y,by,k", "y,yb,k"),
         (statements.base_of, "there is a black block at the top of a tower with 3 blocks", "y,byk,k", "yk,byb,k"),
+        (statements.base_of, "there are two black blocks at the base of a tower", "kk,b,y", "kkk,b,bkk"),
+        (statements.base_of, "there are at least two black blocks at the base of a tower", "kkk,b,y", "k,b,bkk"),
         (statements.ends_of_all, "all three bases are black", "k,ky,kb", "k,ky,bk"),
         (statements.tower_of_colour, "there is a blue tower", "y,bb,k", "y,by,k"),
         (statements.same_height, "two towers have the same number of blocks", "y,by,k", "y,by,kkk"),
+        (statements.same_height, "two towers have the same number of blocks", "y,by,k", "y,b,k"),
         (statements.block_on_block, "there is exactly one blue block on a black block", "kb,y,k", "kb,y,kb"),
         (statements.block_exists, "there is a blue block", "y,yb,k", "y,k,yk"),
         (statements.total_blocks, "there are two blue blocks", "kb,y,b", "kb,bb,k"),
@@ -83,6 +90,67 @@ def test_what_touches_a_wall_has_no_pixel_between() -> None:
     corner = stated(statements.at_walls, "there is a blue square touching a corner")
     assert not corner.holds(scene(80))
     assert corner.holds(((Item(80, 0, 20, "square", "blue"),), (), ()))
+
+
+def test_kinds_side_by_side_are_different_objects() -> None:
+    circle, black = Kind(None, "circle", None, "circle"), Kind("black", None, None, "black item")
+    assert not circle.excludes(black)
+    assert Kind("black", "circle", None, "black circle").excludes(Kind("blue", None, None, "blue item"))
+    assert Kind("black", None, "big", "big black item").excludes(Kind(None, None, "small", "small item"))
+    for seed in range(300):
+        prop = properties.counted_kinds(np.random.default_rng(seed))
+        if prop.words.split()[0] == "a" and prop.words.count(" a ") == 1 and " and a " in prop.words:
+            items = (
+                Item(0, 0, pixels, shape, colour) for pixels in SIZES.values() for shape in SHAPES for colour in COLOURS
+            )
+            assert not any(prop.holds((item,)) for item in items)
+
+
+@pytest.mark.parametrize(
+    ("other", "decides", "holds"),
+    [
+        (Item(40, 30, 10, "circle", "black"), True, True),
+        (Item(40, 20, 10, "circle", "black"), False, None),  # the same edge
+        (Item(40, 25, 10, "circle", "black"), False, None),  # the same centre
+        (Item(40, 15, 30, "circle", "black"), False, None),  # the higher edge of two, with the same centre
+        (Item(40, 18, 30, "circle", "black"), False, None),  # the higher edge, with the lower centre
+        (Item(40, 5, 10, "circle", "black"), True, False),
+        (None, False, None),
+    ],
+)
+def test_one_object_is_above_the_others_by_its_centre_and_by_its_edge(
+    other: Item | None, decides: bool, holds: bool | None
+) -> None:
+    box = (Item(0, 20, 20, "circle", "blue"), *([other] if other else []))
+    prop = spelled(properties.topmost, "a blue circle above all the others")
+    assert prop.about(box) == decides
+    assert not decides or prop.holds(box) == holds
+
+
+def test_a_statement_is_about_scenes_whose_boxes_all_decide_it() -> None:
+    decided = (Item(0, 20, 20, "circle", "blue"), Item(40, 30, 10, "circle", "black"))
+    prop = spelled(properties.topmost, "a blue circle above all the others")
+    statement = statements.quantified(np.random.default_rng(0), "box", "boxes", prop)
+    assert statement.about((decided, decided, decided))
+    assert not statement.about((decided, decided[:1], decided))
+
+
+@pytest.mark.parametrize(
+    ("text", "truths"),  # of none to three towers
+    [
+        ("one of the towers has a top", [False, True, False, False]),
+        ("at least one tower has a top", [False, True, True, True]),
+        ("there is a tower with a top", [False, True, True, True]),
+        ("there are two towers with a top", [False, False, True, False]),
+        ("each tower has a top", [False, False, False, True]),
+        ("none of the towers have a top", [True, False, False, False]),
+    ],
+)
+def test_how_many_towers_have_a_property(text: str, truths: list[bool]) -> None:
+    prop = Property("a top", lambda box: len(box) > 1)
+    statement = stated(lambda rng: statements.quantified(rng, "tower", "towers", prop), text)
+    scenes = [tuple(tower("ky" if place < count else "k") for place in range(3)) for count in range(4)]
+    assert [statement.holds(scene) for scene in scenes] == truths
 
 
 def test_numbers_mean_what_they_say() -> None:
