@@ -66,7 +66,7 @@ def draw_chunk(chunk: Chunk) -> list[Drawn]:
     rng = np.random.default_rng(chunk.seeds)
     drawn = []
     for number in range(chunk.first, chunk.first + chunk.size):
-        pair = draw_pair(rng, chunk.source == "easy")
+        pair = draw_pair(chunk.split, rng, chunk.source == "easy")
         for which, (label, scene) in enumerate(zip(LABELS, (pair.true, pair.false), strict=True)):
             prefix = f"{chunk.source}-{chunk.split}-{number}-{which}"
             row: dict[str, object] = {

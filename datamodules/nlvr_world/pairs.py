@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.nlvr_world.chunks import draw_layout
-from datamodules.nlvr_world.scenes import Layout, Scene, draw_scene
+from datamodules.nlvr_world.scenes import Layout, Scene, draw_scene_of
 from datamodules.nlvr_world.statements import Statement, draw_statement
 
 TRIES = 60  # scenes for a statement; one that holds of fewer, or fails of fewer, is dropped
@@ -24,20 +24,20 @@ class Pair(NamedTuple):
     false: Scene
 
 
-def draw_pair(rng: np.random.Generator, easy: bool = False) -> Pair:
+def draw_pair(split: str, rng: np.random.Generator, easy: bool = False) -> Pair:
     """Draw statements, easy ones or any, until one has both scenes."""
     while True:
         layout = draw_layout(rng)
-        pair = find_scenes(draw_statement(layout, rng, easy), layout, rng)
+        pair = find_scenes(draw_statement(layout, rng, easy), split, layout, rng)
         if pair is not None:
             return pair
 
 
-def find_scenes(statement: Statement, layout: Layout, rng: np.random.Generator) -> Pair | None:
-    """Draw scenes until the statement has been true and false; None after too many."""
+def find_scenes(statement: Statement, split: str, layout: Layout, rng: np.random.Generator) -> Pair | None:
+    """Draw scenes of a split until the statement has been true and false; None after too many."""
     found: dict[bool, Scene] = {}
     for _ in range(TRIES):
-        scene = draw_scene(layout, rng)
+        scene = draw_scene_of(split, layout, rng)
         if statement.about(scene):
             found.setdefault(statement.holds(scene), scene)
         if len(found) == 2:

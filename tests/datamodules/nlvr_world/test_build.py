@@ -96,3 +96,17 @@ def test_what_cannot_be_drawn_is_refused(
 ) -> None:
     assert main(["--out", str(tmp_path), *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_no_drawing_of_val_occurs_in_train(tmp_path: Path) -> None:
+    build_world(tmp_path, Options(300, 100, 300, 100, 300, 100), 1)
+    shown = {
+        split: {
+            json.dumps(json.loads(line)["structured_rep"])
+            for source in ("nlvr", "easy")
+            for line in (tmp_path / source / f"{split}.json").read_text().splitlines()
+        }
+        for split in ("train", "val")
+    }
+    assert not shown["train"] & shown["val"]
+    assert len(shown["val"]) > 200
