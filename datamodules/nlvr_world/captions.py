@@ -75,7 +75,8 @@ def _objects(rng: np.random.Generator) -> Name:
     noun = pick(rng, kind.noun, kind.nouns, kind.one)
     if chance(rng, 0.5):
         return Name(noun, lambda box: [i for i in box if kind.matches(i)])
-    place, away = draw_place(rng), chance(rng, 0.2)
+    away = chance(rng, 0.2)
+    place = draw_place(rng, away)
     words = f"{noun} {'not touching' if away else touching(rng)} {place.words}"
     return Name(words, lambda box: [i for i in box if kind.matches(i) and place.touched(i) != away])
 

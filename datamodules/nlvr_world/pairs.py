@@ -13,7 +13,7 @@ from datamodules.nlvr_world.chunks import draw_layout
 from datamodules.nlvr_world.scenes import Layout, Scene, draw_scene_of
 from datamodules.nlvr_world.statements import Statement, draw_statement
 
-TRIES = 60  # scenes for a statement; one that holds of fewer, or fails of fewer, is dropped
+TRIES = 60  # scenes drawn for a statement; one that is not both true and false among them is dropped
 
 
 class Pair(NamedTuple):

@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 
     def named(self, number: Number) -> str:
         """Return so many of them in words."""
-        return f"{number.words} {self.nouns if number.plural else self.noun}"
+        return self.one if number.words == "a" else f"{number.words} {self.nouns if number.plural else self.noun}"
 
     def matches(self, item: Item) -> bool:
         """Say whether an object is of this kind."""

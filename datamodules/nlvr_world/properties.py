@@ -28,6 +28,7 @@ class Property(NamedTuple):
     words: str
     holds: Callable[[Box], bool]
     about: Callable[[Box], bool] = lambda box: True
+    compares: bool = False  # "all boxes have items of the same shape" may compare boxes, "each box has" does not
 
 
 Draw: TypeAlias = Callable[[np.random.Generator], Property]
@@ -42,8 +43,8 @@ class Place(NamedTuple):
     touched: Callable[[Item], bool]
 
 
-def draw_place(rng: np.random.Generator) -> Place:
-    """Draw a place: any wall most often."""
+def draw_place(rng: np.random.Generator, away: bool = False) -> Place:
+    """Draw a place, any wall most often; for objects away from it no "a wall", which may be one of several."""
     form = rng.random()
     any_wall = (
         "the wall",
@@ -56,9 +57,11 @@ def draw_place(rng: np.random.Generator) -> Place:
         "a wall of a box",
     )
     if form < 0.45:
-        return Place(pick(rng, *any_wall), lambda item: 0 in item.gaps)
+        words = pick(rng, *(("any wall", "any edge", "the wall") if away else any_wall))
+        return Place(words, lambda item: 0 in item.gaps)
     if form < 0.6:
-        words = pick(rng, "a corner", "the corner", "a corner of a box", "the corner of the box", "one of the corners")
+        corners = ("a corner", "the corner", "a corner of a box", "the corner of the box", "one of the corners")
+        words = "any corner" if away else pick(rng, *corners)
         return Place(words, lambda item: 0 in item.gaps[:3:2] and 0 in item.gaps[1::2])
     if form < 0.85:
         words = pick(
@@ -146,9 +149,11 @@ def only_blocks(rng: np.random.Generator) -> Property:
 def _only_colours(rng: np.random.Generator, *nouns: str) -> Property:
     colours = set(rng.permutation(COLOURS)[: 1 + int(chance(rng, 0.45))].tolist())
     told, noun = " and ".join(sorted(colours, reverse=chance(rng, 0.5))), pick(rng, *nouns)
-    words = pick(
-        rng, f"only {told} {noun}", f"only {told} {noun}", f"nothing but {told} {noun}", f"{noun} of only {told} colour"
-    )
+    if chance(rng, 0.25):
+        return Property(
+            f"{noun} of only {told} colour", lambda box: len(box) > 1 and {item.colour for item in box} == colours
+        )
+    words = pick(rng, f"only {told} {noun}", f"only {told} {noun}", f"nothing but {told} {noun}")
     return Property(words, lambda box: {item.colour for item in box} == colours)
 
 
@@ -165,13 +170,14 @@ def block_colours(rng: np.random.Generator) -> Property:
 def _colours(rng: np.random.Generator, *nouns: str) -> Property:
     n, spelled, noun = int(rng.integers(1, 4)), pick(rng, "color", "color", "colour"), pick(rng, *nouns)
     if n == 1:
-        one = (
-            f"{noun} of the same {spelled}",
-            f"only one {spelled}",
-            f"a single {spelled}",
-            f"{noun} of one {spelled} only",
+        least = 1 + int(chance(rng, 0.5))
+        one = (f"only one {spelled}", f"a single {spelled}")
+        several = (f"{noun} of the same {spelled}", f"{noun} of one {spelled} only")
+        return Property(
+            pick(rng, *(one if least == 1 else several)),
+            lambda box: len(box) >= least and len({item.colour for item in box}) == 1,
+            compares=True,
         )
-        return Property(pick(rng, *one), lambda box: len({item.colour for item in box}) == 1)
     word = numeral(rng, n)
     words = pick(
         rng,
@@ -180,15 +186,18 @@ def _colours(rng: np.random.Generator, *nouns: str) -> Property:
         f"{noun} of {word} {spelled}s",
         f"{noun} in exactly {word} {spelled}s",
     )
-    return Property(words, lambda box: len({item.colour for item in box}) == n)
+    return Property(words, lambda box: len({item.colour for item in box}) == n, compares=True)
 
 
 def same_form(rng: np.random.Generator) -> Property:
     """Objects alike: "items of the same size"."""
     noun = pick(rng, "items", "objects")
-    if chance(rng, 0.5):
-        return Property(f"{noun} of the same shape", lambda box: len(box) > 1 and len({i.shape for i in box}) == 1)
-    return Property(f"{noun} of the same size", lambda box: len(box) > 1 and len({i.pixels for i in box}) == 1)
+    shape = chance(rng, 0.5)
+
+    def holds(box: Box) -> bool:
+        return len(box) > 1 and len({item.shape if shape else item.pixels for item in box}) == 1
+
+    return Property(f"{noun} of the same {'shape' if shape else 'size'}", holds, compares=True)
 
 
 def placed(rng: np.random.Generator) -> Property:
@@ -248,13 +257,11 @@ def block_at(rng: np.random.Generator) -> Property:
         words = pick(
             rng,
             f"as the {LEVELS[level]} block from the base",
-            f"as its {LEVELS[level]} block",
             f"at the {LEVELS[level]} place from the bottom",
         )
         return Property(f"{kind.one} {words}", lambda box: len(box) > level and kind.matches(box[level]))
     if form < 0.94:
-        words = pick(rng, "just below the top", "below the top block", "under the top block")
-        return Property(f"{kind.one} {words}", lambda box: len(box) > 1 and kind.matches(box[-2]))
+        return Property(f"{kind.one} just below the top", lambda box: len(box) > 1 and kind.matches(box[-2]))
     return Property(f"{kind.one} in the middle", lambda box: len(box) == 3 and kind.matches(box[1]))
 
 
@@ -268,14 +275,14 @@ def ends(rng: np.random.Generator) -> Property:
             "a base and a top of the same color",
             "the same color at top and bottom",
         )
-        return Property(words, lambda box: len(box) > 1 and box[0].colour == box[-1].colour)
+        return Property(words, lambda box: len(box) > 1 and box[0].colour == box[-1].colour, compares=True)
     words = pick(
         rng,
         f"{base.one} at the base and {top.one} at the top",
         f"{top.one} at the top and {base.one} at the base",
         f"a {base.colour} base and a {top.colour} top",
     )
-    return Property(words, lambda box: base.matches(box[0]) and top.matches(box[-1]))
+    return Property(words, lambda box: len(box) > 1 and base.matches(box[0]) and top.matches(box[-1]))
 
 
 def run_at_end(rng: np.random.Generator) -> Property:
@@ -351,7 +358,7 @@ def coloured_blocks(rng: np.random.Generator) -> Property:
 def height_and(rng: np.random.Generator) -> Property:
     """A height and what is at one level: "three blocks and a black block at the top"."""
     height, other = int(rng.integers(2, MOST_BLOCKS + 1)), block_at(rng)
-    joined = pick(rng, "and", "with", "and it has")
+    joined = pick(rng, "and", "with")
     return Property(
         f"{pick(rng, '', 'exactly ')}{NAMES[height] if chance(rng, 0.7) else height} blocks {joined} {other.words}",
         lambda box: len(box) == height and other.holds(box),

@@ -56,7 +56,7 @@ def _quantifier(
     if form < 0.5:
         return _some(rng, noun, joint, prop.words), lambda scene: any(map(prop.holds, scene))
     if form < 0.8:
-        n = int(rng.integers(1, 3))
+        n = 1 if prop.compares else int(rng.integers(1, 3))
         word = numeral(rng, n)
         least = chance(rng, 0.3)
         told = pick(rng, f"at least {word}") if least else pick(rng, word, word, f"exactly {word}", f"only {word}")
@@ -71,20 +71,17 @@ def _quantifier(
         )
         return text, lambda scene: compare(sum(map(prop.holds, scene)), n, least)
     if form < 0.92:
-        text = pick(
-            rng,
+        each = (
             f"each {noun} {pick(rng, *HAS)} {prop.words}",
             f"every {noun} {pick(rng, *HAS)} {prop.words}",
-            f"all {pick(rng, 'the', 'three', '3')} {plural} {pick(rng, *HAVE)} {prop.words}",
             f"there {'are' if chance(rng, 0.2) else 'is'} {prop.words} in {pick(rng, 'each', 'every')} {noun}",
         )
+        together = f"all {pick(rng, 'the', 'three', '3')} {plural} {pick(rng, *HAVE)} {prop.words}"
+        text = pick(rng, *each, *(() if prop.compares else (together,)))
         return text, lambda scene: all(map(prop.holds, scene))
-    text = pick(
-        rng,
-        f"there is no {noun} {joint} {prop.words}",
-        f"no {noun} {pick(rng, *HAS)} {prop.words}",
-        f"none of the {plural} {pick(rng, *HAVE)} {prop.words}",
-    )
+    no = (f"there is no {noun} {joint} {prop.words}", f"no {noun} {pick(rng, *HAS)} {prop.words}")
+    none = f"none of the {plural} {pick(rng, *HAVE)} {prop.words}"
+    text = pick(rng, *no, *(() if prop.compares else (none,)))
     return text, lambda scene: not any(map(prop.holds, scene))
 
 
@@ -130,15 +127,16 @@ def of_height(rng: np.random.Generator) -> Statement:
         f"{word} block{s} tower",
         f"tower of {word} block{s}",
     )
-    text = pick(
-        rng,
-        f"the {tower} {pick(rng, *HAS)} {prop.words}",
-        f"there is a {tower} {pick(rng, 'with', 'that has', 'having')} {prop.words}",
+    the = chance(rng, 0.5)
+    text = (
+        f"the {tower} {pick(rng, *HAS)} {prop.words}"
+        if the
+        else f"there is a {tower} {pick(rng, 'with', 'that has', 'having')} {prop.words}"
     )
     return Statement(
         text,
         lambda scene: any(len(box) == height and prop.holds(box) for box in scene),
-        lambda scene: any(len(box) == height for box in scene),
+        lambda scene: compare(sum(len(box) == height for box in scene), 1, least=not the),
     )
 
 
@@ -228,7 +226,9 @@ def _same_number(rng: np.random.Generator, plural: str, *nouns: str) -> Statemen
     noun = pick(rng, *nouns)
     if chance(rng, 0.3):
         text = pick(
-            rng, f"all {plural} have a different number of {noun}", f"each of the {plural} has another number of {noun}"
+            rng,
+            f"all {plural} have a different number of {noun}",
+            f"each of the {plural} has a different number of {noun}",
         )
         return Statement(text, lambda scene: len(set(map(len, scene))) == len(scene))
     text = pick(
@@ -280,16 +280,10 @@ def _there(number: Number, words: str) -> str:
 
 def at_walls(rng: np.random.Generator) -> Statement:
     """So many objects that touch a wall, or do not."""
-    kind, place, number = draw_kind(rng), draw_place(rng), draw_number(rng, 3)
     if chance(rng, 0.1):
-        text = pick(
-            rng,
-            f"no {kind.noun} is touching {place.words}",
-            f"none of the {kind.nouns} are touching {place.words}",
-            f"there is no {kind.noun} touching {place.words}",
-        )
-        return Statement(text, lambda scene: not any(kind.matches(i) and place.touched(i) for i in items_of(scene)))
+        return _at_no_wall(rng)
     away = chance(rng, 0.2)
+    kind, place, number = draw_kind(rng), draw_place(rng, away), draw_number(rng, 3)
     verb = (
         pick(rng, "not touching", "which are not touching" if number.plural else "which is not touching")
         if away
@@ -299,6 +293,22 @@ def at_walls(rng: np.random.Generator) -> Statement:
         f"{_there(number, kind.named(number))} {verb} {place.words}",
         lambda scene: number.test(sum(kind.matches(i) and place.touched(i) != away for i in items_of(scene))),
     )
+
+
+def _at_no_wall(rng: np.random.Generator) -> Statement:
+    kind, place = draw_kind(rng), draw_place(rng)
+
+    def holds(scene: Scene) -> bool:
+        return not any(kind.matches(item) and place.touched(item) for item in items_of(scene))
+
+    if chance(rng, 0.33):  # "the blue circles" takes for granted that there are some
+        return Statement(
+            f"none of the {kind.nouns} are touching {place.words}",
+            holds,
+            lambda scene: any(map(kind.matches, items_of(scene))),
+        )
+    touches = pick(rng, f"no {kind.noun} is touching", f"there is no {kind.noun} touching")
+    return Statement(f"{touches} {place.words}", holds)
 
 
 def block_on_block(rng: np.random.Generator) -> Statement:

@@ -11,7 +11,7 @@ import pytest
 from datamodules.nlvr_world import properties, statements
 from datamodules.nlvr_world.build import draw_chunk
 from datamodules.nlvr_world.chunks import Chunk
-from datamodules.nlvr_world.phrases import FROM, NAMES, Kind, draw_number
+from datamodules.nlvr_world.phrases import Kind, draw_number
 from datamodules.nlvr_world.properties import Property
 from datamodules.nlvr_world.scenes import COLOURS, SHAPES, SIZES, Box, Item, Scene, draw_scene
 from datamodules.nlvr_world.statements import Statement
@@ -37,7 +37,7 @@ def stated(draw: Callable[[np.random.Generator], Statement], text: str) -> State
     [
         (properties.block_at, "a blue block at the base", "by", "yb"),
         (properties.block_at, "a blue block at the top", "yb", "by"),
-        (properties.block_at, "a black block as its second block", "ykb", "kbk"),
+        (properties.block_at, "a black block as the second block from the base", "ykb", "kbk"),
         (properties.stacked, "a blue block above a black block", "ykb", "kyb"),
         (properties.stacked, "a blue block under a black block", "bk", "kb"),
         (properties.together, "two yellow blocks stacked together", "kyy", "yky"),
@@ -153,16 +153,88 @@ def test_how_many_towers_have_a_property(text: str, truths: list[bool]) -> None:
     assert [statement.holds(scene) for scene in scenes] == truths
 
 
-def test_numbers_mean_what_they_say() -> None:
+@pytest.mark.parametrize(
+    ("words", "truths"),  # of none to four
+    [
+        ("a", [False, True, True, True, True]),
+        ("2", [False, False, True, False, False]),
+        ("exactly 2", [False, False, True, False, False]),
+        ("only 2", [False, False, True, False, False]),
+        ("at least 2", [False, False, True, True, True]),
+        ("2 or more", [False, False, True, True, True]),
+        ("at most 2", [True, True, True, False, False]),
+        ("2 or fewer", [True, True, True, False, False]),
+        ("more than 2", [False, False, False, True, True]),
+    ],
+)
+def test_numbers_mean_what_they_say(words: str, truths: list[bool]) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(300):
-        number = draw_number(rng, 4)
-        n = next((int(w) if w.isdigit() else NAMES.index(w) for w in number.words.split() if w in (*"1234", *NAMES)), 1)
-        exact = not any(word in number.words for word in ("least", "most", "more", "fewer", "less", "a"))
-        if exact and number.words != "a":
-            assert [number.test(count) for count in (n - 1, n, n + 1)] == [False, True, False]
-        elif any(number.words == words.format(w) for words in FROM for w in (str(n), NAMES[n])):
-            assert [number.test(count) for count in (n - 1, n, n + 1)] == [False, True, True]
+    number = next(n for n in (draw_number(rng, 4) for _ in range(20_000)) if n.words == words)
+    assert [number.test(count) for count in range(5)] == truths
+
+
+@pytest.mark.parametrize("form", [properties.ends, properties.same_form, properties.colours, properties.block_colours])
+def test_no_statement_seems_to_compare_boxes_where_one_box_is_meant(
+    form: Callable[[np.random.Generator], Property],
+) -> None:
+    rng = np.random.default_rng(4)
+    props = [prop for prop in (form(rng) for _ in range(300)) if "same" in prop.words or form is not properties.ends]
+    texts = [statements.quantified(rng, "tower", "towers", prop).text for prop in props]
+    verbs = {text.partition("towers ")[2].split()[0] for text in texts if "towers" in text}
+    assert verbs  # of "one of the towers has"
+    assert verbs <= {"has", "contains", "holds"}
+
+
+def items(text: str) -> Box:
+    """Return items of the colours that are named, all circles of a size."""
+    return tuple(Item(30 * place, 0, 20, "circle", BLOCKS[c]) for place, c in enumerate(text))
+
+
+@pytest.mark.parametrize(
+    ("form", "words", "one"),
+    [
+        (properties.ends, "a blue base and a blue top", False),
+        (properties.ends, "the same color at top and bottom", False),
+        (properties.colours, "items of the same color", False),
+        (properties.colours, "only one color", True),
+        (properties.same_form, "items of the same shape", False),
+        (properties.same_form, "items of the same size", False),
+        (properties.only, "items of only blue colour", False),
+        (properties.only, "only blue items", True),
+    ],
+)
+def test_a_plural_and_two_ends_are_of_more_than_one_object(
+    form: Callable[[np.random.Generator], Property], words: str, one: bool
+) -> None:
+    prop = spelled(form, words)
+    assert [prop.holds(items("b")), prop.holds(items("bb"))] == [one, True]
+
+
+def test_the_tower_of_a_height_is_the_only_one() -> None:
+    scenes = [tuple(map(tower, text.split(","))) for text in ("y,k,kkk", "y,kk,k", "kk,yy,k")]
+    rng = np.random.default_rng(5)
+    drawn = [s for s in (statements.of_height(rng) for _ in range(400)) if "tower with 2 block" in s.text]
+    the = [s for s in drawn if s.text.startswith("the ")]
+    some = [s for s in drawn if s.text.startswith("there ")]
+    assert the
+    assert some
+    assert all([s.about(scene) for scene in scenes] == [False, True, False] for s in the)
+    assert all([s.about(scene) for scene in scenes] == [False, True, True] for s in some)
+
+
+def test_none_of_the_objects_is_said_where_there_are_some() -> None:
+    rng = np.random.default_rng(6)
+    drawn = [s for s in (statements.at_walls(rng) for _ in range(2000)) if "none of the blue circles" in s.text]
+    assert drawn
+    assert all(s.about((items("b"), (), ())) and not s.about((items("k"), (), ())) for s in drawn)
+
+
+def test_not_touching_is_said_of_any_wall_or_a_named_one() -> None:
+    rng = np.random.default_rng(7)
+    texts = [s.text for s in (statements.at_walls(rng) for _ in range(3000)) if "not touching" in s.text]
+    places = {text.partition("not touching ")[2] for text in texts}
+    assert {"any wall", "any corner", "the wall"} <= places
+    assert not places & {"a wall", "an edge", "a side", "a corner", "the corner", "one of the corners"}
 
 
 def test_each_text_is_as_often_true_as_false() -> None:
