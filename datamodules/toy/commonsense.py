@@ -17,7 +17,7 @@ from datamodules.toy.world import CELLS, COLOURS, RELATIONS, SIZES, Scene, place
 
 CHOICES = 4
 ITEMS_PER_SCENE = 2
-FAMILIES = {"colour": 0.25, "size": 0.25, "place": 0.25, "relation": 0.25}  # relation: where two objects share a row or column
+FAMILIES = {"colour": 0.25, "size": 0.25, "place": 0.25, "relation": 0.25}  # relation: of aligned objects
 
 Tokens: TypeAlias = list[str | list[int]]  # a list of numbers is a tag: the objects that are meant
 
