@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from vle_lightning.demo import ask, compare, fill, find, match, reason, search
+from vle_lightning.demo.guard import NoFetching
 from vle_lightning.demo.page import Desk
 from vle_lightning.demo.place import Place
 
@@ -58,7 +60,9 @@ def serve(app: gr.Blocks, desk: Desk, place: Place, wait: bool = True) -> str:
             css=CSS,
             footer_links=["api"],
             ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(NoFetching)]},
             enable_monitoring=False,
+            run_history=False,  # visitors could let this machine write to a hub
             pwa=False,
             mcp_server=False,
             prevent_thread_lock=not wait,
