@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from vle_lightning.demo.find import Found, find, redraw
 from vle_lightning.demo.limits import Limits
 from vle_lightning.demo.match import match
 from vle_lightning.demo.page import Answer, Desk, answering, write_result
+from vle_lightning.demo.models import Model, Models
 from vle_lightning.demo.reason import DRAWS, NAMES, TAGS, choose_answer, choose_rationale, click, load_sample
 from vle_lightning.demo.search import BEST, Indexes, index_folder, search_pictures, search_texts
 from vle_lightning.demo.tagged import Objects
@@ -36,6 +41,26 @@ def test_ask_gives_answers_and_where_the_model_looked(desk: Desk, scene: str, ru
 
 def test_find_draws_the_heat_again_at_another_strength(desk: Desk, scene: str, run: Run) -> None:
     found = find(desk, "pretrain", scene, "the red car")
+def test_the_command_names_what_the_model_was_loaded_with(
+    exported: Callable[[str], Path],
+    tokenizer_folder: Path,
+    desk: Desk,
+    scene: str,
+    run: Run,
+    tmp_path: Path,
+) -> None:
+    bare, names = tmp_path / "bare", tmp_path / "answers.json"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):  # without tokenizer and image settings
+        shutil.copy(exported("vqa") / name, bare)
+    names.write_text('["green", "grey", "one", "yes"]', encoding="utf-8")
+    model = Model(str(bare), "bare", str(tokenizer_folder), str(names), "cpu", "bfloat16")
+    found = ask(replace(desk, models=Models([model])), "bare", scene, "What colour is the car?")
+    told = ["--model", str(bare), "--tokenizer", str(tokenizer_folder), "--answers", str(names), "--dtype", "bfloat16"]
+    assert shlex.split(found.command)[-8:] == told
+    assert run(found.command)["answers"] == found.result["answers"]
+
+
     assert isinstance(found.kept, Found)
     assert "picture" not in found.result
     plain, strong = redraw(found.kept, 0.0, "probabilities"), redraw(found.kept, 1.0, "probabilities")
