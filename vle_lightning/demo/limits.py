@@ -22,6 +22,7 @@ class Limits:
     texts: int = 32  # of one request
     pictures: int = 20_000  # of a folder to search
     boxes: int = 20  # of a VCR question
+    name: int = 50  # characters of a box's class
     waiting: int = 64  # requests in the queue of the page
     together: int = 16  # requests of a button that are worked on at a time, and batched where they meet
 
@@ -35,12 +36,12 @@ def read_picture(path: str | None, limits: Limits) -> Image.Image:
     if path is None:
         raise UserError("There is no picture: upload one, paste it, or choose an example.")
     try:
-        content = Path(path).read_bytes()
         size = Path(path).stat().st_size
         if size > limits.upload_megabytes * 10**6:
             raise UserError(
                 f"The picture has {size / 10**6:.1f} MB; this page takes up to {limits.upload_megabytes} MB."
             )
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"The picture is no longer here ({error.strerror}): upload it again.") from error
     picture = open_picture(content, limits.pixels)
