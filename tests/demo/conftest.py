@@ -115,7 +115,8 @@ def address(desk: Desk) -> Iterator[str]:
     """The page, served on a free port; visitors may name folders."""
     from dataclasses import replace
 
-    from vle_lightning.demo.app import Place, build_app, serve
+    from vle_lightning.demo.app import build_app, serve
+    from vle_lightning.demo.place import Place
 
     wide = replace(desk, folders=True)
     app = build_app(wide)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from PIL import Image
 
 from tests.demo.test_limits import large_png
+from vle_lightning.demo.guard import REFUSED
 from vle_lightning.demo.page import Desk
 
 pytestmark = pytest.mark.slow
@@ -68,7 +73,7 @@ def test_half_a_picture_is_a_sentence(client: Client, tmp_path: Path) -> None:
 
 
 def test_a_picture_of_100_megapixels_is_refused_before_it_is_decoded(client: Client, tmp_path: Path) -> None:
-    (tmp_path / "large.png").write_bytes(large_png(10_000))
+    (tmp_path / "large.png").write_bytes(large_png(10_000, 10_000))
     start = time.perf_counter()
     assert "more than 50,000,000 pixels: 10000 x 10000" in ask(client, tmp_path / "large.png")
     LOG.info("100 megapixels refused in %.2f s", time.perf_counter() - start)
@@ -96,9 +101,59 @@ def test_files_of_the_server_cannot_be_named_as_pictures(address: str, tmp_path:
     assert httpx.get(f"{address}/gradio_api/file={secret}", timeout=60).status_code == 403
 
 
-def test_wrong_types_fail_alone(address: str) -> None:
-    for values in ([1, None, 2], ["vqa", None, None], [None, None, ["a"]], []):
-        assert "Answered by" not in call(address, values)
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+    """The address of a picture on another server, which Gradio may call, and what that server is asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.end_headers()
+            self.wfile.write(large_png(9, 9))
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    monkeypatch.setattr("safehttpx.is_public_ip", lambda ip: True)  # as if this machine were one of the internet
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=lambda: server.serve_forever(poll_interval=0.01), daemon=True)
+        thread.start()
+        yield f"http://localhost:{server.server_port}/picture.png", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_no_request_makes_the_page_fetch_an_address(address: str, elsewhere: tuple[str, list[str]]) -> None:
+    place, asked = elsewhere
+    file = {"path": place, "meta": {"_type": "gradio.FileData"}}
+    for values in (["vqa", file, QUESTION], ["vqa", None, file], ["vqa", None, {"deep": [file]}]):
+        assert REFUSED in call(address, values)
+    named = {"model": "vqa", "picture": file, "question": QUESTION}
+    calls = (("call/v2/ask", named), ("run/ask", {"data": ["vqa", file, QUESTION]}))
+    assert [httpx.post(f"{address}/gradio_api/{way}", json=body).status_code for way, body in calls] == [403, 403]
+    escaped = json.dumps({"data": ["vqa", file, QUESTION]}).replace("http", "\\u0068ttp")
+    assert httpx.post(f"{address}/gradio_api/call/ask", content=escaped).status_code == 403
+    for way in ("file=", "file/", "proxy="):
+        for named_place in (place, quote(place, safe="")):
+            assert httpx.get(f"{address}/gradio_api/{way}{named_place}").status_code == 403
+    assert asked == []
+
+
+def test_results_cannot_be_sent_to_a_hub(address: str) -> None:
+    assert httpx.post(f"{address}/gradio_api/run-history/connect", json={}).status_code in (404, 405)
+
+
+@pytest.mark.parametrize("values", [[1, None, 2], ["vqa", None, None], ["none", None, "a"]])
+def test_wrong_values_are_a_sentence(values: list[Any], address: str) -> None:
+    assert "**No answer.**" in call(address, values)
+
+
+@pytest.mark.parametrize("values", [[None, None, ["a"]], []])
+def test_wrong_types_fail_alone(values: list[Any], address: str) -> None:
+    assert "Answered by" not in call(address, values)
 
 
 def test_clients_that_go_away_hold_nobody_up(address: str, client: Client, scene: str) -> None:

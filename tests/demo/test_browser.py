@@ -93,7 +93,8 @@ def test_ask(page: Page, scene: str) -> None:
 def test_the_reply_of_a_language_model_streams_and_a_failure_is_explained(
     page: Page, desk: Desk, scene: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vle_lightning.demo.app import Place, build_app, serve
+    from vle_lightning.demo.app import build_app, serve
+    from vle_lightning.demo.place import Place
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-never-to-be-seen")
     with serve_chat("waits", ("The car ", "is red.")) as server:

@@ -1,22 +1,25 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from vle_lightning import extras
 from vle_lightning.cli import main
-from vle_lightning.demo import command
 from vle_lightning.demo.command import is_loopback, prepare, read_options
+from vle_lightning.demo.place import Place
+from vle_lightning.errors import UserError
 from vle_lightning.inference.chat import ChatServer
 
 
 def test_without_gradio_the_command_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     assert main(["demo", "checkpoints/none"]) == 2
-    assert "pip install 'vle-lightning[demo]'" in capsys.readouterr().err
+    assert "pip install 'vle-lightning[demo]', or pip install '.[demo]' in a checkout" in capsys.readouterr().err
 
 
 def test_the_page_stays_on_this_machine_unless_asked(exported: Callable[[str], Path], world: Path) -> None:
@@ -26,6 +29,36 @@ def test_the_page_stays_on_this_machine_unless_asked(exported: Callable[[str], P
     assert prepare(options).folders
     assert not prepare(read_options([*given, "--share"])).folders  # strangers may not read this machine's folders
     assert not prepare(read_options([*given, "--address", "0.0.0.0"])).folders
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--port", "99999"), "--port 99999: "),
+        (("--port", "-1"), "--port -1: "),
+        (("--address", "192.0.2.1"), "--address 192.0.2.1: "),  # kept for documents: no machine's own
+        (("--address", "no address", "--port", "7860"), "--address no address --port 7860: "),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_a_sentence_before_a_model_is_loaded(
+    options: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", str(tmp_path / "none"), *options]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "None" not in said
+    assert said.strip().endswith("; choose another one")
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = Place(port=taken.getsockname()[1])
+        with pytest.raises(UserError, match=f"^--port {place.port}: .*in use"):
+            place.check()
+
+
+def test_addresses_of_ipv6_stand_in_brackets() -> None:
+    assert (Place("::1").host, Place("127.0.0.1").host) == ("[::1]", "127.0.0.1")
 
 
 def test_loopback_addresses() -> None:

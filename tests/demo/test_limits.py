@@ -13,11 +13,11 @@ from vle_lightning.errors import UserError
 LIMITS = Limits(pixels=10_000, upload_megabytes=1, characters=20, texts=3)
 
 
-def large_png(side: int) -> bytes:
-    """Return a valid PNG of side x side black pixels, without drawing them in memory first."""
-    squeezed, row = zlib.compressobj(), bytes(1 + (side + 7) // 8)
-    data = b"".join(squeezed.compress(row) for _ in range(side)) + squeezed.flush()
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)), (b"IDAT", data), (b"IEND", b""))
+def large_png(width: int, height: int) -> bytes:
+    """Return a valid PNG of width x height black pixels, without drawing them in memory first."""
+    squeezed, row = zlib.compressobj(), bytes(1 + (width + 7) // 8)
+    data = b"".join(squeezed.compress(row) for _ in range(height)) + squeezed.flush()
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", data), (b"IEND", b""))
     parts = [
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     ]
@@ -36,8 +36,8 @@ def test_a_picture_within_the_limits_is_opened_in_rgb(tmp_path: Path) -> None:
         (b"", "cannot be read"),
         (b"no picture at all", "none of JPEG"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "none of JPEG"),
-        (large_png(200), "more than 10,000 pixels"),
-        (large_png(10_000), "more than 10,000 pixels"),
+        (large_png(200, 200), "more than 10,000 pixels"),
+        (large_png(10_000, 10_000), "more than 10,000 pixels"),
         (bytes(1_100_000), "1.1 MB; this page takes up to 1 MB"),
     ],
 )
@@ -47,6 +47,22 @@ def test_other_uploads_are_a_sentence_without_the_servers_path(content: bytes, t
     with pytest.raises(UserError, match=told) as error:
         read_picture(str(file), LIMITS)
     assert str(tmp_path) not in str(error.value)
+
+
+def test_a_long_picture_is_refused_since_models_enlarge_its_shorter_side(tmp_path: Path) -> None:
+    for number, size in enumerate([(100_000, 100), (100, 2_001)]):
+        (tmp_path / f"{number}.png").write_bytes(large_png(*size))
+        with pytest.raises(UserError, match=f"{size[0]} x {size[1]}; this page takes pictures up to 20 times as long"):
+            read_picture(str(tmp_path / f"{number}.png"), Limits())
+    (tmp_path / "long.png").write_bytes(large_png(100, 2_000))
+    assert read_picture(str(tmp_path / "long.png"), Limits()).size == (100, 2_000)
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(1_100_000))
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="1.1 MB; this page takes up to 1 MB"):
+        read_picture(str(tmp_path / "large.png"), LIMITS)
 
 
 def test_a_truncated_picture_is_a_sentence(tmp_path: Path) -> None:

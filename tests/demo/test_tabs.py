@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from tests.demo.conftest import Run
 from tests.inference.conftest import ANSWERS
 from vle_lightning.demo.ask import ask
 from vle_lightning.demo.compare import answer_as
 from vle_lightning.demo.fill import fill
-from vle_lightning.demo.find import Found, find, redraw
+from vle_lightning.demo.find import Found, find, redraw, redrawn
 from vle_lightning.demo.limits import Limits
 from vle_lightning.demo.match import match
+from vle_lightning.demo.models import Model, Models
 from vle_lightning.demo.page import Answer, Desk, answering, write_result
 from vle_lightning.demo.reason import DRAWS, NAMES, TAGS, choose_answer, choose_rationale, click, load_sample
 from vle_lightning.demo.search import BEST, Indexes, index_folder, search_pictures, search_texts
+from vle_lightning.demo.show import heated
 from vle_lightning.demo.tagged import Objects
 from vle_lightning.errors import UserError
 
@@ -34,6 +41,26 @@ def test_ask_gives_answers_and_where_the_model_looked(desk: Desk, scene: str, ru
     assert printed["answers"][0]["score"] == pytest.approx(found.result["answers"][0]["score"], abs=1e-5)
 
 
+def test_the_command_names_what_the_model_was_loaded_with(
+    exported: Callable[[str], Path],
+    tokenizer_folder: Path,
+    desk: Desk,
+    scene: str,
+    run: Run,
+    tmp_path: Path,
+) -> None:
+    bare, names = tmp_path / "bare", tmp_path / "answers.json"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):  # without tokenizer and image settings
+        shutil.copy(exported("vqa") / name, bare)
+    names.write_text('["green", "grey", "one", "yes"]', encoding="utf-8")
+    model = Model(str(bare), "bare", str(tokenizer_folder), str(names), "cpu", "bfloat16")
+    found = ask(replace(desk, models=Models([model])), "bare", scene, "What colour is the car?")
+    told = ["--model", str(bare), "--tokenizer", str(tokenizer_folder), "--answers", str(names), "--dtype", "bfloat16"]
+    assert shlex.split(found.command)[-8:] == told
+    assert run(found.command)["answers"] == found.result["answers"]
+
+
 def test_find_draws_the_heat_again_at_another_strength(desk: Desk, scene: str, run: Run) -> None:
     found = find(desk, "pretrain", scene, "the red car")
     assert isinstance(found.kept, Found)
@@ -43,8 +70,20 @@ def test_find_draws_the_heat_again_at_another_strength(desk: Desk, scene: str, r
     assert strong is not None
     assert plain.tobytes() != strong.tobytes()
     assert plain.size == (480, 480)
+    assert found.kept.picture.size == (480, 480)
     assert redraw(None, 1.0, "heatmap") is None
     assert run(found.command)["probabilities"][0] == pytest.approx(found.result["probabilities"][0], abs=1e-5)
+
+
+def test_a_large_picture_is_kept_at_the_size_that_is_drawn(desk: Desk, tmp_path: Path) -> None:
+    large = Image.effect_noise((3000, 1500), 50).convert("RGB")
+    large.save(tmp_path / "large.png")
+    kept = find(desk, "pretrain", str(tmp_path / "large.png"), "the red car").kept
+    assert isinstance(kept, Found)
+    assert kept.picture.size == (1024, 512)
+    drawn = redraw(kept, 0.5, "probabilities")
+    assert drawn is not None
+    assert drawn.tobytes() == heated(large, kept.probabilities, kept.view, 0.5).tobytes()
 
 
 def test_match_ranks_texts(desk: Desk, scene: str, run: Run) -> None:
@@ -100,6 +139,24 @@ def test_clicks_write_tags_and_draw_boxes(desk: Desk) -> None:
     whole = click(desk, at(48, 30), picture, half, DRAWS, "cat", "question", *texts)[0]
     assert isinstance(whole, Objects)
     assert (whole.names[2], whole.boxes[2]) == ("cat", (42, 2, 48, 30))
+
+
+def test_a_sample_that_cannot_be_read_is_a_sentence(desk: Desk) -> None:
+    picture, objects, drawn, told, given, *texts = load_sample(desk, "no sample")
+    assert (picture, objects, drawn, given, texts) == (None, Objects(), None, None, [""] * len(NAMES))
+    assert told == "**No answer.** There is no such sample: choose one of the list."
+    gone = copy(desk.examples)
+    gone.vcr = tuple(example._replace(picture="gone.jpg") for example in desk.examples.vcr)
+    assert "not a picture gone.jpg" in str(load_sample(replace(desk, examples=gone), gone.vcr[0].name)[3])
+
+
+def test_a_heat_map_that_cannot_be_drawn_is_a_sentence(desk: Desk, scene: str) -> None:
+    kept = find(desk, "pretrain", scene, "the red car").kept
+    assert isinstance(kept, Found)
+    shown, told = redrawn(kept._replace(view=replace(kept.view, width=0)), 0.5, "probabilities")
+    assert shown is None
+    assert str(told).startswith("**No answer.**")
+    assert isinstance(redrawn(kept, 0.5, "probabilities")[0], Image.Image)
 
 
 def test_search_indexes_a_folder_once(desk: Desk, scene: str, run: Run, tmp_path: Path) -> None:

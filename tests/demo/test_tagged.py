@@ -36,6 +36,9 @@ def test_two_clicks_draw_a_box_from_any_corner() -> None:
         drawn.with_corner(1, 1, "person", limits)
     with pytest.raises(UserError, match="no extent"):
         TWO.with_corner(1, 1, "a", limits).with_corner(1, 9, "a", limits)
+    assert len(TWO.with_corner(1, 1, "a" * 50, limits).with_corner(9, 9, "a" * 50, limits).names[2]) == 50
+    with pytest.raises(UserError, match="The class has 51 characters; this page takes up to 50"):
+        TWO.with_corner(1, 1, "a" * 51, limits)
     assert drawn.without_last() == TWO
     assert TWO.with_corner(1, 1, "a", limits).without_last() == TWO
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from functools import partial
 
@@ -103,7 +104,10 @@ def test_a_caption_is_sent_and_its_model_is_in_the_command(desk: Desk, scene: st
     assert "--captioner captioner/of-tests" in str(last[6])
 
 
-def test_the_key_is_nowhere_and_strangers_do_not_read_the_address(desk: Desk, scene: str) -> None:
+def test_the_key_is_nowhere_and_strangers_do_not_read_the_address(
+    desk: Desk, scene: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     with serve_chat(pieces=("KEY", " is red")) as server:
         own, shared = (with_server(desk, server.address, own=own) for own in (True, False))
         shown = [repr(values_of(wide, scene)) for wide in (own, shared)]
@@ -112,6 +116,21 @@ def test_the_key_is_nowhere_and_strangers_do_not_read_the_address(desk: Desk, sc
     assert all(SECRET not in text for text in (*shown, *pages))
     assert [server.address in text for text in (*shown, *pages)] == [True, False, False, False]
     assert "--llm ADDRESS" in shown[1]
+    assert "chat/completions" in caplog.text  # the client has logged its request
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("behaviour", ["401", "error", "garbage", "aborts"])
+def test_the_key_is_nowhere_where_the_server_fails(
+    behaviour: str, desk: Desk, scene: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serve_chat(behaviour, ("KEY",)) as server:
+        shown = repr(values_of(with_server(desk, server.address), scene))
+        assert server.requests[0][1] == f"Bearer {SECRET}"
+    assert "VLE's own answer stands" in shown
+    assert SECRET not in shown
+    assert SECRET not in caplog.text
 
 
 def test_without_a_language_model_there_is_no_button_but_how_to_get_one(desk: Desk) -> None:

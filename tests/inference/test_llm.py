@@ -18,6 +18,7 @@ from tests.inference.conftest import ANSWERS
 from vle_lightning.cli import main
 from vle_lightning.errors import UserError
 from vle_lightning.inference import pipeline
+from vle_lightning.inference.chat import ChatServer
 from vle_lightning.inference.llm import UNREAD, LLMPipeline, LLMReply, find_fault, write_prompt
 
 Exported = Callable[[str], Path]
@@ -76,6 +77,25 @@ def test_a_reply_streams_and_is_judged_at_its_end(exported: Exported) -> None:
         assert list(pieces) == ["blue", "."]
         assert reply.result["answer"] == "It is blue."
         assert len(ask.stream(image=PICTURE, question=[QUESTION, "Why?"])) == 2
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:password@127.0.0.1:9", "other://user:password@127.0.0.1:9"])
+def test_a_client_that_does_not_start_leaves_vles_answer(
+    proxy: str, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = load(exported, "http://example.org/v1")
+    monkeypatch.setitem(sys.modules, "socksio", None)  # not installed
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    result = ask(image=PICTURE, question=QUESTION)
+    assert result["answer"] == result["answers"][0]["answer"]
+    assert "does not start" in result["reason"]
+    assert "password" not in result["reason"]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 1e9])
+def test_a_time_that_cannot_be_waited_is_refused(timeout: float) -> None:
+    with pytest.raises(UserError, match="llm_timeout is .*; give the seconds that a reply may take, up to 86400"):
+        ChatServer("http://127.0.0.1:9/v1", "stub", timeout)
 
 
 def test_a_reader_that_goes_away_leaves_vles_answer(exported: Exported) -> None:

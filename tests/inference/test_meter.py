@@ -20,6 +20,7 @@ from vle_lightning.cli import main
 from vle_lightning.encoders.base import CLIP_MEAN, CLIP_STD
 from vle_lightning.errors import UserError
 from vle_lightning.inference import Processor, pipeline
+from vle_lightning.inference.pipelines import bare_processor
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.vqa import VQATask
 
@@ -110,6 +111,27 @@ def test_answers_without_names_are_numbered_and_a_list_of_another_length_is_refu
 def test_a_picture_is_prepared_as_meter_does(vqa: Path, tokenizer: str, picture: Image.Image) -> None:
     processor = pipeline("features", vqa, tokenizer=tokenizer).processor
     torch.testing.assert_close(processor.pixels([picture]), prepared(picture), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("source", ["best.ckpt", ""])
+def test_pictures_of_a_run_are_framed_as_in_its_training(
+    source: str, tokenizer: str, picture: Image.Image, tmp_path: Path
+) -> None:
+    write_file(tmp_path / "best.ckpt", meter_weights("vqa_classifier", words=WORDS))
+    data: dict[str, object] = {"tokenizer": "gone", "image_size": SIZE, "pixel_mean": [0.5] * 3, "pixel_std": [0.5] * 3}
+    write_run(tmp_path, data)
+    squeezed = np.array(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    wanted = (torch.from_numpy(squeezed).permute(2, 0, 1).float() / 255 - 0.5)[None] / 0.5
+    torch.testing.assert_close(
+        bare_processor(tmp_path / source, tokenizer).pixels([picture]), wanted, atol=1e-5, rtol=0
+    )
+    write_run(tmp_path, {**data, "framing": "fold"})
+    with pytest.raises(UserError, match="trained with data.framing fold"):
+        bare_processor(tmp_path / source, tokenizer)
+
+
+def write_run(folder: Path, data: dict[str, object]) -> None:
+    (folder / "config.yaml").write_text(json.dumps({"task": "vqa", "model": {}, "data": data}))
 
 
 def test_a_swin_has_imagenets_colours_and_the_size_of_its_windows(

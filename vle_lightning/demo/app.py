@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import gradio as gr
+from starlette.middleware import Middleware
 
 from vle_lightning.demo import ask, compare, fill, find, match, reason, search
+from vle_lightning.demo.guard import NoFetching
 from vle_lightning.demo.page import Desk
-from vle_lightning.errors import UserError
+from vle_lightning.demo.place import Place
 
 TABS = {
     "Ask": ask.build,
@@ -26,14 +26,6 @@ CSS = """
 .hint { font-size: var(--text-sm); color: var(--body-text-color-subdued); padding: 0 .25em; }
 .missing { padding: 1.5em; font-size: var(--text-lg); }
 """
-
-
-class Place(NamedTuple):
-    """Where the page is served."""
-
-    address: str = "127.0.0.1"
-    port: int | None = None  # a free one from 7860 on
-    share: bool = False  # by a public link of Gradio's
 
 
 def build_app(desk: Desk) -> gr.Blocks:
@@ -58,8 +50,8 @@ def serve(app: gr.Blocks, desk: Desk, place: Place, wait: bool = True) -> str:
     fonts = ["system-ui", "sans-serif"]  # the theme's own would be fetched from Google
     try:
         _, local, _ = app.launch(
-            server_name=place.address,
-            server_port=place.port,
+            server_name=place.host,
+            server_port=place.port or None,
             share=place.share,
             max_file_size=desk.limits.upload_megabytes * 10**6,
             allowed_paths=[str(desk.examples.world.absolute() / "raw")],  # the examples' pictures
@@ -68,11 +60,13 @@ def serve(app: gr.Blocks, desk: Desk, place: Place, wait: bool = True) -> str:
             css=CSS,
             footer_links=["api"],
             ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(NoFetching)]},
             enable_monitoring=False,
+            run_history=False,  # visitors could let this machine write to a hub
             pwa=False,
             mcp_server=False,
             prevent_thread_lock=not wait,
         )
     except OSError as error:
-        raise UserError(f"--address {place.address} --port {place.port}: {error}; choose another port") from error
+        raise place.refuse(error) from error
     return str(local)

@@ -6,14 +6,15 @@ import argparse
 import ipaddress
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vle_lightning.demo.examples import Examples
 from vle_lightning.demo.limits import Limits
 from vle_lightning.demo.models import Model, Models, short_names
+from vle_lightning.demo.place import LOCAL, Place
 from vle_lightning.errors import UserError
+from vle_lightning.extras import require
 from vle_lightning.inference.chat import ChatServer
 from vle_lightning.inference.commands import OneSentenceParser
 from vle_lightning.inference.llm import Captioner, LanguageModel
@@ -23,7 +24,6 @@ from vle_lightning.inference.processor import Processor
 if TYPE_CHECKING:
     from vle_lightning.demo.page import Desk
 
-LOCAL = "127.0.0.1"
 CACHE = Path("~/.cache/vle_lightning/indexes")
 
 
@@ -34,12 +34,14 @@ def run_demo(arguments: Sequence[str]) -> int:
         UserError: Gradio is not installed, or a model, folder or address cannot be used.
     """
     options = read_options(arguments)
-    check_gradio()
+    require("gradio", "demo", "the demo")
+    place = Place(options.address, options.port, options.share)
+    place.check()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     desk = prepare(options)
-    from vle_lightning.demo.app import Place, build_app, serve
+    from vle_lightning.demo.app import build_app, serve
 
-    serve(build_app(desk), desk, Place(options.address, options.port, options.share))
+    serve(build_app(desk), desk, place)
     return 0
 
 
@@ -61,12 +63,6 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--llm_timeout", type=float, default=60.0, help="seconds for a reply (default: %(default)s)")
     parser.add_argument("--captioner", help="model of transformers that describes the picture to the language model")
     return parser.parse_args(arguments)
-
-
-def check_gradio() -> None:
-    """Raise a UserError where Gradio is not installed."""
-    if find_spec("gradio") is None:
-        raise UserError("the demo needs Gradio, which is not installed: pip install 'vle-lightning[demo]'")
 
 
 def prepare(options: argparse.Namespace) -> Desk:

@@ -14,6 +14,7 @@ from vle_lightning.demo.limits import read_picture, read_text
 from vle_lightning.demo.page import (
     Answer,
     Desk,
+    attempt,
     command,
     connect,
     missing_note,
@@ -22,7 +23,7 @@ from vle_lightning.demo.page import (
     picture_field,
     shown_field,
 )
-from vle_lightning.demo.show import heated
+from vle_lightning.demo.show import heated, readable
 from vle_lightning.inference.kinds import DRAWN
 from vle_lightning.inference.pictures import OPACITY, stretch
 
@@ -30,7 +31,7 @@ from vle_lightning.inference.pictures import OPACITY, stretch
 class Found(NamedTuple):
     """What a heat map is drawn from, again for each strength."""
 
-    picture: Image.Image
+    picture: Image.Image  # at the size of the page, since each session keeps one for an hour
     probabilities: list[list[float]]
     heatmap: list[list[float]]
     view: View
@@ -44,7 +45,7 @@ def find(
     image = read_picture(picture, desk.limits)
     result = used.answer("pbc", image=image, text=text)
     view = used.pipeline("pbc").processor.view(image.size)
-    kept = Found(image, result["probabilities"], result["heatmap"], view)
+    kept = Found(readable(image), result["probabilities"], result["heatmap"], view)
     place = desk.examples.locate(picture)
     shell = command("heatmap", place, text, "--draw", draw, "--out", "heat.png", model=used)
     return Answer(used, result, shell, (), redraw(kept, strength, draw), kept)
@@ -56,6 +57,12 @@ def redraw(found: Found | None, strength: float, draw: str) -> Image.Image | Non
         return None
     heat = found.probabilities if draw == DRAWN[0] else stretch(np.asarray(found.heatmap, np.float32)).tolist()
     return heated(found.picture, heat, found.view, strength)
+
+
+def redrawn(found: Found | None, strength: float, draw: str) -> tuple[object, object]:
+    """Return the heat map at another strength and the page's sentence, which only a failure changes."""
+    shown = attempt(lambda: redraw(found, strength, draw))
+    return (None, shown) if isinstance(shown, str) else (shown, gr.skip())
 
 
 def build(desk: Desk) -> None:
@@ -94,9 +101,9 @@ def build(desk: Desk) -> None:
     )
     gr.on(
         [strength.release, draw.change],
-        redraw,
+        redrawn,
         [kept, strength, draw],
-        drawn,
+        [drawn, outcome.told],
         show_progress="hidden",
         api_visibility="private",
     )

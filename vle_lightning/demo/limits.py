@@ -17,10 +17,12 @@ class Limits:
 
     upload_megabytes: int = 20
     pixels: int = 50_000_000  # telephones take pictures of 48 million
+    aspect: int = 20  # longer side over shorter: models enlarge the shorter side to theirs, and the longer one with it
     characters: int = 500  # of a question or a text
     texts: int = 32  # of one request
     pictures: int = 20_000  # of a folder to search
     boxes: int = 20  # of a VCR question
+    name: int = 50  # characters of a box's class
     waiting: int = 64  # requests in the queue of the page
     together: int = 16  # requests of a button that are worked on at a time, and batched where they meet
 
@@ -34,14 +36,21 @@ def read_picture(path: str | None, limits: Limits) -> Image.Image:
     if path is None:
         raise UserError("There is no picture: upload one, paste it, or choose an example.")
     try:
+        size = Path(path).stat().st_size
+        if size > limits.upload_megabytes * 10**6:
+            raise UserError(
+                f"The picture has {size / 10**6:.1f} MB; this page takes up to {limits.upload_megabytes} MB."
+            )
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"The picture is no longer here ({error.strerror}): upload it again.") from error
-    if len(content) > limits.upload_megabytes * 10**6:
+    picture = open_picture(content, limits.pixels)
+    if max(picture.size) > limits.aspect * min(picture.size):
         raise UserError(
-            f"The picture has {len(content) / 10**6:.1f} MB; this page takes up to {limits.upload_megabytes} MB."
+            f"The picture is {picture.width} x {picture.height}; this page takes pictures up to {limits.aspect} times "
+            "as long as wide."
         )
-    return open_picture(content, limits.pixels).convert("RGB")
+    return picture.convert("RGB")
 
 
 def read_text(text: str | None, name: str, limits: Limits) -> str:

@@ -19,6 +19,7 @@ from vle_lightning.models.backbone import Backbone
 
 ResultT = TypeVar("ResultT")
 BATCH = 8  # requests that are answered together
+FLOAT = "float32"  # of commands that name no other
 
 
 class Use(NamedTuple):
@@ -90,7 +91,7 @@ class Model:
         tokenizer: str | None = None,
         answers: str | None = None,
         device: str | None = None,
-        dtype: str = "float32",
+        dtype: str = FLOAT,
     ) -> None:
         """Load a checkpoint.
 
@@ -106,6 +107,7 @@ class Model:
             UserError: it cannot be read, or has no head that a tab needs.
         """
         self.source, self.name, self.turn = source, name, Lock()
+        self.tokenizer, self.answers, self.dtype = tokenizer, answers, dtype
         heads = read_pretrained(source).heads
         kinds = [kind for kind, use in USES.items() if use.head in heads]
         if not kinds:
@@ -130,6 +132,14 @@ class Model:
     def device(self) -> torch.device:
         """Return where the model computes."""
         return next(iter(self.pipelines.values())).settings.device
+
+    @property
+    def options(self) -> list[str]:
+        """Return the options by which a command loads the same model."""
+        given = {"--tokenizer": self.tokenizer, "--answers": self.answers}
+        given["--dtype"] = None if self.dtype == FLOAT else self.dtype
+        told = [part for name, value in given.items() if value is not None for part in (name, value)]
+        return ["--model", self.source, *told]
 
     def answer(self, kind: str, **item: object) -> Any:  # noqa: ANN401 (the pipeline's result)
         """Answer one request, in a batch with others of its kind that wait at the same time.

@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
 
 def command(name: str, *arguments: str, model: Model) -> str:
     """Write the shell command that gives a result again."""
-    return shlex.join(["python", "-m", "vle_lightning", name, *arguments, "--model", model.source])
+    return shlex.join(["python", "-m", "vle_lightning", name, *arguments, *model.options])
 
 
 def picture_field(label: str = "Picture") -> gr.Image:

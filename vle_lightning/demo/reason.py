@@ -70,8 +70,20 @@ def read_texts(desk: Desk, texts: Sequence[str]) -> list[str]:
 
 
 def load_sample(desk: Desk, name: str) -> tuple[object, ...]:
-    """Return picture, objects, the picture with boxes, and the texts of a sample."""
-    sample = next(example for example in desk.examples.vcr if example.name == name)
+    """Return picture, objects, the picture with boxes, a message, no answer, and the texts of a sample."""
+    loaded = attempt(lambda: read_sample(desk, name))
+    return (None, Objects(), None, loaded, None, *[""] * len(NAMES)) if isinstance(loaded, str) else loaded
+
+
+def read_sample(desk: Desk, name: str) -> tuple[object, ...]:
+    """Return what `load_sample` does.
+
+    Raises:
+        UserError: there is no such sample, or its picture cannot be read.
+    """
+    sample = next((example for example in desk.examples.vcr if example.name == name), None)
+    if sample is None:
+        raise UserError("There is no such sample: choose one of the list.")
     found = sample.annotation
     names = tuple(found["objects"])
     boxes = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in sample.boxes)

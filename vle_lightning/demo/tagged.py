@@ -38,8 +38,10 @@ class Objects:
         """Return the objects after a click that draws: the first one sets a corner, the second one the box.
 
         Raises:
-            UserError: the box is too small, or there are enough boxes.
+            UserError: the box is too small, there are enough boxes, or the name is too long.
         """
+        if len(name) > limits.name:
+            raise UserError(f"The class has {len(name):,} characters; this page takes up to {limits.name}: shorten it.")
         if self.corner is None:
             if len(self.boxes) >= limits.boxes:
                 raise UserError(f"There are {len(self.boxes)} boxes, as many as this page takes: remove one.")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 KEY = "OPENAI_API_KEY"  # of the environment: the only place that the key is read from
 NO_KEY = "none"  # most servers on one's own machine ask for no key, the client does
 HIDDEN = "[key]"  # in the place of a key that a server sends back
+PATIENCE = 86_400  # seconds: a day; clocks and sockets take no infinite ones
 LONGEST = 1000  # characters of a reply: an answer to a question about a picture is a sentence
 
 
@@ -50,8 +51,8 @@ class ChatServer:
             raise UserError("llm is no address of a server; give its base address, such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise UserError(f"llm holds more than a server's address: no user, password or key; the key goes in {KEY}")
-        if not self.timeout > 0:
-            raise UserError(f"llm_timeout is {self.timeout}; give the seconds that a reply may take")
+        if not 0 < self.timeout <= PATIENCE:
+            raise UserError(f"llm_timeout is {self.timeout}; give the seconds that a reply may take, up to {PATIENCE}")
         require("openai", "demo", "the pipeline vqa-llm")
 
     def stream(self, prompt: str) -> Iterator[str]:
@@ -61,18 +62,27 @@ class ChatServer:
             prompt: of one message.
 
         Raises:
-            ChatError: there is no server, no whole reply in time, or an error in its place.
+            ChatError: the client does not start, there is no server, no whole reply in time, or an error in its place.
         """
-        from openai import OpenAI
-
         key, pieces = os.environ.get(KEY) or NO_KEY, SimpleQueue[str | ChatError | None]()
-        client = OpenAI(base_url=self.address, api_key=key, timeout=self.timeout, max_retries=0)
+        client = self._connect(key)
         # the client's own time-out is of a single read: a server that sends a byte now and then would never end
         Thread(target=_request, args=(client, self, prompt, pieces), daemon=True).start()
         try:
             yield from _without(key, _until(time.monotonic() + self.timeout, pieces, self.timeout))
         finally:
             client.close()
+
+    def _connect(self, key: str) -> OpenAI:
+        from openai import OpenAI
+
+        try:
+            return OpenAI(base_url=self.address, api_key=key, timeout=self.timeout, max_retries=0)
+        except Exception as error:  # of a proxy's address, which may hold a password: its text is not passed on
+            raise ChatError(
+                f"the client of OpenAI's protocol does not start ({type(error).__name__}); check the proxies that the "
+                "environment names, such as ALL_PROXY"
+            ) from error
 
 
 def _until(deadline: float, pieces: SimpleQueue[str | ChatError | None], timeout: float) -> Iterator[str]:

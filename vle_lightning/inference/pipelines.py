@@ -26,6 +26,7 @@ from vle_lightning.inference.kinds import (
 from vle_lightning.inference.llm import LLMPipeline
 from vle_lightning.inference.processor import Processor
 from vle_lightning.inference.retrieve import RetrievePipeline
+from vle_lightning.inference.runs import is_of_run, run_settings
 from vle_lightning.inference.vcr import VCRPipeline
 
 PIPELINES: dict[str, Callable[[Settings], Pipeline]] = {
@@ -105,14 +106,20 @@ def pipeline(
 
 
 def bare_processor(source: str | Path, tokenizer: str) -> Processor:
-    """Make the processor of a checkpoint that is weights alone, at its pictures' size.
+    """Make the processor of a checkpoint that has none, at its pictures' size.
 
-    METER takes the central square of a picture, VLMo squeezes all of it into one.
+    A run's pictures are framed and normalised as in its training. Of weights alone the architecture tells: METER takes
+    the central square of a picture, VLMo squeezes all of it into one.
+
+    Raises:
+        UserError: the tokenizer is missing or unusable, or the run's pictures are folded.
     """
     architecture = architecture_of(read_pretrained(source))
     with torch.device("meta"):
         model = architecture.build()
-    return Processor.prepared(tokenizer, architecture.image_size, model.framing, model.pixels)
+    run = run_settings(source) if is_of_run(source) else None
+    framing, pixels = (run.framing, run.pixels) if run else (model.framing, model.pixels)
+    return Processor.prepared(tokenizer, architecture.image_size, framing, pixels)
 
 
 def read_answers(answers: Sequence[str] | str | Path | None) -> tuple[str, ...] | None:

@@ -93,6 +93,12 @@ class RunSettings(NamedTuple):
         return [first.get(number, str(number)) for number in range(max(first, default=-1) + 1)]
 
 
+def is_of_run(source: str | Path) -> bool:
+    """Say whether a config.yaml lies in a folder, or beside a checkpoint."""
+    path = Path(source)
+    return ((path.parent if path.is_file() or is_sharded(path) else path) / CONFIG).is_file()
+
+
 def run_settings(source: str | Path) -> RunSettings | None:
     """Read the config.yaml of a run folder, or of the folder that a checkpoint lies in.
 
