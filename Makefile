@@ -75,7 +75,7 @@ data-flickr8k: $(READY) ## convert SRC=folder (Flickr8k, Karpathy's file) to dat
 	$(RUN) -m datamodules.prepare flickr8k --src "$(SRC)" --out data/flickr8k --splits train val
 	$(RUN) -m datamodules.vocabulary data/flickr8k/flickr8k/train --tokenizer data/flickr8k/tokenizer
 
-pretrain: $(READY) ## pre-train (by default on the toy world: region phrases, then captions): EXPERIMENT= ARGS=
+pretrain: $(READY) ## pre-train (by default on the toy world: region phrases, relations, captions): EXPERIMENT= ARGS=
 	$(if $(EXPERIMENT),,$(MAKE) --no-print-directory data-toy)
 	$(if $(EXPERIMENT),,$(RUN) -m vle_lightning fit --config experiments/pretrain/toy_regions.yaml --ckpt_path auto $(ARGS))
 	$(if $(EXPERIMENT),,$(RUN) -m vle_lightning fit --config experiments/pretrain/toy_relations.yaml --ckpt_path auto $(ARGS))
