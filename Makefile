@@ -106,7 +106,7 @@ define nlvr
 	$(RUN) -m vle_lightning study experiments/nlvr/nlvr.yaml --out $(or $(OUT),checkpoints/nlvr-nlvr-study) --scratch --blind $(ARGS)
 endef
 
-finetune-nlvr: $(READY) ## pre-train on drawings in NLVR's style, then NLVR, from scratch and blind (make data-nlvr data-nlvr-world first; or the one EXPERIMENT=)
+finetune-nlvr: $(READY) ## pre-train on drawings in NLVR's style, then NLVR, from scratch and blind (make data-nlvr data-nlvr-world first; or the one EXPERIMENT=; ARGS are of the last stage)
 	$(if $(EXPERIMENT),$(RUN) -m vle_lightning fit --config $(EXPERIMENT) $(ARGS),$(nlvr))
 
 finetune-retrieval: $(READY) ## fine-tune on retrieval, then blind (or the one EXPERIMENT=)
