@@ -82,7 +82,10 @@ def wrong_minutes(text: str) -> list[str]:
     found = re.search(r"first takes ([\d.]+), ([\d.]+) and ([\d.]+) minutes, the second ([\d.]+) to ([\d.]+) for", text)
     assert found
     vcr = sorted(float(row["minutes"]) for (run, _), row in measured().items() if run.startswith("vcr-toy_"))
-    stages = [measured()[run, "pbc_iou"]["minutes"] for run in ("pretrain-toy_regions", "pretrain-toy_relations", "pretrain-toy")]
+    stages = [
+        measured()[run, "pbc_iou"]["minutes"]
+        for run in ("pretrain-toy_regions", "pretrain-toy_relations", "pretrain-toy")
+    ]
     expected = [*stages, str(vcr[0]), str(vcr[-1])]
     return [given for given, truth in zip(found.groups(), expected, strict=True) if given != truth]
 

@@ -12,9 +12,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from datamodules.nlvr_world.phrases import chance, draw_block, draw_kind, numeral, pick
-from datamodules.nlvr_world.properties import LEVELS, Property, draw_place, touching
+from datamodules.nlvr_world.places import draw_place, touching
+from datamodules.nlvr_world.properties import draw_property
+from datamodules.nlvr_world.property import Property
 from datamodules.nlvr_world.scenes import MOST_BLOCKS, Box, Item, Layout, Scene
-from datamodules.nlvr_world.statements import BOX_NOUNS, draw_property
+from datamodules.nlvr_world.statements import BOX_NOUNS
+from datamodules.nlvr_world.tower_properties import LEVELS
 
 TRIES = 50  # names for the objects of a scene; most draws name none of them
 OBJECTS = 0.65  # share of the names that are of objects, the others are of boxes

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from datamodules.nlvr_world.scenes import COLOURS, SHAPES, SIZES, Item
 
+Form = TypeVar("Form")
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven")
 FROM = ("at least {}", "{} or more", "no fewer than {}", "not less than {}")  # n or more
 UP_TO = ("at most {}", "{} or fewer", "no more than {}", "not more than {}")
@@ -68,6 +69,12 @@ class Kind(NamedTuple):
 def pick(rng: np.random.Generator, *choices: str) -> str:
     """Draw one of several texts."""
     return choices[int(rng.integers(len(choices)))]
+
+
+def choose(rng: np.random.Generator, weighted: Sequence[tuple[float, Form]]) -> Form:
+    """Draw by weight."""
+    weights = np.cumsum([weight for weight, _ in weighted])
+    return weighted[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))][1]
 
 
 def chance(rng: np.random.Generator, share: float) -> bool:

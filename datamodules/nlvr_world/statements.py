@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from datamodules.nlvr_world.phrases import Number, chance, compare, draw_block, draw_kind, draw_number, numeral, pick
-from datamodules.nlvr_world.properties import PROPERTIES, Property, draw_place, length_at_end, touching
+from datamodules.nlvr_world.phrases import (
+    Number,
+    chance,
+    choose,
+    compare,
+    draw_block,
+    draw_kind,
+    draw_number,
+    numeral,
+    pick,
+)
+from datamodules.nlvr_world.places import draw_place, touching
+from datamodules.nlvr_world.properties import draw_property
+from datamodules.nlvr_world.property import Property
 from datamodules.nlvr_world.scenes import BOXES, COLOURS, MOST_BLOCKS, Layout, Scene, items_of
+from datamodules.nlvr_world.tower_properties import length_at_end
 
 
 class Statement(NamedTuple):
@@ -20,7 +33,6 @@ class Statement(NamedTuple):
     about: Callable[[Scene], bool] = lambda scene: True
 
 
-Form = TypeVar("Form")
 DrawStatement: TypeAlias = Callable[[np.random.Generator], Statement]
 Forms: TypeAlias = dict[Layout, Sequence[tuple[float, DrawStatement]]]  # each with its weight
 BOX_NOUNS = ("box", "box", "box", "grey box", "grey square")
@@ -34,12 +46,6 @@ def draw_statement(layout: Layout, rng: np.random.Generator, easy: bool = False)
     if chance(rng, 0.7):
         text = text[0].upper() + text[1:]
     return statement._replace(text=f"{text}." if chance(rng, 0.5) else text)
-
-
-def choose(rng: np.random.Generator, weighted: Sequence[tuple[float, Form]]) -> Form:
-    """Draw by weight."""
-    weights = np.cumsum([weight for weight, _ in weighted])
-    return weighted[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))][1]
 
 
 def quantified(rng: np.random.Generator, noun: str, plural: str, prop: Property) -> Statement:
@@ -109,11 +115,6 @@ def about_towers(rng: np.random.Generator) -> Statement:
     """Towers with a property."""
     noun = "stack" if chance(rng, 0.2) else "tower"
     return quantified(rng, noun, f"{noun}s", draw_property("towers", rng))
-
-
-def draw_property(layout: Layout, rng: np.random.Generator) -> Property:
-    """Draw a property of a box of a layout."""
-    return choose(rng, PROPERTIES[layout])(rng)
 
 
 def of_height(rng: np.random.Generator) -> Statement:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from datamodules.nlvr_world import properties, statements
+from datamodules.nlvr_world import box_properties as boxes
+from datamodules.nlvr_world import statements
+from datamodules.nlvr_world import tower_properties as towers
 from datamodules.nlvr_world.build import draw_chunk
 from datamodules.nlvr_world.chunks import Chunk
 from datamodules.nlvr_world.phrases import Kind, draw_number
-from datamodules.nlvr_world.properties import Property
+from datamodules.nlvr_world.property import Property
 from datamodules.nlvr_world.scenes import COLOURS, SHAPES, SIZES, Box, Item, Scene, draw_scene
 from datamodules.nlvr_world.statements import Statement
 
@@ -35,20 +37,20 @@ def stated(draw: Callable[[np.random.Generator], Statement], text: str) -> State
 @pytest.mark.parametrize(
     ("form", "words", "true", "false"),
     [
-        (properties.block_at, "a blue block at the base", "by", "yb"),
-        (properties.block_at, "a blue block at the top", "yb", "by"),
-        (properties.block_at, "a black block as the second block from the base", "ykb", "kbk"),
-        (properties.stacked, "a blue block above a black block", "ykb", "kyb"),
-        (properties.stacked, "a blue block under a black block", "bk", "kb"),
-        (properties.together, "two yellow blocks stacked together", "kyy", "yky"),
-        (properties.only_blocks, "only black blocks", "kkk", "kkb"),
-        (properties.block_colours, "2 different colors", "kyk", "kyb"),
-        (properties.between, "a yellow block between two black blocks", "bkyk", "kybk"),
-        (properties.together, "two yellow blocks stacked together", "yyky", "kyyy"),
-        (properties.together, "at least two yellow blocks stacked together", "kyyy", "yky"),
-        (properties.run_at_end, "two black blocks at the base", "kkb", "bkk"),
-        (properties.run_at_end, "two black blocks at the base", "kkbk", "kkk"),
-        (properties.run_at_end, "at least two black blocks at the top", "kkk", "kkb"),
+        (towers.block_at, "a blue block at the base", "by", "yb"),
+        (towers.block_at, "a blue block at the top", "yb", "by"),
+        (towers.block_at, "a black block as the second block from the base", "ykb", "kbk"),
+        (towers.stacked, "a blue block above a black block", "ykb", "kyb"),
+        (towers.stacked, "a blue block under a black block", "bk", "kb"),
+        (towers.together, "two yellow blocks stacked together", "kyy", "yky"),
+        (towers.only_blocks, "only black blocks", "kkk", "kkb"),
+        (towers.block_colours, "2 different colors", "kyk", "kyb"),
+        (towers.between, "a yellow block between two black blocks", "bkyk", "kybk"),
+        (towers.together, "two yellow blocks stacked together", "yyky", "kyyy"),
+        (towers.together, "at least two yellow blocks stacked together", "kyyy", "yky"),
+        (towers.run_at_end, "two black blocks at the base", "kkb", "bkk"),
+        (towers.run_at_end, "two black blocks at the base", "kkbk", "kkk"),
+        (towers.run_at_end, "at least two black blocks at the top", "kkk", "kkb"),
     ],
 )
 def test_what_towers_have(form: Callable[[np.random.Generator], Property], words: str, true: str, false: str) -> None:
@@ -98,7 +100,7 @@ def test_kinds_side_by_side_are_different_objects() -> None:
     assert Kind("black", "circle", None, "black circle").excludes(Kind("blue", None, None, "blue item"))
     assert Kind("black", None, "big", "big black item").excludes(Kind(None, None, "small", "small item"))
     for seed in range(300):
-        prop = properties.counted_kinds(np.random.default_rng(seed))
+        prop = boxes.counted_kinds(np.random.default_rng(seed))
         if prop.words.split()[0] == "a" and prop.words.count(" a ") == 1 and " and a " in prop.words:
             items = (
                 Item(0, 0, pixels, shape, colour) for pixels in SIZES.values() for shape in SHAPES for colour in COLOURS
@@ -122,14 +124,14 @@ def test_one_object_is_above_the_others_by_its_centre_and_by_its_edge(
     other: Item | None, decides: bool, holds: bool | None
 ) -> None:
     box = (Item(0, 20, 20, "circle", "blue"), *([other] if other else []))
-    prop = spelled(properties.topmost, "a blue circle above all the others")
+    prop = spelled(boxes.topmost, "a blue circle above all the others")
     assert prop.about(box) == decides
     assert not decides or prop.holds(box) == holds
 
 
 def test_a_statement_is_about_scenes_whose_boxes_all_decide_it() -> None:
     decided = (Item(0, 20, 20, "circle", "blue"), Item(40, 30, 10, "circle", "black"))
-    prop = spelled(properties.topmost, "a blue circle above all the others")
+    prop = spelled(boxes.topmost, "a blue circle above all the others")
     statement = statements.quantified(np.random.default_rng(0), "box", "boxes", prop)
     assert statement.about((decided, decided, decided))
     assert not statement.about((decided, decided[:1], decided))
@@ -173,12 +175,12 @@ def test_numbers_mean_what_they_say(words: str, truths: list[bool]) -> None:
     assert [number.test(count) for count in range(5)] == truths
 
 
-@pytest.mark.parametrize("form", [properties.ends, properties.same_form, properties.colours, properties.block_colours])
+@pytest.mark.parametrize("form", [towers.ends, boxes.same_form, boxes.colours, towers.block_colours])
 def test_no_statement_seems_to_compare_boxes_where_one_box_is_meant(
     form: Callable[[np.random.Generator], Property],
 ) -> None:
     rng = np.random.default_rng(4)
-    props = [prop for prop in (form(rng) for _ in range(300)) if "same" in prop.words or form is not properties.ends]
+    props = [prop for prop in (form(rng) for _ in range(300)) if "same" in prop.words or form is not towers.ends]
     texts = [statements.quantified(rng, "tower", "towers", prop).text for prop in props]
     verbs = {text.partition("towers ")[2].split()[0] for text in texts if "towers" in text}
     assert verbs  # of "one of the towers has"
@@ -193,14 +195,14 @@ def items(text: str) -> Box:
 @pytest.mark.parametrize(
     ("form", "words", "one"),
     [
-        (properties.ends, "a blue base and a blue top", False),
-        (properties.ends, "the same color at top and bottom", False),
-        (properties.colours, "items of the same color", False),
-        (properties.colours, "only one color", True),
-        (properties.same_form, "items of the same shape", False),
-        (properties.same_form, "items of the same size", False),
-        (properties.only, "items of only blue colour", False),
-        (properties.only, "only blue items", True),
+        (towers.ends, "a blue base and a blue top", False),
+        (towers.ends, "the same color at top and bottom", False),
+        (boxes.colours, "items of the same color", False),
+        (boxes.colours, "only one color", True),
+        (boxes.same_form, "items of the same shape", False),
+        (boxes.same_form, "items of the same size", False),
+        (boxes.only, "items of only blue colour", False),
+        (boxes.only, "only blue items", True),
     ],
 )
 def test_a_plural_and_two_ends_are_of_more_than_one_object(
