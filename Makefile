@@ -16,7 +16,7 @@ FIXTURES ?= tests/fixtures
 # modules are kept, even where the environment says otherwise: each of the processes would compile all of them anew
 PROCESSES ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores + 1 : 4)))
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PROCESSES) --dist worksteal
-PRETRAINED ?= checkpoints/pretrain-toy/best.ckpt
+PRETRAINED ?=
 # compute threads that spin while they wait make a busy machine ten times slower
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -156,8 +156,8 @@ gpu-wheels: $(READY) ## pack what a GPU machine without network may lack into wh
 NAMED = test -n "$(SRC)" || { echo "Name the folder of the raw data set: make $@ SRC=path" >&2; exit 2; }
 
 define finetune
-	@test -n "$(EXPERIMENT)" -o -f $(PRETRAINED) || { echo "There is no pre-trained checkpoint at $(PRETRAINED): run 'make pretrain' first" >&2; exit 2; }
-	$(RUN) -m vle_lightning $(if $(EXPERIMENT),fit --config $(EXPERIMENT),$(1) --model.init $(PRETRAINED)) $(ARGS)
+	@test -n "$(EXPERIMENT)" -o -f $(or $(PRETRAINED),checkpoints/pretrain-toy/best.ckpt) || { echo "There is no pre-trained checkpoint at $(or $(PRETRAINED),checkpoints/pretrain-toy/best.ckpt): run 'make pretrain' first" >&2; exit 2; }
+	$(RUN) -m vle_lightning $(if $(EXPERIMENT),fit --config $(EXPERIMENT),$(1)) $(if $(PRETRAINED),--model.init $(PRETRAINED)) $(ARGS)
 endef
 
 test: $(READY) ## the quick tests
