@@ -24,7 +24,8 @@ class ClipViTConfig(ImageEncoderConfig):
 
     ``position_std`` is the standard deviation that the positions are drawn with; None: that of all weights. It matters
     to a model that trains from scratch for a few thousand steps: patches of large weights drown small positions.
-    ``pooling`` says what stands for an image: the first of its fused states (VLE, METER), or their mean. A mean counts.
+    ``pooling`` says what stands for an image: the first of its fused states (VLE, METER), or their mean,
+    which alone tells how many patches show something.
     """
 
     patch_size: int = 16
