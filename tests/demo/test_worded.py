@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -63,6 +64,19 @@ def test_a_reply_streams_beside_vles_answers(desk: Desk, scene: str, run: Run) -
     assert (result["answer"], result["reason"], result["prompt"]) == ("The car is red.", None, sent[0])
     assert len(result["attention"]) == 6
     assert (printed["answer"], printed["prompt"]) == (result["answer"], result["prompt"])
+
+
+def test_vles_answer_stands_where_the_reply_breaks_in_a_way_that_nobody_foresaw(
+    desk: Desk, scene: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(chat: ChatServer, prompt: str) -> Iterator[str]:
+        yield "The "
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ChatServer, "stream", breaking)
+    first, *_, last = values_of(with_server(desk, "http://127.0.0.1:9/v1"), scene)
+    assert last[3] == "**No answer.** An unexpected ZeroDivisionError; the log of the demo has the details."
+    assert json.loads(str(last[7]))["answers"][0]["answer"] == max(dict(first[0]), key=dict(first[0]).__getitem__)
 
 
 @pytest.mark.parametrize(

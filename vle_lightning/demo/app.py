@@ -49,7 +49,7 @@ def serve(app: gr.Blocks, desk: Desk, place: Place, wait: bool = True) -> str:
     """
     fonts = ["system-ui", "sans-serif"]  # the theme's own would be fetched from Google
     try:
-        _, local, _ = app.launch(
+        _, local, public = app.launch(
             server_name=place.host,
             server_port=place.port or None,
             share=place.share,
@@ -65,8 +65,13 @@ def serve(app: gr.Blocks, desk: Desk, place: Place, wait: bool = True) -> str:
             run_history=False,  # visitors could let this machine write to a hub
             pwa=False,
             mcp_server=False,
-            prevent_thread_lock=not wait,
+            prevent_thread_lock=True,
+            quiet=True,  # Gradio's own lines advise to share the page
         )
     except OSError as error:
         raise place.refuse(error) from error
+    link = f", for everyone at {public} as well" if public else ""
+    print(f"The demo is at {local}{link}. Ctrl-C ends it.", flush=True)
+    if wait:
+        app.block_thread()
     return str(local)

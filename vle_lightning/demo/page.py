@@ -186,11 +186,16 @@ def attempt(compute: Callable[[], Any]) -> Any:  # noqa: ANN401 (what it compute
     """Return what a function computes, or the sentence for the page where it fails."""
     try:
         return compute()
-    except UserError as error:
+    except Exception as error:  # one failed request must not end the page
+        return excuse(error)
+
+
+def excuse(error: Exception) -> str:
+    """Return the sentence for the page where a request failed; the log has the traceback of an unexpected error."""
+    if isinstance(error, UserError):
         return f"**No answer.** {sentence(str(error))}"
-    except Exception as error:  # one failed request must not end the page; the log has the traceback
-        LOG.exception("a request of the demo failed")
-        return f"**No answer.** An unexpected {type(error).__name__}; the log of the demo has the details."
+    LOG.error("a request of the demo failed", exc_info=error)
+    return f"**No answer.** An unexpected {type(error).__name__}; the log of the demo has the details."
 
 
 def sentence(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from vle_lightning.demo.limits import read_picture, read_text
-from vle_lightning.demo.page import Answer, Desk, Outcome, attempt, command, sentence, sign, write_outcome
+from vle_lightning.demo.page import Answer, Desk, Outcome, attempt, command, excuse, sentence, sign, write_outcome
 from vle_lightning.inference.llm import LLMReply
 
 BUTTON = "Ask the language model"
@@ -87,8 +87,12 @@ def word(
     answer, reply = begun
     sign(answer)
     yield answer.bars[0], answer.picture, "", WAITING, reply.prompt, "", "", ""
-    for _ in reply:
-        yield same, same, reply.text, same, same, same, same, same
+    try:
+        for _ in reply:
+            yield same, same, reply.text, same, same, same, same, same
+    except Exception as error:  # as in `attempt`
+        yield same, same, same, excuse(error), same, *write_outcome(answer, start)
+        return
     worded = replace(answer, result={**reply.result, "attention": answer.result["attention"]})
     yield same, same, reply.text, judge(reply), same, *write_outcome(worded, start)
 
