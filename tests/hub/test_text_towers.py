@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,18 @@ def test_what_no_state_depends_on_is_no_difference(tmp_path: Path) -> None:
     changes = {"initializer_range": 0.5, "hidden_dropout_prob": 0.3, "classifier_dropout": 0.2, "use_cache": False}
     save("roberta", tmp_path, **changes, id2label={0: "a", 1: "b", 2: "c"})
     assert fill_hf_text(HFTextEncoder(config_of("roberta")), str(tmp_path)).tensors > 0
+
+
+def test_fields_that_older_versions_wrote_are_no_difference_unless_they_change_what_is_computed(tmp_path: Path) -> None:
+    save("bert", tmp_path)
+    file, encoder = tmp_path / "config.json", HFTextEncoder(config_of("bert"))
+    published = json.loads(file.read_text()) | {"position_embedding_type": "absolute", "output_past": True}
+    file.write_text(json.dumps(published))
+    assert fill_hf_text(encoder, str(tmp_path)).tensors > 0
+    file.write_text(json.dumps(published | {"position_embedding_type": "relative_key"}))
+    with pytest.raises(UserError) as caught:
+        fill_hf_text(encoder, str(tmp_path))
+    assert "position_embedding_type is 'relative_key', the model has 'absolute'" in str(caught.value)
 
 
 def test_a_file_that_lacks_a_tensor_is_refused_except_for_its_pooler(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import open_clip
 import torch
 from timm.models import model_entrypoint
 from torch import Tensor, nn
-from transformers import AutoModel, CLIPVisionModel
+from transformers import AutoConfig, AutoModel, CLIPVisionModel
 
 from vle_lightning.encoders.clip_vit import ClipViT
 from vle_lightning.encoders.deberta import DebertaEncoder
@@ -70,6 +70,7 @@ HF_FREE = {  # what a text encoder's states do not depend on
     *("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout", "sparse_prediction"),
     *("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad", "sparse_pred_ignore_index"),
 }
+FORMER = {"position_embedding_type": "absolute"}  # which transformers 5 does not know; all its models have this value
 DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -243,8 +244,10 @@ def fill_hf_text(encoder: HFTextEncoder, source: str) -> LoadReport:
     ours, theirs = encoder.model.config, model.config
     if theirs.model_type != ours.model_type:
         raise UserError(f"model.text_init: {source} is a {theirs.model_type}, the text encoder a {ours.model_type}")
-    names = {*ours.to_diff_dict(), *theirs.to_diff_dict()} - HF_FREE
-    sides = ({name: getattr(config, name, None) for name in names} for config in (theirs, ours))
+    plain = AutoConfig.for_model(ours.model_type)  # fields beyond these, in files of older versions, change nothing
+    told = {*ours.to_diff_dict(), *theirs.to_diff_dict()} - HF_FREE
+    names = {name for name in told if hasattr(plain, name)} | FORMER.keys()
+    sides = ({name: getattr(config, name, FORMER.get(name)) for name in names} for config in (theirs, ours))
     faults = _compare(*sides)
     faults += [fault for fault in missing if not fault.startswith("pooler.")]
     weights = {f"model.{key}": value for key, value in model.state_dict().items() if not key.startswith("pooler.")}
