@@ -3,7 +3,7 @@
 ``python -m datamodules.easy_vqa --out data/easy_vqa/raw`` takes the data out of the package ``easy-vqa`` and writes
 ``train.jsonl``, ``val.jsonl``, ``test.jsonl`` and ``images/``, which ``python -m datamodules.prepare questions`` reads.
 The set has no validation split: every tenth training picture, with all its questions, is one. ``shapes.jsonl`` holds
-those training questions that ask for a shape, for a first lesson.
+those training questions that a shape answers, by its name or by yes or no, for a first lesson.
 """
 
 from __future__ import annotations
@@ -93,14 +93,20 @@ def write_pictures(data: Traversable, split: str, out: Path) -> None:
 
 
 def divide(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Divide the training questions by their pictures, and name those that ask for a shape."""
+    """Divide the training questions by their pictures, and name those that a shape answers."""
     held_out = [int(Path(row["image"]).stem) % HELD_OUT == 0 for row in rows]
     kept = [row for row, is_held_out in zip(rows, held_out, strict=True) if not is_held_out]
     return {
         "train": kept,
         "val": [row for row, is_held_out in zip(rows, held_out, strict=True) if is_held_out],
-        "shapes": [row for row in kept if row["answer_type"] == "shape"],
+        "shapes": [row for row in kept if asks_for_shape(row)],
     }
+
+
+def asks_for_shape(row: dict[str, Any]) -> bool:
+    """Say whether the shape answers a question: what it is, or whether it is the one that the question names."""
+    names_one = any(shape in row["question"] for shape in SHAPES)
+    return row["answer_type"] == "shape" or (row["answer_type"] == "yes/no" and names_one)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,13 +17,15 @@ QUESTIONS = (
     ["what is the blue shape?", "rectangle"],
     ["what color is the shape?", "blue"],
     ["is there a shape?", "yes"],
+    ["is there not a circle in the image?", "yes"],
+    ["what color is the circle?", "blue"],
 )
 IMAGES = {"train": 20, "test": 3}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The data of the package, with three questions a picture."""
+    """The data of the package, with five questions a picture."""
     folder = tmp_path / "easy_vqa" / "data"
     for split, count in IMAGES.items():
         (folder / split / "images").mkdir(parents=True)
@@ -40,7 +42,7 @@ def test_the_set_is_converted_with_a_tenth_of_the_pictures_held_out(data: Path, 
     assert main(["--data", str(data), "--out", str(raw)]) == 0
     rows = [json.loads(line) for line in (raw / "train.jsonl").read_text().splitlines()]
     assert rows[0] == {
-        "question_id": "train-3",
+        "question_id": "train-5",
         "image": "images/train/1.png",
         "question": "what is the blue shape?",
         "answers": ["rectangle"],
@@ -54,8 +56,8 @@ def test_the_set_is_converted_with_a_tenth_of_the_pictures_held_out(data: Path, 
     assert not records["train"].keys() & records["val"].keys()
     assert records["shapes"].keys() == records["train"].keys()
     asked = {split: {len(record.questions) for record in found.values()} for split, found in records.items()}
-    assert asked == {"train": {3}, "val": {3}, "shapes": {1}, "test": {3}}
-    assert json.loads((out / "answers.json").read_text()) == ["blue", "rectangle", "yes"]
+    assert asked == {"train": {5}, "val": {5}, "shapes": {2}, "test": {5}}
+    assert json.loads((out / "answers.json").read_text()) == ["blue", "yes", "rectangle"]
     assert make_vocabulary([str(out / "easy_vqa" / "train"), "--tokenizer", str(tmp_path / "tokenizer")]) == 0
 
 
