@@ -239,6 +239,12 @@ def first_rows(batch: PretrainBatch, rows: int) -> PretrainBatch:
     return replace(batch, sample_ids=batch.sample_ids[:rows], texts=batch.texts[:rows], **tensors)
 
 
+def test_weights_of_zero_alone_are_refused() -> None:
+    PretrainTask("tiny", {"mlm": 1.0, "itm": 0.0}, classes=5)  # a score that is watched
+    with pytest.raises(UserError, match="all weights are 0"):
+        PretrainTask("tiny", {"mlm": 0.0, "itm": 0.0}, classes=5)
+
+
 def test_an_unknown_objective_is_named_with_the_known_ones() -> None:
     known = "itc, itm, itm_hard, mim_codes, mim_contrast, mlm, mpc, pbc"
     with pytest.raises(UserError, match=f"no objective 'itn'; choose among {known}"):

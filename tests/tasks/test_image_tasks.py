@@ -253,7 +253,11 @@ def test_the_loss_is_the_mean_over_pixels_of_a_class_and_the_auxiliarys_share() 
         (lambda: ClassificationTask("tiny", pooling="last"), "choose mean or first"),  # type: ignore[arg-type]
         (lambda: ClassificationTask("tiny", label_smoothing=1.0), "a share from 0 up to below 1"),
         (lambda: SegmentationTask("tiny", depths=[1, 2]), "give 4 numbers of layers"),
-        (lambda: SegmentationTask("toy", depths=[2, 1, 1, 2]), "none below the last one"),
+        (lambda: SegmentationTask("toy", depths=[2, 1, 1, 2]), "none below the one before it"),
+        (
+            lambda: SegmentationTask("toy", depths=[9, 9, 9, 9]),
+            "model.depths is .9, 9, 9, 9.; give 4 numbers of layers fr",
+        ),
         (lambda: SegmentationTask("tiny", depths=[1, 1, 1, 9]), "from 1 to 1"),
         (lambda: SegmentationTask("tiny", channels=0), "model.channels is 0"),
     ],

@@ -100,6 +100,8 @@ class PretrainTask(VisionLanguageTask):
         self.weights = {"mlm": 1.0, "itm": 1.0, "mpc": 1.0, "pbc": 1.0} if objectives is None else objectives
         if not self.weights:
             raise UserError("model.objectives is empty; name at least one objective, such as {mlm: 1.0}")
+        if not any(self.weights.values()):
+            raise UserError("model.objectives: all weights are 0, so that nothing would be learned; weigh one of them")
         if blind == "text":
             raise UserError("model.blind=text: every objective of pre-training reads the text")
         if blind != "none" and set(self.weights) != {"mlm"}:

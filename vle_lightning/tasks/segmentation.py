@@ -68,8 +68,13 @@ class SegmentationTask(ImageAloneTask):
         """
         super().__init__(architecture, classes, blind, optim, seed)
         self.depths = depths or pyramid_depths(self.model.image_depth)
-        if len(self.depths) != SCALES or self.depths != sorted(self.depths):
-            raise UserError(f"model.depths is {self.depths}; give {SCALES} numbers of layers, none below the last one")
+        deepest = self.model.image_depth
+        within = all(0 < depth <= deepest for depth in self.depths) or not deepest  # which the backbone tells better
+        if len(self.depths) != SCALES or self.depths != sorted(self.depths) or not within:
+            raise UserError(
+                f"model.depths is {self.depths}; give {SCALES} numbers of layers from 1 to {deepest}, none below the "
+                "one before it"
+            )
         if channels < 1 or not 0 <= auxiliary_weight < float("inf"):
             told = f"model.channels is {channels} and model.auxiliary_weight {auxiliary_weight}"
             raise UserError(f"{told}; give at least 1, and at least 0")
