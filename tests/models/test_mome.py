@@ -13,12 +13,9 @@ from vle_lightning.models.mome import MoME, MoMEConfig
 SMALL = MoMEConfig(16, 8, 64, 32, 3, 4, 64, 0, 12, drop_path=0.0)
 
 
-def make(**changes: bool) -> MoME:
+def make(shared: bool = False, apart: bool = False) -> MoME:
     torch.manual_seed(0)
-    model = of_kind(MoME, replace(SMALL, **changes).build().eval())
-    if model.position_bias is not None:
-        torch.nn.init.normal_(model.position_bias)
-    return model
+    return of_kind(MoME, replace(SMALL, shared_experts=shared, attention_apart=apart).build().eval())
 
 
 def pair() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -28,7 +25,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_attention_apart_keeps_each_modality_to_itself(apart: bool) -> None:
-    model = make(attention_apart=apart)
+    model = make(apart=apart)
     ids, mask, pixels = pair()
     with torch.no_grad():
         text, image = model.encode_text(ids, mask), model.encode_image(pixels)
@@ -39,14 +36,18 @@ def test_attention_apart_keeps_each_modality_to_itself(apart: bool) -> None:
 
 
 def test_shared_experts_are_one_feed_forward_a_block_that_all_modalities_read() -> None:
-    model, apart = make(shared_experts=True), make()
+    model, apart = make(shared=True), make()
     experts = {name.split(".experts.")[1].split(".")[0] for name, _ in model.named_parameters() if ".experts." in name}
     assert len(experts) == 1
     names = {name for name, _ in model.named_parameters()}
     assert {name for name, _ in apart.named_parameters()} > names
     ids, mask, pixels = pair()
-    for stream, modality in ((model.encode_text(ids, mask), "text"), (model.encode_image(pixels), "image")):
+    alone = (
+        lambda: model.encode_unimodal(model.encode_text(ids, mask), "text"),
+        lambda: model.encode_unimodal(model.encode_image(pixels), "image"),
+    )
+    for encode in alone:
         model.zero_grad()
-        model.encode_unimodal(stream, "text" if modality == "text" else "image").square().sum().backward()
+        encode().square().sum().backward()
         read = [weight for name, weight in model.named_parameters() if ".experts." in name]
         assert all(weight.grad is not None and weight.grad.any() for weight in read)
