@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tests.factories import of_kind
+from vle_lightning.models.backbone import Modality
 from vle_lightning.models.mome import MoME, MoMEConfig
+from vle_lightning.streams import Stream
 
 SMALL = MoMEConfig(16, 8, 64, 32, 3, 4, 64, 0, 12, drop_path=0.0)
 
@@ -42,12 +44,12 @@ def test_shared_experts_are_one_feed_forward_a_block_that_all_modalities_read() 
     names = {name for name, _ in model.named_parameters()}
     assert {name for name, _ in apart.named_parameters()} > names
     ids, mask, pixels = pair()
-    alone = (
-        lambda: model.encode_unimodal(model.encode_text(ids, mask), "text"),
-        lambda: model.encode_unimodal(model.encode_image(pixels), "image"),
+    paths: tuple[tuple[Stream, Modality], ...] = (
+        (model.encode_text(ids, mask), "text"),
+        (model.encode_image(pixels), "image"),
     )
-    for encode in alone:
+    for stream, modality in paths:
         model.zero_grad()
-        encode().square().sum().backward()
+        model.encode_unimodal(stream, modality).square().sum().backward()
         read = [weight for name, weight in model.named_parameters() if ".experts." in name]
         assert all(weight.grad is not None and weight.grad.any() for weight in read)
