@@ -49,7 +49,8 @@ data-coco: $(READY) ## convert SRC=folder (COCO's official layout) to data/coco_
 
 data-easy-vqa: $(READY) ## convert easy-VQA (pip install easy-vqa, or WHEEL=file) to data/easy_vqa, with a tokenizer of its own
 	$(RUN) -m datamodules.easy_vqa --out data/easy_vqa/raw $(if $(WHEEL),--wheel "$(WHEEL)")
-	$(RUN) -m datamodules.prepare questions --src data/easy_vqa/raw --out data/easy_vqa/shards --name easy_vqa --splits train val test shapes
+	$(RUN) -m datamodules.prepare questions --src data/easy_vqa/raw/shapes --out data/easy_vqa/shards --name shapes --splits train
+	$(RUN) -m datamodules.prepare questions --src data/easy_vqa/raw --out data/easy_vqa/shards --name easy_vqa --splits train val test names
 	$(RUN) -m datamodules.vocabulary data/easy_vqa/shards/easy_vqa/train --tokenizer data/easy_vqa/tokenizer
 
 data-vqa-rad: $(READY) ## convert SRC=folder (VQA-RAD as train.jsonl, val.jsonl, images) to data/vqa_rad, with a tokenizer of its own

@@ -2,8 +2,9 @@
 
 ``python -m datamodules.easy_vqa --out data/easy_vqa/raw`` takes the data out of the package ``easy-vqa`` and writes
 ``train.jsonl``, ``val.jsonl``, ``test.jsonl`` and ``images/``, which ``python -m datamodules.prepare questions`` reads.
-The set has no validation split: every tenth training picture, with all its questions, is one. ``shapes.jsonl`` holds
-those training questions that a shape answers, by its name or by yes or no, for a first lesson.
+The set has no validation split: every tenth training picture, with all its questions, is one. ``names.jsonl`` holds
+those training questions that ask for the name of a shape, for a first lesson; ``shapes/`` is a source of its own, with
+those that a shape answers, by its name or by yes or no.
 """
 
 from __future__ import annotations
@@ -93,13 +94,14 @@ def write_pictures(data: Traversable, split: str, out: Path) -> None:
 
 
 def divide(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Divide the training questions by their pictures, and name those that a shape answers."""
+    """Divide the training questions by their pictures, and take out those that a shape answers."""
     held_out = [int(Path(row["image"]).stem) % HELD_OUT == 0 for row in rows]
     kept = [row for row, is_held_out in zip(rows, held_out, strict=True) if not is_held_out]
     return {
         "train": kept,
         "val": [row for row, is_held_out in zip(rows, held_out, strict=True) if is_held_out],
-        "shapes": [row for row in kept if asks_for_shape(row)],
+        "names": [row for row in kept if row["answer_type"] == "shape"],
+        "shapes/train": [row for row in kept if asks_for_shape(row)],
     }
 
 
@@ -122,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = {split: list(read_questions(data, split)) for split in OFFICIAL}
         for split in OFFICIAL:
             write_pictures(data, split, options.out)
+        write_pictures(data, "train", options.out / "shapes")
         for split, rows in {**divide(found["train"]), "test": found["test"]}.items():
             file = options.out / f"{split}.jsonl"
             file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")

@@ -75,6 +75,7 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
         "data.root": world / "shards",
         "data.tokenizer": world / "tokenizer",
         "data.sources": json.dumps({source: 1.0}),
+        "data.val_sources": "null",
         "data.train_split": "train",
         "data.val_split": val_split,
         "data.test_split": test_split or "null",

@@ -49,14 +49,20 @@ def test_the_set_is_converted_with_a_tenth_of_the_pictures_held_out(data: Path, 
         "answer_type": "shape",
     }
     assert [row["answer_type"] for row in rows[:3]] == ["shape", "colour", "yes/no"]
-    splits = ("train", "val", "shapes", "test")
+    splits = ("train", "val", "names", "test")
     prepare(["questions", "--src", str(raw), "--out", str(out), "--name", "easy_vqa", "--splits", *splits])
     records = {split: records_of(out / "easy_vqa" / split) for split in splits}
-    assert {split: len(found) for split, found in records.items()} == {"train": 18, "val": 2, "shapes": 18, "test": 3}
+    assert {split: len(found) for split, found in records.items()} == {"train": 18, "val": 2, "names": 18, "test": 3}
     assert not records["train"].keys() & records["val"].keys()
-    assert records["shapes"].keys() == records["train"].keys()
+    assert records["names"].keys() == records["train"].keys()
     asked = {split: {len(record.questions) for record in found.values()} for split, found in records.items()}
-    assert asked == {"train": {5}, "val": {5}, "shapes": {2}, "test": {5}}
+    assert asked == {"train": {5}, "val": {5}, "names": {1}, "test": {5}}
+    prepare(
+        ["questions", "--src", str(raw / "shapes"), "--out", str(out / "more"), "--name", "shapes", "--splits", "train"]
+    )
+    shapes = records_of(out / "more" / "shapes" / "train")
+    assert {len(record.questions) for record in shapes.values()} == {2}
+    assert shapes.keys() == records["train"].keys()
     assert json.loads((out / "answers.json").read_text()) == ["blue", "yes", "rectangle"]
     assert make_vocabulary([str(out / "easy_vqa" / "train"), "--tokenizer", str(tmp_path / "tokenizer")]) == 0
 
@@ -70,7 +76,7 @@ def test_a_wheel_holds_the_same(data: Path, tmp_path: Path) -> None:
     assert main(["--wheel", str(wheel), "--out", str(tmp_path / "b")]) == 0
     files = {path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*.*")}
     assert files == {path.relative_to(tmp_path / "b"): path.read_bytes() for path in (tmp_path / "b").rglob("*.*")}
-    assert len([path for path in files if path.suffix == ".png"]) == sum(IMAGES.values())
+    assert len([path for path in files if path.suffix == ".png"]) == sum(IMAGES.values()) + IMAGES["train"]
 
 
 def test_what_is_missing_or_broken_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
