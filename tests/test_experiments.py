@@ -92,7 +92,7 @@ def on_the_toy_world(file: Path, world: Path) -> list[str]:
         "validate_every": 2,
     }
     if task == "pretrain":
-        options |= {"data.patch_size": 8, "data.classes": world / "classes.json"}
+        options |= {"data.patch_size": 8, "data.classes": world / "classes.json", "model.classes": 24}
     if task == "pretrain_images":
         del options["data.tokenizer"]
         options |= {"data.patch_size": 8, "data.codebook": world / "codebook.safetensors", "model.codes": 64}
