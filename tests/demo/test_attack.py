@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.demo.test_limits import large_png
-from vle_lightning.demo.guard import REFUSED
+from vle_lightning.demo.guard import REFUSED, TOO_LARGE
 from vle_lightning.demo.page import Desk
 
 pytestmark = pytest.mark.slow
@@ -124,6 +124,13 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]
         yield f"http://localhost:{server.server_port}/picture.png", asked
         server.shutdown()
         thread.join()
+
+
+def test_a_large_request_is_refused_before_it_is_read_to_its_end(address: str) -> None:
+    body = b'{"data": ["vqa", null, [' + b"[]," * 2_000_000 + b"[]]]}"
+    answer = httpx.post(f"{address}/gradio_api/call/ask", content=body, timeout=20)
+    assert (answer.status_code, answer.json()) == (413, {"detail": TOO_LARGE})
+    assert httpx.get(address).status_code == 200
 
 
 def test_no_request_makes_the_page_fetch_an_address(address: str, elsewhere: tuple[str, list[str]]) -> None:

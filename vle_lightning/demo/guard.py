@@ -1,4 +1,4 @@
-"""A guard before Gradio: no request makes this machine fetch an address that its sender names."""
+"""A guard before Gradio: requests are small, and none makes this machine fetch an address that its sender names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 SCHEMES = ("http://", "https://")
 UPLOAD = "/gradio_api/upload"  # files, which name nothing to fetch
+LARGEST = 1_000_000  # bytes of any other request: texts, boxes and the names of uploads
+TOO_LARGE = f"A request has at most {LARGEST:,} bytes; files are uploaded."
 REFUSED = "This page fetches no addresses: upload the file."
 
 
 class NoFetching:
-    """ASGI layer that refuses addresses in the place of files.
+    """ASGI layer that refuses addresses in the place of files, and large requests before they are read to their end.
 
     Gradio 6 downloads, without a limit, a file of any field whose path is an address, and passes on what
     ``/gradio_api/file=ADDRESS`` names.
@@ -27,12 +29,17 @@ class NoFetching:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request with the status 403, or hand it on."""
+        """Refuse a request with the status 403 or 413, or hand it on."""
         if scope["type"] != "http" or scope["path"] == UPLOAD:
             await self.app(scope, receive, send)
             return
+        body = b""
         try:
-            body = await Request(scope, receive).body()
+            async for piece in Request(scope, receive).stream():
+                body += piece
+                if len(body) > LARGEST:
+                    await JSONResponse({"detail": TOO_LARGE}, 413)(scope, receive, send)
+                    return
         except ClientDisconnect:
             return
         if any(scheme in scope["path"] for scheme in SCHEMES) or names_address(body):
