@@ -69,7 +69,8 @@ class SegmentationTask(ImageAloneTask):
         super().__init__(architecture, classes, blind, optim, seed)
         self.depths = depths or pyramid_depths(self.model.image_depth)
         deepest = self.model.image_depth
-        within = all(0 < depth <= deepest for depth in self.depths) or not deepest  # 0: the backbone refuses in its own words
+        # a depth of 0 means that the backbone has no such path, which it says itself
+        within = not deepest or all(0 < depth <= deepest for depth in self.depths)
         if len(self.depths) != SCALES or self.depths != sorted(self.depths) or not within:
             raise UserError(
                 f"model.depths is {self.depths}; give {SCALES} numbers of layers from 1 to {deepest}, none below the "
