@@ -31,7 +31,7 @@ PATHS = (  # options that may name a file or a folder
     "data.classes",
     "data.answers",
 )
-BF16 = ("bf16-mixed", "bf16")  # precisions
+BF16 = ("bf16-mixed", "bf16", "bf16-true")  # precisions
 GRACE = 600  # seconds that a collective waits longer than the watchdog, which names who is missing
 
 
@@ -94,7 +94,9 @@ def check_trainer(settings: Namespace, experiment: Experiment) -> None:
     trainer = settings.trainer
     wanted, strategy = str(trainer.precision), str(trainer.strategy)
     halves = () if strategy == "fsdp" or (strategy in STAGES and trainer.accelerator == "cpu") else ("16-mixed", "16")
-    known = ("32-true", "32", *BF16, *halves)
+    # fsdp and DeepSpeed keep float32 master weights under bf16-mixed
+    masters = () if strategy == "fsdp" or strategy in STAGES else ("bf16-true",)
+    known = ("32-true", "32", "bf16-mixed", "bf16", *masters, *halves)
     faults = {
         "trainer.precision": trainer.precision is not None and wanted not in known and f"choose {', '.join(known)}",
     }

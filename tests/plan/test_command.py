@@ -111,7 +111,7 @@ def test_images_and_texts_alone_are_planned(
         (ON_TWO, "name an experiment"),
         ((*TOY, *ON_TWO, "--data.bach_size", "3"), "no option data.bach_size; did you mean data.batch_size?"),
         ((*TOY, *ON_TWO, "--trainer.strategy", "ddp_spawn"), "planner knows ddp, fsdp, .*, not ddp_spawn"),
-        ((*TOY, *ON_TWO, "--trainer.precision", "16-mixed"), "bf16-mixed and 32-true"),
+        ((*TOY, *ON_TWO, "--trainer.precision", "16-mixed"), "bf16-mixed, bf16-true and 32-true"),
         ((*TOY, *ON_TWO, "--data.image_size", "50"), "data.image_size 50 is not a multiple"),
         (
             ("--config", str(EXPERIMENTS / "vqa" / "toy.yaml"), *ON_TWO),

@@ -38,5 +38,5 @@ def test_a_gpu_without_bf16_says_what_to_do() -> None:
     assert peak("v100-32", "32-true") == 15.7e12
     with pytest.raises(UserError, match=r"v100-32 has no bf16; plan with --trainer.precision 32-true"):
         peak("v100-32", "bf16-mixed")
-    with pytest.raises(UserError, match="bf16-mixed and 32-true, not 16-mixed"):
+    with pytest.raises(UserError, match="bf16-mixed, bf16-true and 32-true, not 16-mixed"):
         peak("h100", "16-mixed")

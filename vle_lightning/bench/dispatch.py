@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +16,7 @@ from vle_lightning.bench.pretraining import CLASSES, make_batch
 from vle_lightning.bench.timing import Measurement
 from vle_lightning.fakes import fake_batch, make_fake
 from vle_lightning.optim import OptimConfig, make_optimizer
+from vle_lightning.strategies.bf16 import MasterWeightPrecision
 from vle_lightning.tasks.pretrain import PretrainTask
 
 CLIP = 1.0
@@ -53,8 +55,15 @@ def counted(results: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def bench_dispatch(architecture: str, repeats: int) -> Measurement:
-    """Count a step in bf16-mixed on fake tensors, which have shapes and no values: nothing is computed."""
+    """Count a step in bf16-mixed and in bf16-true on fake tensors, which have shapes and no values."""
     del repeats  # a count is exact
+    mixed = count_step(architecture, MixedPrecision("bf16-mixed", "cpu"))
+    masters = count_step(architecture, MasterWeightPrecision())
+    return mixed | {f"bf16_true_{name}": count for name, count in masters.items()}
+
+
+def count_step(architecture: str, precision: MixedPrecision) -> Measurement:
+    """Count a step's operations by phase, all and those that compute."""
     with torch.device("meta"):
         task = PretrainTask(architecture, classes=CLASSES).train()
     task.log = lambda *_, **__: None  # type: ignore[method-assign]  # no trainer is there to take it
@@ -63,12 +72,13 @@ def bench_dispatch(architecture: str, repeats: int) -> Measurement:
     with FakeTensorMode(), torch.device("cpu"):
         make_fake(task)
         batch = fake_batch(batch)
+        precision.convert_module(task)
         optimizer, _ = make_optimizer(task, OptimConfig(), 10)
         for _ in range(2):  # the first one makes the moments of the weights
-            with counted(results, "forward"), torch.autocast("cpu", torch.bfloat16):
+            with counted(results, "forward"), precision.forward_context():
                 loss = task.training_step(batch)
             with counted(results, "backward"):
-                loss.backward()
+                precision.backward(loss, task, None)
             with counted(results, "clip"):
                 nn.utils.clip_grad_norm_(task.parameters(), CLIP, foreach=True)  # as it is on a GPU
             with counted(results, "optimiser"):

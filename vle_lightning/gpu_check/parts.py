@@ -77,6 +77,7 @@ def make_parts(scale: Scale, shared: Path) -> list[Part]:
         *(Part(f"{way.architecture} largest batch", 75, _largest(way)) for way in first),
         Part("photos", 110, lambda report: check_photos(scale.photos, shared, report)),
         *(Part(f"{way.architecture} compiled", 110, _training(replace(way, compiled=True))) for way in first),
+        *(Part(f"{way.architecture} master weights", 60, _training(replace(way, masters=True))) for way in first),
         *_runs(scale, shared),
         Part("gpu tests", 120, lambda report: check_tests(scale.device, report)),
         *(_recomputed(way, name, parts) for way in first for name, parts in (("cheap", (CHEAP,)), ("all", ALL))),

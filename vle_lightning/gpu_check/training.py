@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from vle_lightning.batch import PretrainBatch
@@ -21,10 +22,11 @@ from vle_lightning.gpu_check.report import Report
 from vle_lightning.gpu_check.workload import CLASSES, TOKENS, make_pairs
 from vle_lightning.optim import OptimConfig, make_optimizer
 from vle_lightning.performance import checkpoint_activations, compile_layers
+from vle_lightning.strategies.bf16 import MasterWeightPrecision
 from vle_lightning.tasks.base import Stage
 from vle_lightning.tasks.pretrain import PretrainTask
 
-PRECISION = "bf16-mixed"
+PRECISION: Final = "bf16-mixed"
 CLIP = 1.0  # norm of the whole gradient, the command line's default
 STEPS = 1000  # of the schedule, of which few are taken
 GRAIN = 8  # a largest batch is a multiple of this
@@ -39,6 +41,7 @@ class TrainingSettings:
     batch_size: int  # for the timed steps; the experiment file's
     seconds: float  # for all that is measured, without building and compiling
     compiled: bool = False
+    masters: bool = False  # bf16-true instead of bf16-mixed
     recomputed: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ()  # VLE's four if none is named
     ceiling: int = 4096  # no larger batch is tried
@@ -68,6 +71,8 @@ class Trainer:
         checkpoint_activations(self.task.model, settings.recomputed)
         if settings.compiled:
             compile_layers(self.task.model)
+        self.precision = MasterWeightPrecision() if settings.masters else MixedPrecision(PRECISION, self.device.type)
+        self.precision.convert_module(self.task)
         self.optimizer, _ = make_optimizer(self.task, OptimConfig(), STEPS)
 
     def batch(self, rows: int) -> PretrainBatch:
@@ -77,10 +82,10 @@ class Trainer:
     def step(self, batch: PretrainBatch, phases: Phases | None = None) -> torch.Tensor:
         """Forward in bf16, backward, clip, AdamW; return the loss ()."""
         phase = (lambda _: nullcontext()) if phases is None else phases.phase
-        with phase("forward"), torch.autocast(self.device.type, torch.bfloat16):
+        with phase("forward"), self.precision.forward_context():
             loss = self.task.step(batch, Stage.TRAIN)
         with phase("backward"):
-            loss.backward()
+            self.precision.backward(loss, self.task, None)
         with phase("clip"):
             nn.utils.clip_grad_norm_(self.task.parameters(), CLIP)
         with phase("optimiser"):
@@ -134,7 +139,8 @@ def begin(settings: TrainingSettings, report: Report) -> Trainer:
     """Build what trains, and report what it is."""
     warnings.filterwarnings("ignore", ".*self.trainer.* reference is not registered")  # scores go nowhere here
     trainer = Trainer(settings)
-    sizes = {"precision": PRECISION, "image_size": trainer.image_size, "tokens": trainer.tokens}
+    precision = "bf16-true" if settings.masters else PRECISION
+    sizes = {"precision": precision, "image_size": trainer.image_size, "tokens": trainer.tokens}
     report.add(settings=asdict(settings) | sizes, parameters=sum(p.numel() for p in trainer.task.parameters()))
     return trainer
 

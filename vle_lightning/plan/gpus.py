@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from vle_lightning.errors import UserError
 
+BF16 = ("bf16-mixed", "bf16-true")  # precisions that compute in bf16
+
 
 class Gpu(NamedTuple):
     """One kind of GPU.
@@ -59,8 +61,8 @@ def peak(name: str, precision: str) -> float:
     gpu = find_gpu(name)
     if precision == "32-true":
         return gpu.float32
-    if precision != "bf16-mixed":
-        raise UserError(f"trainer.precision: the planner knows bf16-mixed and 32-true, not {precision}")
+    if precision not in BF16:
+        raise UserError(f"trainer.precision: the planner knows {', '.join(BF16)} and 32-true, not {precision}")
     if gpu.bf16 is None:
         raise UserError(f"--gpu: {name} has no bf16; plan with --trainer.precision 32-true")
     return gpu.bf16

@@ -8,7 +8,7 @@ from typing import Any
 
 from vle_lightning.performance import CHEAP
 from vle_lightning.plan.activations import Numerics
-from vle_lightning.plan.gpus import find_gpu
+from vle_lightning.plan.gpus import BF16, find_gpu
 from vle_lightning.plan.memory import Memory, Spread, memory_of
 from vle_lightning.plan.stream import RecordBytes
 from vle_lightning.plan.workload import Workload
@@ -91,7 +91,7 @@ class Plan:
     def memory(self, batch: int, column: str, recomputed: Sequence[str]) -> Memory:
         """Count the memory of one device."""
         strategy, offload = COLUMNS[column]
-        numerics = Numerics(bf16=self.precision == "bf16-mixed")
+        numerics = Numerics(bf16=self.precision in BF16)
         return memory_of(self.workload, Spread(strategy, self.gpus, offload), batch, recomputed, numerics)
 
     def micro_batches(self, batch: int) -> int | None:

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from vle_lightning.errors import UserError
 from vle_lightning.extras import require
+from vle_lightning.strategies.bf16 import MasterWeightPrecision
 from vle_lightning.strategies.deepspeed import ZeroPrecision, ZeroStrategy
 from vle_lightning.strategies.fsdp import ShardedStrategy
 
@@ -59,12 +60,12 @@ def make_strategy(
     if sharded_checkpoints and name not in ("fsdp", *STAGES):
         raise UserError(f"sharded_checkpoints: under trainer.strategy {name} every rank holds all there is to save")
     limit = timedelta(seconds=timeout)
+    own = MasterWeightPrecision() if precision == "bf16-true" else None
     if name == "auto":
-        return Spread(name, None)
+        return Spread(name, own)
     if name == "ddp":
-        return Spread(
-            DDPStrategy(timeout=limit, gradient_as_bucket_view=True, find_unused_parameters=unused_weights), None
-        )
+        ddp = DDPStrategy(timeout=limit, gradient_as_bucket_view=True, find_unused_parameters=unused_weights)
+        return Spread(ddp, own)
     if name == "fsdp":
         return Spread(ShardedStrategy(limit, sharded_checkpoints), None)
     if accelerator == "cpu" or not torch.cuda.is_available():
