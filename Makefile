@@ -124,7 +124,7 @@ DEMO = $(or $(MODEL),$(wildcard checkpoints/pretrain-toy checkpoints/vqa-toy che
 
 demo: $(READY) ## try models in the browser, at 127.0.0.1: MODEL="RUN EXPORT hub/name" ARGS="--port 7860" (docs/demo.md)
 	@test -n "$(DEMO)" || { echo "There is no checkpoint to show: run 'make pretrain' first, or name one with MODEL=" >&2; exit 2; }
-	$(RUN) -m vle_lightning demo $(DEMO) --world $(TOY) $(ARGS)
+	$(RUN) -m vle_lightning demo $(DEMO) $(if $(wildcard $(TOY)),--world $(TOY)) $(ARGS)
 
 ablation: data-toy ## METER's study on the embedded world, about an hour on 2 cores: ARGS="--rows swin", ARGS="--scale vle-base"
 	$(RUN) -m vle_lightning ablation $(or $(STUDY),experiments/ablations/meter_toy.yaml) $(ARGS)

@@ -9,6 +9,7 @@ import pytest
 from vle_lightning import extras
 from vle_lightning.cli import main
 from vle_lightning.demo.command import is_loopback, prepare, read_options
+from vle_lightning.demo.examples import Examples
 from vle_lightning.demo.place import Place
 from vle_lightning.errors import UserError
 from vle_lightning.inference.chat import ChatServer
@@ -72,7 +73,25 @@ def test_a_wrong_model_or_folder_ends_with_a_sentence(
     assert main(["demo", str(tmp_path / "none")]) == 2
     assert "no checkpoint" in capsys.readouterr().err
     assert main(["demo", str(exported("dual")), "--photos", str(tmp_path / "none")]) == 2
-    assert "there is no such folder" in capsys.readouterr().err
+    assert "none: the folder was not found; name a folder of pictures" in capsys.readouterr().err
+    assert main(["demo", str(exported("dual")), "--world", str(tmp_path / "none")]) == 2
+    assert "none: the folder was not found; name a folder of the embedded world" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"annotations": [{"caption": "red"}]}'])
+def test_a_damaged_world_ends_with_a_sentence(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "raw/coco/annotations/captions_val.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"--world: {file} cannot be read .*make data-toy"):
+        Examples(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--tokenizer", "--answers"])
+def test_an_option_that_no_model_needs_is_refused(option: str, exported: Callable[[str], Path], world: Path) -> None:
+    given = [str(exported("dual")), "--world", str(world), "--device", "cpu", option, "/nowhere"]
+    with pytest.raises(UserError, match=f"{option}: each of the models comes with a tokenizer"):
+        prepare(read_options(given))
 
 
 def test_the_language_model_is_an_option_of_the_command(

@@ -29,7 +29,7 @@ def test_a_missing_head_says_how_to_get_it(desk: Desk) -> None:
     assert "make finetune-vqa" in Models.missing("vqa")
     with pytest.raises(UserError, match="vqa has no head for image-text matching"):
         desk.models.find("vqa").answer("itm", image=None, text="a dog")
-    with pytest.raises(UserError, match="no such model"):
+    with pytest.raises(UserError, match="No model of this name"):
         desk.models.find("another")
 
 

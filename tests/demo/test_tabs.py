@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import gradio as gr
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -28,6 +32,7 @@ from vle_lightning.demo.search import BEST, Indexes, index_folder, search_pictur
 from vle_lightning.demo.show import heated
 from vle_lightning.demo.tagged import Objects
 from vle_lightning.errors import UserError
+from vle_lightning.inference.pictures import open_picture
 
 
 def test_ask_gives_answers_and_where_the_model_looked(desk: Desk, scene: str, run: Run) -> None:
@@ -71,7 +76,6 @@ def test_find_draws_the_heat_again_at_another_strength(desk: Desk, scene: str, r
     assert plain.tobytes() != strong.tobytes()
     assert plain.size == (480, 480)
     assert found.kept.picture.size == (480, 480)
-    assert redraw(None, 1.0, "heatmap") is None
     assert run(found.command)["probabilities"][0] == pytest.approx(found.result["probabilities"][0], abs=1e-5)
 
 
@@ -147,16 +151,34 @@ def test_a_sample_that_cannot_be_read_is_a_sentence(desk: Desk) -> None:
     assert told == "**No answer.** There is no such sample: choose one of the list."
     gone = copy(desk.examples)
     gone.vcr = tuple(example._replace(picture="gone.jpg") for example in desk.examples.vcr)
-    assert "not a picture gone.jpg" in str(load_sample(replace(desk, examples=gone), gone.vcr[0].name)[3])
+    assert "The picture gone.jpg was not found" in str(load_sample(replace(desk, examples=gone), gone.vcr[0].name)[3])
 
 
 def test_a_heat_map_that_cannot_be_drawn_is_a_sentence(desk: Desk, scene: str) -> None:
     kept = find(desk, "pretrain", scene, "the red car").kept
     assert isinstance(kept, Found)
-    shown, told = redrawn(kept._replace(view=replace(kept.view, width=0)), 0.5, "probabilities")
+    shown, told, *_ = redrawn(desk, kept._replace(view=replace(kept.view, width=0)), 0.5, "probabilities", "{}")
     assert shown is None
     assert str(told).startswith("**No answer.**")
-    assert isinstance(redrawn(kept, 0.5, "probabilities")[0], Image.Image)
+
+
+def test_a_heat_map_drawn_again_names_the_command_that_draws_it(
+    desk: Desk, scene: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = find(desk, "pretrain", scene, "the red car", 0.75)
+    facts = json.dumps({"command": found.command, "seconds": 1.0})
+    picture, _, shell, result = redrawn(desk, found.kept, 0.4, "heatmap", facts)  # type: ignore[arg-type]
+    assert isinstance(picture, Image.Image)
+    assert json.loads(str(result)) == {"command": shell, "seconds": 1.0}
+    assert picture.info["command"] == shell
+    monkeypatch.chdir(tmp_path)
+    run(str(shell))
+    with Image.open("heat.png") as drawn:
+        same = np.asarray(drawn.convert("RGB").resize(picture.size, Image.Resampling.NEAREST), np.int16)
+    assert np.abs(same - np.asarray(picture, np.int16)).mean() < 8  # the page's picture is larger
+    emptied = redrawn(desk, found.kept, None, "heatmap", facts)[2]  # type: ignore[arg-type]
+    assert "--opacity 0.75" in str(emptied)
+    assert redrawn(desk, None, 0.4, "heatmap", "") == (gr.skip(),) * 4
 
 
 def test_search_indexes_a_folder_once(desk: Desk, scene: str, run: Run, tmp_path: Path) -> None:
@@ -181,6 +203,37 @@ def test_search_reads_no_folder_but_the_one_it_may(desk: Desk, tmp_path: Path) -
     assert "No folder is named" in index_folder(free, Indexes(free), "dual", " ")
     few = replace(desk, limits=Limits(pictures=9))
     assert "200 pictures; this page searches up to 9" in index_folder(few, Indexes(few), "dual", str(desk.photos))
+
+
+def test_a_picture_that_has_gone_leaves_the_index(desk: Desk, scene: str, tmp_path: Path) -> None:
+    free = replace(desk, folders=True)
+    assert desk.photos is not None
+    for place in sorted(desk.photos.iterdir())[:12]:
+        shutil.copy(place, tmp_path)
+    indexes = Indexes(free)
+    first = search_pictures(free, indexes, "dual", str(tmp_path), "a red car").result
+    Path(first[0]["image"]).unlink()
+    again = search_pictures(free, indexes, "dual", str(tmp_path), "a red car").result
+    assert {row["image"] for row in again} >= {row["image"] for row in first[1:]}
+    assert first[0] not in again
+
+
+def test_a_model_answers_while_a_folder_is_indexed(desk: Desk, scene: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, going = Event(), Event()
+
+    def wait(place: object) -> Image.Image:
+        opened.set()
+        assert going.wait(60)
+        return open_picture(place)
+
+    monkeypatch.setattr("vle_lightning.inference.retrieve.open_picture", wait)
+    with ThreadPoolExecutor(1) as visitor:
+        indexing = visitor.submit(index_folder, desk, Indexes(desk), "dual", str(desk.photos))
+        assert opened.wait(60)
+        assert search_texts(desk, "dual", scene, "a red car\na dog").result  # while the other one waits
+        assert not indexing.done()
+        going.set()
+        assert indexing.result(60).startswith("200 pictures")
 
 
 def test_compare_answers_as_the_tab_does(desk: Desk, scene: str) -> None:

@@ -88,7 +88,7 @@ def test_vcr_prints_the_choice(
     ("command", "message"),
     [
         (["ask", "PICTURE", ""], "the question is empty"),
-        (["ask", "nowhere.png", "why"], "there is not a picture nowhere.png"),
+        (["ask", "nowhere.png", "why"], "the picture nowhere.png was not found"),
         (["ask", "PICTURE"], "the following arguments are required: question"),
         (["match", "PICTURE", "the dog", "--top", "3"], "unrecognized arguments: --top 3"),
         (["match", "PICTURE", "the dog"], "has no head 'itm_score'"),

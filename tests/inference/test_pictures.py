@@ -82,7 +82,7 @@ def test_grey_of_32_bits_is_not_cut_off_in_silence() -> None:
     [
         (io.StringIO("a"), "gives a str, not bytes; open it with mode 'rb'"),
         (io.BytesIO(b"no picture"), "the picture in an open file cannot be read"),
-        ("nowhere.png", "there is not a picture nowhere.png"),
+        ("nowhere.png", "the picture nowhere.png was not found"),
         (b"", "the picture of 0 bytes cannot be read"),
         (png()[:60], "the picture of 60 bytes cannot be read"),
         (3, "a int is not a picture"),

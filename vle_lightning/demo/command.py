@@ -24,6 +24,7 @@ from vle_lightning.inference.processor import Processor
 if TYPE_CHECKING:
     from vle_lightning.demo.page import Desk
 
+WORLD = Path("data/toy")
 CACHE = Path("~/.cache/vle_lightning/indexes")
 
 
@@ -57,7 +58,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="default: a free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="make a public link by way of Gradio's servers")
     parser.add_argument("--photos", type=Path, help="folder of pictures to search (default: the world's)")
-    parser.add_argument("--world", type=Path, default=Path("data/toy"), help="of the examples (default: %(default)s)")
+    parser.add_argument("--world", type=Path, help=f"of the examples (default: {WORLD}, where it is drawn)")
     parser.add_argument("--llm", help="address of a server of OpenAI's protocol, to word answers (OPENAI_API_KEY)")
     parser.add_argument("--llm_model", help="the model's name there")
     parser.add_argument("--llm_timeout", type=float, default=60.0, help="seconds for a reply (default: %(default)s)")
@@ -73,18 +74,24 @@ def prepare(options: argparse.Namespace) -> Desk:
     """
     from vle_lightning.demo.page import Desk
 
-    if options.photos is not None and not options.photos.is_dir():
-        raise UserError(f"--photos {options.photos}: there is no such folder; name a folder of pictures")
+    for option, told in {"photos": "pictures", "world": "the embedded world (make data-toy)"}.items():
+        folder = getattr(options, option)
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"--{option} {folder}: the folder was not found; name a folder of {told}")
     language_model = find_language_model(options)
-    models = []
+    models, used = [], False
     for source, name in zip(options.model, short_names(options.model), strict=True):
         bare = options.tokenizer is not None and lacks_tokenizer(source)
         tokenizer, answers = (options.tokenizer, options.answers) if bare else (None, None)
+        used |= bare
         models.append(Model(source, name, tokenizer, answers, options.device, options.dtype))
         print(f"{name}: {', '.join(models[-1].pipelines)}", flush=True)
+    for option in ("tokenizer", "answers"):
+        if getattr(options, option) is not None and not used:
+            raise UserError(f"--{option}: each of the models comes with a tokenizer of its own; leave the option out")
     if language_model is not None and not any("vqa" in model.pipelines for model in models):
         raise UserError("--llm words answers of VQA, and none of the models has a head for it; name one that has")
-    examples = Examples(options.world)
+    examples = Examples(WORLD if options.world is None else options.world)
     own = is_loopback(options.address) and not options.share
     photos = options.photos or examples.folder
     return Desk(Models(models), Limits(), examples, photos, own, CACHE.expanduser(), language_model)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from vle_lightning.errors import UserError
 
 FEW = 6  # pictures below a tab
 COCO, VQA, VCR = Path("raw/coco"), Path("raw/vqav2"), Path("raw/vcr")
@@ -33,7 +36,11 @@ class Examples:
     """The validation scenes of a world; there are none where the world has not been drawn."""
 
     def __init__(self, world: Path) -> None:
-        """Read the first scenes and questions of a world such as ``data/toy``."""
+        """Read the first scenes and questions of a world such as ``data/toy``.
+
+        Raises:
+            UserError: a file of it cannot be read.
+        """
         self.world = world
         self.scenes = read_scenes(world)
         self.vcr = read_vcr(world)
@@ -72,7 +79,7 @@ def read_vcr(world: Path) -> tuple[VCRExample, ...]:
     if not file.is_file():
         return ()
     found: dict[str, list[VCRExample]] = {}
-    with file.open(encoding="utf-8") as lines:
+    with reading(file), file.open(encoding="utf-8") as lines:
         for line in islice(lines, 10 * FEW):
             annotation = json.loads(line)
             picture = world / VCR / "vcr1images" / annotation["img_fn"]
@@ -88,6 +95,24 @@ def _texts_of(file: Path, rows: str, key: str) -> dict[int, list[str]]:
     if not file.is_file():
         return {}
     found: dict[int, list[str]] = {}
-    for row in json.loads(file.read_text(encoding="utf-8"))[rows]:
-        found.setdefault(row["image_id"], []).append(row[key])
+    with reading(file):
+        for row in json.loads(file.read_text(encoding="utf-8"))[rows]:
+            found.setdefault(row["image_id"], []).append(row[key])
     return found
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Tell what goes wrong with a file of the world in one sentence.
+
+    Raises:
+        UserError: it is not what the embedded world writes.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"--world: {file} cannot be read ({told}); delete the folder and draw it anew (make data-toy), or name "
+            "another one"
+        ) from error

@@ -20,9 +20,9 @@ from vle_lightning.demo.page import (
 )
 from vle_lightning.demo.show import readable
 from vle_lightning.errors import UserError
+from vle_lightning.inference.kinds import MASK
 
 MOST = 4  # [MASK]s that the page shows
-MASK = "[MASK]"
 
 
 def fill(desk: Desk, model: str, picture: str | None, text: str) -> Answer:
@@ -30,6 +30,7 @@ def fill(desk: Desk, model: str, picture: str | None, text: str) -> Answer:
     found, masked = desk.models.find(model), read_text(text, "text", desk.limits)
     image = read_picture(picture, desk.limits)
     mask = str(found.pipeline("mlm").processor.tokenizer.mask_token)
+    masked = masked.replace(MASK, mask)
     if masked.count(mask) > MOST:
         raise UserError(
             f"The text has {masked.count(mask)} {mask}s; this page takes up to {MOST}: write some words out."
@@ -39,7 +40,7 @@ def fill(desk: Desk, model: str, picture: str | None, text: str) -> Answer:
     for best in words:
         bars.append({row["word"]: row["score"] for row in best})
         masked = masked.replace(mask, best[0]["word"], 1)
-    shell = command("fill", desk.examples.locate(picture), text.strip(), model=found)
+    shell = command("fill", desk.examples.locate(picture), read_text(text, "text", desk.limits), model=found)
     return Answer(found, {"filled": masked, "words": words}, shell, tuple(bars), readable(image))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from vle_lightning.demo.page import (
     outcome_fields,
     picture_field,
     shown_field,
+    sign,
 )
 from vle_lightning.demo.show import heated, readable
 from vle_lightning.inference.kinds import DRAWN
@@ -35,34 +37,52 @@ class Found(NamedTuple):
     probabilities: list[list[float]]
     heatmap: list[list[float]]
     view: View
+    asked: tuple[str, str, str]  # name of the model, place of the picture, phrase
 
 
 def find(
-    desk: Desk, model: str, picture: str | None, phrase: str, strength: float = OPACITY, draw: str = DRAWN[0]
+    desk: Desk, model: str, picture: str | None, phrase: str, strength: float | None = None, draw: str = DRAWN[0]
 ) -> Answer:
     """Find what a phrase mentions."""
     used, text = desk.models.find(model), read_text(phrase, "phrase", desk.limits)
     image = read_picture(picture, desk.limits)
     result = used.answer("pbc", image=image, text=text)
     view = used.pipeline("pbc").processor.view(image.size)
-    kept = Found(readable(image), result["probabilities"], result["heatmap"], view)
-    place = desk.examples.locate(picture)
-    shell = command("heatmap", place, text, "--draw", draw, "--out", "heat.png", model=used)
-    return Answer(used, result, shell, (), redraw(kept, strength, draw), kept)
+    asked = (model, desk.examples.locate(picture), text)
+    kept = Found(readable(image), result["probabilities"], result["heatmap"], view, asked)
+    return Answer(used, result, shell_of(desk, kept, strength, draw), (), redraw(kept, strength, draw), kept)
 
 
-def redraw(found: Found | None, strength: float, draw: str) -> Image.Image | None:
+def shell_of(desk: Desk, found: Found, strength: float | None, draw: str) -> str:
+    """Write the command that draws a heat map at a strength."""
+    model, place, text = found.asked
+    options = ("--draw", draw, "--opacity", f"{opacity_of(strength):g}", "--out", "heat.png")
+    return command("heatmap", place, text, *options, model=desk.models.find(model))
+
+
+def opacity_of(strength: float | None) -> float:
+    """Return the opacity that the slider means; None where a visitor has emptied its field."""
+    return OPACITY if strength is None else min(max(strength, 0.0), 1.0)
+
+
+def redraw(found: Found, strength: float | None, draw: str) -> Image.Image:
     """Draw the heat of an earlier answer at another strength; the model is not asked again."""
-    if found is None:
-        return None
     heat = found.probabilities if draw == DRAWN[0] else stretch(np.asarray(found.heatmap, np.float32)).tolist()
-    return heated(found.picture, heat, found.view, strength)
+    return heated(found.picture, heat, found.view, opacity_of(strength))
 
 
-def redrawn(found: Found | None, strength: float, draw: str) -> tuple[object, object]:
-    """Return the heat map at another strength and the page's sentence, which only a failure changes."""
-    shown = attempt(lambda: redraw(found, strength, draw))
-    return (None, shown) if isinstance(shown, str) else (shown, gr.skip())
+def redrawn(
+    desk: Desk, found: Found | None, strength: float | None, draw: str, result: str
+) -> tuple[object, object, object, object]:
+    """Return the heat map at another strength, the page's sentence (of a failure alone), the command and the JSON."""
+    if found is None:
+        return (gr.skip(),) * 4
+    made = attempt(lambda: (redraw(found, strength, draw), shell_of(desk, found, strength, draw), json.loads(result)))
+    if isinstance(made, str):
+        return None, made, gr.skip(), gr.skip()
+    picture, shell, facts = made
+    sign(picture, shell)
+    return picture, gr.skip(), shell, json.dumps({**facts, "command": shell}, indent=1, ensure_ascii=False)
 
 
 def build(desk: Desk) -> None:
@@ -101,9 +121,9 @@ def build(desk: Desk) -> None:
     )
     gr.on(
         [strength.release, draw.change],
-        redrawn,
-        [kept, strength, draw],
-        [drawn, outcome.told],
+        partial(redrawn, desk),
+        [kept, strength, draw, outcome.result],
+        [drawn, *outcome],
         show_progress="hidden",
         api_visibility="private",
     )

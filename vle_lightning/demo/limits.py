@@ -24,7 +24,7 @@ class Limits:
     boxes: int = 20  # of a VCR question
     name: int = 50  # characters of a box's class
     waiting: int = 64  # requests in the queue of the page
-    together: int = 16  # requests of a button that are worked on at a time, and batched where they meet
+    together: int = 16  # requests of one button that run at the same time, in batches where they meet
 
 
 def read_picture(path: str | None, limits: Limits) -> Image.Image:

@@ -171,7 +171,7 @@ class Model:
             UserError: the model has no head for it.
         """
         if kind not in self.pipelines:
-            raise UserError(f"{self.name} has no head for {USES[kind].told}: choose another model.")
+            raise UserError(f"The model {self.name} has no head for {USES[kind].told}: choose another model.")
         return self.pipelines[kind]
 
 
@@ -192,7 +192,7 @@ class Models:
             UserError: the page has none of that name.
         """
         if name is None or name not in self.by_name:
-            raise UserError("There is no such model: choose one of the list.")
+            raise UserError("No model of this name is loaded: choose one of the list.")
         return self.by_name[name]
 
     @staticmethod

@@ -150,17 +150,17 @@ def answering(
         found = attempt(lambda: answer(*values))
         if isinstance(found, str):
             return (*[None] * outputs, found, "", "")
-        sign(found)
+        if found.picture is not None:
+            sign(found.picture, found.command)
         return (*show(found), *write_outcome(found, start))
 
     return handle
 
 
-def sign(answer: Answer) -> None:
+def sign(picture: Image.Image, shell: str) -> None:
     """Write the command into the picture of an answer, so that a saved PNG says what made it."""
-    if answer.picture is not None:
-        # the time keeps two results from being one file, which Gradio writes again while a visitor may be reading it
-        answer.picture.info |= {"command": answer.command, "created": str(time.time_ns())}
+    # the time keeps two results from being one file, which Gradio writes again while a visitor may be reading it
+    picture.info |= {"command": shell, "created": str(time.time_ns())}
 
 
 def write_outcome(answer: Answer, start: float) -> tuple[str, str, str]:

@@ -31,13 +31,15 @@ from vle_lightning.inference.retrieve import RetrievePipeline
 BEST = 9  # pictures of a result
 LONGEST = 12  # letters of a picture's name below it
 TEXTS = "texts.txt"
+Key = tuple[str, str]  # name of a model, folder
 
 
 class Indexes:
     """The indexes of folders, each made once; kept in files from start to start where there is a place for them."""
 
     def __init__(self, desk: Desk) -> None:
-        self.desk, self.made, self.lock = desk, dict[tuple[str, str], Index](), Lock()
+        self.desk, self.made = desk, dict[Key, Index]()
+        self.turns, self.lock = dict[Key, Lock](), Lock()
 
     def open(self, model: Model, folder: str, again: bool = False) -> Index:
         """Return the index of a folder; made where there is none yet, brought up to date with ``again``.
@@ -46,11 +48,15 @@ class Indexes:
             UserError: the page may not read the folder, it holds no picture or too many, or the model makes no vectors.
         """
         place, find = self.check(folder), retriever(model)
+        key = (model.name, str(place))
+        if key in self.made and not again:
+            return self.made[key]
         with self.lock:
-            key = (model.name, str(place))
-            if again or key not in self.made:
+            turn = self.turns.setdefault(key, Lock())
+        with turn:
+            if again or key not in self.made:  # another visitor may have asked for it meanwhile
                 self._count(place)
-                self.made[key] = model.alone(lambda: find.index_images(place, self._file(find, place)))
+                self.made[key] = find.index_images(place, self._file(find, place), turn=model.turn)
             return self.made[key]
 
     def check(self, folder: str) -> Path:
@@ -101,6 +107,9 @@ def search_pictures(desk: Desk, indexes: Indexes, model: str, folder: str, text:
     found, asked = desk.models.find(model), read_text(text, "text", desk.limits)
     index, find = indexes.open(found, folder), retriever(found)
     best = found.alone(lambda: find(index=index, text=asked, top_k=BEST))
+    if not all(Path(row["image"]).is_file() for row in best):  # some have gone since the folder was indexed
+        index = indexes.open(found, folder, again=True)
+        best = found.alone(lambda: find(index=index, text=asked, top_k=BEST))
     shell = command("retrieve", "--images", index.root, "--text", asked, "--top_k", str(BEST), model=found)
     pictures = [
         (readable(open_picture(row["image"])), f"{row['score']:.2f} {short_name(row['image'])}") for row in best
@@ -168,6 +177,7 @@ def _build_reverse(desk: Desk, model: gr.Dropdown) -> None:
             picture = picture_field()
             texts = gr.Textbox(captions, label="Texts, one a line", lines=5, max_lines=10)
             button = gr.Button("Search the texts", variant="primary")
+            gr.Markdown(f"The command below a result reads the texts from `{TEXTS}`, one a line.", elem_classes="hint")
             if desk.examples.scenes:
                 rows = [[scene.picture] for scene in desk.examples.scenes]
                 gr.Examples(rows, picture, label="Examples of the toy world")

@@ -63,7 +63,7 @@ def read_tagged(text: str, name: str, objects: int) -> list[str | list[int]]:
     """Read a text with tags as VCR writes it: words, and lists of object numbers.
 
     Raises:
-        UserError: it is empty, or tags an object that there is none of.
+        UserError: it is empty, or tags an object whose number has no box.
     """
     parts: list[str | list[int]] = []
     for part in PARTS.findall(text):

@@ -85,7 +85,8 @@ def word(
         yield None, None, "", begun, "", "", "", ""
         return
     answer, reply = begun
-    sign(answer)
+    if answer.picture is not None:
+        sign(answer.picture, answer.command)
     yield answer.bars[0], answer.picture, "", WAITING, reply.prompt, "", "", ""
     try:
         for _ in reply:

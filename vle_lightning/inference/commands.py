@@ -16,7 +16,7 @@ from vle_lightning.errors import UserError
 from vle_lightning.files import finite
 from vle_lightning.inference.base import Pipeline
 from vle_lightning.inference.kinds import DRAWN
-from vle_lightning.inference.pictures import open_picture
+from vle_lightning.inference.pictures import OPACITY, open_picture
 from vle_lightning.inference.pipelines import pipeline
 from vle_lightning.inference.retrieve import RetrievePipeline
 from vle_lightning.inference.vcr_layout import read_annotation, read_boxes
@@ -106,12 +106,14 @@ def heatmap(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:  
     parser.add_argument("--out", type=Path, required=True, help="picture file to write, such as heat.png")
     parser.add_argument("--zoom", type=int, help="whole factor of the drawing's size (default: at least 256 px)")
     parser.add_argument("--draw", choices=DRAWN, default=DRAWN[0], help="what to draw (default: %(default)s)")
+    parser.add_argument("--opacity", type=float, default=OPACITY, help="of the hottest patches (default: %(default)s)")
     options = _parse(parser, arguments)
     suffixes = Image.registered_extensions()
     if options.out.suffix.lower() not in suffixes:
         raise UserError(f"--out {options.out}: no picture format has the ending '{options.out.suffix}'; try .png")
     zoom = math.ceil(SMALL / max(open_picture(options.image).size)) if options.zoom is None else options.zoom
-    result = _load("pbc", options)(image=options.image, text=options.text, draw=options.draw, zoom=zoom)
+    asked = {"draw": options.draw, "zoom": zoom, "opacity": options.opacity}
+    result = _load("pbc", options)(image=options.image, text=options.text, **asked)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         result["picture"].save(options.out)

@@ -15,7 +15,7 @@ from vle_lightning.errors import UserError
 from vle_lightning.hub.pretrained import from_pretrained, read_pretrained
 from vle_lightning.inference.base import Pipeline, Settings, load_task
 from vle_lightning.inference.items import Item, check_count
-from vle_lightning.inference.pictures import draw_heat, stretch
+from vle_lightning.inference.pictures import OPACITY, draw_heat, stretch
 from vle_lightning.inference.runs import run_settings
 from vle_lightning.inference.vectors import HEAD, DualEncoder
 from vle_lightning.objectives.itm import ImageTextMatching
@@ -26,6 +26,7 @@ from vle_lightning.tasks.looks import patch_heat
 from vle_lightning.tasks.pretrain import PretrainTask
 from vle_lightning.tasks.vqa import VQATask
 
+MASK = "[MASK]"  # in texts, whatever the tokenizer calls it
 DRAWN = ("probabilities", "heatmap")
 
 
@@ -129,6 +130,7 @@ class PBCPipeline(Pipeline):
         text: object = None,
         draw: str | None = "probabilities",
         zoom: int = 1,
+        opacity: float = OPACITY,
         batch_size: int | None = None,
     ) -> Any:  # noqa: ANN401 (one result or many)
         """Return, for each pair, {"probabilities", "heatmap", "picture"}.
@@ -136,30 +138,32 @@ class PBCPipeline(Pipeline):
         Probabilities are rows of the patch grid: the patch belongs to something that the text mentions. The heat map
         is of the same shape: the softmax of that class over the patches, sum 1, as in the published pipeline. The
         picture (PIL, RGB) is ``zoom`` times as large as the given one; over what the model saw of it lies what
-        ``draw`` names: the probabilities as they are, or the heat map stretched between its ends, as published. Without
-        ``draw`` (None) there is no picture.
+        ``draw`` names: the probabilities as they are, or the heat map stretched between its ends, as published. The
+        hottest patches cover the picture by the share ``opacity``. Without ``draw`` (None) there is no picture.
         """
         if draw is not None and draw not in DRAWN:
             raise UserError(f"draw is {draw!r}; choose {' or '.join(DRAWN)}")
         check_count("zoom", zoom)
-        return self._run(items, partial(self._answer, draw, zoom), batch_size, image=image, text=text)
+        if not 0 <= opacity <= 1:
+            raise UserError(f"opacity is {opacity}; give a share from 0 to 1")
+        return self._run(items, partial(self._answer, draw, zoom, opacity), batch_size, image=image, text=text)
 
-    def _answer(self, draw: str | None, zoom: int, items: Sequence[Item]) -> list[dict[str, object]]:
+    def _answer(self, draw: str | None, zoom: int, opacity: float, items: Sequence[Item]) -> list[dict[str, object]]:
         seen = self.look(items)
         grid = self.encoder.layout.grid(seen.pixel_values)
         logits = self.finite(self.head(self.fuse(seen, self.texts(items)).image[:, 1:])).float()
         probabilities = logits.softmax(-1)[..., 1].unflatten(1, grid).cpu().numpy()
         heats = logits[..., 1].softmax(-1).unflatten(1, grid).cpu().numpy()
         drawn = probabilities if draw == "probabilities" else [stretch(heat) for heat in heats]
-        pictures = [seen.pictures[row] for row in seen.rows.tolist()]
-        return [
-            {
-                "probabilities": probable.tolist(),
-                "heatmap": heat.tolist(),
-                **({"picture": draw_heat(picture, laid, self.processor.view(picture.size), zoom)} if draw else {}),
-            }
-            for probable, heat, laid, picture in zip(probabilities, heats, drawn, pictures, strict=True)
+        results: list[dict[str, object]] = [
+            {"probabilities": probable.tolist(), "heatmap": heat.tolist()}
+            for probable, heat in zip(probabilities, heats, strict=True)
         ]
+        if draw is not None:
+            pictures = [seen.pictures[row] for row in seen.rows.tolist()]
+            for result, laid, picture in zip(results, drawn, pictures, strict=True):
+                result["picture"] = draw_heat(picture, laid, self.processor.view(picture.size), zoom, opacity)
+        return results
 
 
 class MLMPipeline(Pipeline):
@@ -184,18 +188,20 @@ class MLMPipeline(Pipeline):
     ) -> Any:  # noqa: ANN401 (one result or many)
         """Return, for each text, a list for each [MASK] in it: [{"word", "score"}, ...], ``top_k`` best first.
 
-        A word is a piece of the vocabulary, without the mark of a word's start.
+        ``[MASK]`` stands for the mask of every tokenizer, such as RoBERTa's ``<mask>``. A word is a piece of the
+        vocabulary, without the mark of a word's start.
         """
         check_count("top_k", top_k)
         return self._run(items, partial(self._answer, top_k), batch_size, image=image, text=text)
 
     def _answer(self, top_k: int, items: Sequence[Item]) -> list[list[list[dict[str, object]]]]:
-        tokenizer, texts = self.processor.tokenizer, self.texts(items)
+        tokenizer = self.processor.tokenizer
+        texts = [text.replace(MASK, tokenizer.mask_token) for text in self.texts(items)]
         input_ids, _ = self.tokenize(texts)
         masked = input_ids == tokenizer.mask_token_id
         for item, found in zip(items, masked.any(1).tolist(), strict=True):
             if not found:
-                raise UserError(f"{item.place}the text has no {tokenizer.mask_token}: {item.text!r}")
+                raise UserError(f"{item.place}the text has no {MASK}: {item.text!r}")
         logits = self.finite(self.objective.logits(self.fuse(self.look(items), texts).text[masked]))
         scores = logits.float().softmax(-1)[:, : len(tokenizer)]  # published tables have rows without a word
         best = scores.topk(min(top_k, scores.shape[1]))

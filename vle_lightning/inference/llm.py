@@ -26,6 +26,9 @@ INSTRUCTION = (
 )
 DESCRIBE = "Describe this image in one sentence."
 CAPTION_TOKENS = 40  # at most
+YES_NO = ("yes", "no")
+NEGATIONS = frozenset({"not", "t", "cannot", "no", "never", "neither", "nor", "without"})  # t: of "isn't"
+CLAUSE_END = re.compile(r"[,.;:!?]")
 UNREAD = "the reply was not read to its end"
 
 
@@ -180,7 +183,9 @@ def write_prompt(question: str, answers: Sequence[Mapping[str, object]], caption
 
 
 def find_fault(reply: str, answers: Sequence[str]) -> str | None:
-    """Say why a reply is not used: it must name one of VLE's answers, so that nothing is made up.
+    """Say why a reply is not used: it must give one of VLE's answers, so that nothing is made up.
+
+    "It is not cyan" does not give "cyan". Yes and no are only given at the beginning: "I have no idea" is no "no".
 
     Args:
         reply: whole.
@@ -188,10 +193,18 @@ def find_fault(reply: str, answers: Sequence[str]) -> str | None:
     """
     if not reply.strip():
         return "the server sent an empty reply"
-    said = f" {' '.join(_words(reply))} "
-    if not any(f" {' '.join(words)} " in said for words in map(_words, answers) if words):
+    if not any(_gives(reply.casefold(), _words(answer)) for answer in answers):
         return "the reply names none of VLE's answers"
     return None
+
+
+def _gives(reply: str, answer: Sequence[str]) -> bool:
+    """Does a reply contain an answer's words in a row, without a negation up to three words before them?"""
+    if len(answer) == 1 and answer[0] in YES_NO:
+        return _words(reply)[:1] == answer
+    phrase = r"\b" + r"\W+".join(map(re.escape, answer)) + r"\b"
+    before = (CLAUSE_END.split(reply[: found.start()])[-1] for found in re.finditer(phrase, reply) if answer)
+    return any(NEGATIONS.isdisjoint(_words(clause)[-3:]) for clause in before)
 
 
 def _words(text: str) -> list[str]:

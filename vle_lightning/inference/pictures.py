@@ -68,7 +68,7 @@ def _file_content(path: Path) -> bytes:
     try:
         return read_file(path)
     except FileNotFoundError as error:
-        raise UserError(f"there is not a picture {path}; name a file on this machine") from error
+        raise UserError(f"the picture {path} was not found; name a file on this machine") from error
     except (OSError, ValueError) as error:
         raise UserError(f"the picture {path} cannot be read: {error}") from error
 

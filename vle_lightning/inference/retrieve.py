@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.vectors import DualEncoder
 
 ASKED_BY = {"images": "text", "texts": "image"}  # kind of an index -> what is looked for in it
+NO_TURN: AbstractContextManager[object] = nullcontext()
 
 
 class RetrievePipeline(Pipeline):
@@ -72,6 +74,7 @@ class RetrievePipeline(Pipeline):
         images: str | Path | Iterable[str | Path],
         file: str | Path | None = None,
         batch_size: int | None = None,
+        turn: AbstractContextManager[object] = NO_TURN,
     ) -> Index:
         """Encode the pictures of a folder and of the folders in it, or of a list of files.
 
@@ -82,6 +85,7 @@ class RetrievePipeline(Pipeline):
             images: a folder, or paths.
             file: of the index: read where it is there, and written.
             batch_size: pictures at a time; the pipeline's by default.
+            turn: held while a batch is computed and free between batches, such as a lock of the model's other users.
 
         Raises:
             UserError: there is no readable picture, or ``file`` is of another model, folder or kind.
@@ -97,7 +101,7 @@ class RetrievePipeline(Pipeline):
             for place, (row, fact) in enumerate(zip(rows, facts, strict=True))
             if row < 0 or fact is None or list(fact) != stored[row]
         ]
-        vectors, broken = self._vectors_of(root, names, fresh, rows, old, batch_size)
+        vectors, broken = self._vectors_of(root, names, fresh, rows, old, batch_size, turn)
         readable = [place for place, name in enumerate(names) if name not in broken]
         if not readable:
             name, told = next(iter(broken.items()))
@@ -175,6 +179,7 @@ class RetrievePipeline(Pipeline):
         rows: Sequence[int],
         old: Index | None,
         batch_size: int | None,
+        turn: AbstractContextManager[object],
     ) -> tuple[Tensor, dict[str, str]]:
         """Return vectors (N, C) of N pictures, from an earlier index or new; and what is broken."""
         vectors = torch.zeros(len(names), self.dual.width)
@@ -192,8 +197,10 @@ class RetrievePipeline(Pipeline):
                 except UserError as error:
                     broken[names[place]] = str(error)
             if pictures:
-                pixels = self.processor.pixels(pictures).to(self.settings.device, self.settings.dtype)
-                vectors[places] = self.finite(self.dual.embed_images(pixels)).cpu()
+                pixels = self.processor.pixels(pictures)
+                with turn:
+                    embedded = self.dual.embed_images(pixels.to(self.settings.device, self.settings.dtype))
+                    vectors[places] = self.finite(embedded).cpu()
         return vectors, broken
 
     def _parts(self, places: Sequence[int], batch_size: int | None) -> list[Sequence[int]]:
