@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import tomllib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -200,6 +201,25 @@ def test_python_in_the_readme_compiles_and_imports() -> None:
     (example,) = blocks(read(README), "python")
     compile(example, "README.md", "exec")
     assert "from vle_lightning.inference import pipeline" in example
+
+
+def test_versions_extras_and_published_names_are_those_of_the_project() -> None:
+    text, project = read(README), tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
+    assert re.findall(r"Python ([\d.]+) or newer", text) == [project["requires-python"].removeprefix(">=")]
+    (extras,) = re.findall(r"\(extras: ([^)]+)\)", text)
+    assert re.findall(r"`(\w+)`", extras) == list(project["optional-dependencies"])
+    published = {row["source"] for row in yaml.safe_load(read(ROOT / "checkpoints" / "manifest.yaml"))}
+    named = set(re.findall(r"hfl/[\w-]+", text))
+    assert named
+    assert named <= published
+
+
+def test_stages_and_steps_are_those_of_the_makefile() -> None:
+    (told,) = re.findall(r"pre-trains .* on it in (\w+) stages", read(README))
+    recipe = re.search(r"^pretrain:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    assert recipe
+    stages = re.findall(r"experiments/pretrain/toy\w*\.yaml", recipe[1])
+    assert ["one", "two", "three", "four"].index(told) + 1 == len(set(stages))
 
 
 def test_anchors_are_those_of_github() -> None:

@@ -35,7 +35,7 @@ from datamodules.toy.world import CLASSES, SCENE_PIXELS, Scene
 
 # every question of a world trains, however few it has; validation is unseen, its answers too
 ARGUMENTS: dict[str, dict[str, Any]] = {"vqav2": {"answers_with_val": False, "keep_unlisted": True}}
-FORMAT = 5  # raise it when equal options give another world
+FORMAT = 6  # raise it when equal options give another world
 FINISHED, UNFINISHED = "world.json", "world.unfinished.json"
 SOURCES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("coco", "visual_genome", "relations", "vqav2", "vcr"), SPLITS),

@@ -7,7 +7,7 @@ likely as before: a reader of the text alone is right exactly one time in four.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,6 +18,8 @@ from datamodules.toy.world import CELLS, COLOURS, RELATIONS, SIZES, Scene, place
 CHOICES = 4
 ITEMS_PER_SCENE = 2
 FAMILIES = {"colour": 0.25, "size": 0.25, "place": 0.25, "relation": 0.25}  # relation: of aligned objects
+# of train: colours and places are learned from hundreds of questions, relations from ten thousand
+FAMILIES_OF_TRAIN = {"colour": 0.12, "size": 0.26, "place": 0.12, "relation": 0.5}
 
 Tokens: TypeAlias = list[str | list[int]]  # a list of numbers is a tag: the objects that are meant
 
@@ -34,14 +36,26 @@ class VCRItem:
     rationale_label: int
 
 
-def vcr_items(scene: Scene, rng: np.random.Generator, count: int = ITEMS_PER_SCENE) -> list[VCRItem]:
-    """Draw questions about ``count`` different objects of the scene."""
+def vcr_items(
+    scene: Scene,
+    rng: np.random.Generator,
+    families: Mapping[str, float] = FAMILIES,
+    count: int = ITEMS_PER_SCENE,
+) -> list[VCRItem]:
+    """Draw questions about ``count`` different objects of the scene.
+
+    Args:
+        scene: with two objects or more.
+        rng: what is drawn from.
+        families: how often each is asked for; where no object is aligned, colour is asked for instead of relation.
+        count: number of questions.
+    """
     numbers = rng.permutation(len(scene.objects))[:count]
-    return [_item(scene, int(number), rng) for number in numbers]
+    return [_item(scene, int(number), families, rng) for number in numbers]
 
 
-def _item(scene: Scene, number: int, rng: np.random.Generator) -> VCRItem:
-    family = str(rng.choice(list(FAMILIES), p=list(FAMILIES.values())))
+def _item(scene: Scene, number: int, families: Mapping[str, float], rng: np.random.Generator) -> VCRItem:
+    family = str(rng.choice(list(families), p=list(families.values())))
     others = [i for i in range(len(scene.objects)) if i != number]
     partners = [i for i in others if aligned(scene, number, i)]
     if family == "relation" and partners:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from datamodules.toy.commonsense import VCRItem, vcr_items
+from datamodules.toy.commonsense import FAMILIES, FAMILIES_OF_TRAIN, VCRItem, vcr_items
 from datamodules.toy.language import Caption, captions, phrase
 from datamodules.toy.questions import Question, questions
 from datamodules.toy.world import Scene, SceneKey, SceneObject, draw_scene, place, relations
@@ -159,6 +159,7 @@ class FreshScenes:
 def describe(drawn: DrawnScene) -> Description:
     """Write all texts of one scene."""
     image_id, scene_id, scene = drawn
+    families = FAMILIES_OF_TRAIN if scene_id.split == "train" else FAMILIES
     return Description(
         image_id,
         scene_id,
@@ -167,7 +168,7 @@ def describe(drawn: DrawnScene) -> Description:
         _regions(scene, scene_id.stream(Purpose.REGIONS)),
         _relations(scene, scene_id.stream(Purpose.RELATIONS)),
         tuple(questions(scene, scene_id.stream(Purpose.QUESTIONS))),
-        tuple(vcr_items(scene, scene_id.stream(Purpose.COMMONSENSE))),
+        tuple(vcr_items(scene, scene_id.stream(Purpose.COMMONSENSE), families)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,13 @@ USED = {  # pipeline -> what it is called with, and its shell command, without -
     ),
 }
 TOY = "toy"  # root of the embedded world's shards
+DRAWN = {  # what a model of the embedded world is asked instead
+    "What is on the sofa?": "what colour is the circle",
+    "a cat on a sofa": "a red circle",
+    "the sofa": "red circle",
+    "cat.jpg": "scene.jpg",
+    "photos": "data/toy/raw/coco/images",
+}
 
 
 @dataclass(frozen=True)
@@ -143,17 +150,25 @@ def _usage(model: Model) -> Iterator[str]:
     if model.task == "pretrain_texts":
         yield f"It has no pipeline: start a training from it with `--model.init {model.name}`."
         return
+    words = DRAWN if TOY in data_of(model.origin.record) else {}
+    yield from ("Install VLE-Lightning first: `pip install .` in a clone of its repository.", "")
     yield from ("```python", "from vle_lightning.inference import pipeline", "")
     for kind in shown or ["features"]:
-        call = USED[kind][0] if kind in USED else 'image="cat.jpg"'
+        call = _replaced(USED[kind][0] if kind in USED else 'image="cat.jpg"', words)
         yield from (f'model = pipeline("{kind}", "{model.name}"{needs})', f"print(model({call}))")
     yield "```"
-    commands = [USED[kind][1] for kind in shown if USED[kind][1]]
+    commands = [_replaced(told, words) for kind in shown if (told := USED[kind][1])]
     if commands:
         more = "" if model.tokenizer else " --tokenizer TOKENIZER"
         lines = [f"python -m vle_lightning {command} --model {model.name}{more}" for command in commands]
         yield from ("", "```", *lines, "```")
     yield from ("", f"Pipelines: {', '.join(f'`{kind}`' for kind in dict.fromkeys([*kinds, 'features']))}.")
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    for old, new in words.items():
+        text = text.replace(old, new)
+    return text
 
 
 def _training(origin: Origin) -> Iterator[str]:

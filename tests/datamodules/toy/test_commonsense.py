@@ -9,18 +9,24 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pytest
 
-from datamodules.toy.commonsense import FAMILIES, VCRItem, four_values, vcr_items
+from datamodules.toy.commonsense import FAMILIES, FAMILIES_OF_TRAIN, VCRItem, four_values, vcr_items
 from datamodules.toy.world import Scene, draw_scene
 from tests.datamodules.toy.worlds import holds
 
 SCENES = 4000
 
 
+@pytest.fixture(scope="module", params=[FAMILIES, FAMILIES_OF_TRAIN], ids=["val", "train"])
+def families(request: pytest.FixtureRequest) -> dict[str, float]:
+    shares: dict[str, float] = request.param
+    return shares
+
+
 @pytest.fixture(scope="module")
-def asked() -> list[tuple[Scene, VCRItem]]:
+def asked(families: dict[str, float]) -> list[tuple[Scene, VCRItem]]:
     rng = np.random.default_rng(0)
     scenes = [draw_scene(rng) for _ in range(SCENES)]
-    return [(scene, item) for scene in scenes for item in vcr_items(scene, rng)]
+    return [(scene, item) for scene in scenes for item in vcr_items(scene, rng, families)]
 
 
 def test_exactly_one_answer_and_one_rationale_are_true_of_the_picture(
@@ -54,11 +60,13 @@ def test_rationales_differ_and_tell_what_the_answers_do_not(asked: list[tuple[Sc
             assert not answer_words & rationale_words
 
 
-def test_families_have_their_shares_and_labels_are_balanced(asked: list[tuple[Scene, VCRItem]]) -> None:
+def test_families_have_their_shares_and_labels_are_balanced(
+    asked: list[tuple[Scene, VCRItem]], families: dict[str, float]
+) -> None:
     found = Counter(item.family for _, item in asked)
     for family in ("size", "place"):
-        assert found[family] / len(asked) == pytest.approx(FAMILIES[family], abs=0.02)
-    assert found["relation"] / len(asked) > 0.1
+        assert found[family] / len(asked) == pytest.approx(families[family], abs=0.02)
+    assert 0.7 * families["relation"] < found["relation"] / len(asked) < 0.85 * families["relation"]
     for labels in ([item.answer_label for _, item in asked], [item.rationale_label for _, item in asked]):
         expected = len(labels) / 4
         assert np.abs(np.bincount(labels, minlength=4) - expected).max() < 4 * expected**0.5
