@@ -133,6 +133,11 @@ def test_pre_training_has_a_chart_for_each_score_and_none_for_a_loss() -> None:
     assert list(layout(names)["Scores"]) == ["itm_accuracy", "pbc_iou", "all validation scores"]
 
 
+def test_the_memory_of_a_gpu_has_a_chart_where_there_is_one() -> None:
+    assert "GPU memory, GiB" in layout([], on_gpu=True)["Speed"]
+    assert "GPU memory, GiB" not in layout([])["Speed"]
+
+
 def test_names_with_signs_are_matched_as_they_stand() -> None:
     tags = layout(["tr@1", "acc.5"])["Scores"]
     assert shown(tags["tr@1"][1], ["val/tr@1", "val/tr@10"]) == ["val/tr@1"]

@@ -35,7 +35,6 @@ FIXED: Layout = {  # equal in all runs: TensorBoard merges the layouts of runs, 
         "samples per second": ("Multiline", ["speed/samples_per_second$"]),
         "share of the time spent waiting for data": ("Multiline", ["speed/data_wait_share$"]),
         "TFLOP/s of a device": ("Multiline", ["speed/tflops_per_device$"]),
-        "GPU memory, GiB": ("Multiline", ["speed/memory_.+_gib$"]),
     },
     "Health": {
         "gradient norm before clipping": ("Multiline", ["speed/gradient_norm$"]),
@@ -43,6 +42,7 @@ FIXED: Layout = {  # equal in all runs: TensorBoard merges the layouts of runs, 
         "bad steps and skipped samples": ("Multiline", ["health/bad_steps$", "skipped/"]),
     },
 }
+ON_GPU: dict[str, Chart] = {"GPU memory, GiB": ("Multiline", ["speed/memory_.+_gib$"])}
 
 
 class Dashboard(Callback):
@@ -71,7 +71,7 @@ class Dashboard(Callback):
         names = score_names(task, self._references()) if isinstance(task, VisionLanguageTask) else []
         for logger in run_loggers(trainer):
             step = trainer.global_step
-            logger.log_layout(layout(names))
+            logger.log_layout(layout(names, task.device.type == "cuda"))
             logger.log_text("run/command", describe(self.command, task), step)
             if self.config.is_file():
                 logger.log_text("run/config", code_block(self.config.read_text(encoding="utf-8")), step)
@@ -107,14 +107,15 @@ def score_names(task: VisionLanguageTask, references: Mapping[str, float]) -> li
     return [name for name in dict.fromkeys(names) if name != "loss" and not name.endswith("_loss")]
 
 
-def layout(names: Sequence[str]) -> Layout:
+def layout(names: Sequence[str], on_gpu: bool = False) -> Layout:
     """Return the charts of a run: one for each score, where its floor and ceiling stand beside it."""
     escaped = {name: "".join(f"\\{c}" if c in "@.+" else c for c in name) for name in names}
     scores: dict[str, Chart] = {
         name: ("Multiline", [f"(train|val|test|floor|ceiling)/{escaped[name]}$"]) for name in names
     }
     scores["all validation scores"] = ("Multiline", ["val/(?!(.+_)?loss$)"])
-    return {**FIXED, "Scores": scores}
+    speed = {**FIXED["Speed"], **(ON_GPU if on_gpu else {})}
+    return {**FIXED, "Scores": scores, "Speed": speed}
 
 
 def describe(command: str, task: L.LightningModule) -> str:

@@ -29,7 +29,7 @@ from vle_lightning.inference.pictures import open_picture
 from vle_lightning.inference.retrieve import RetrievePipeline
 
 BEST = 9  # pictures of a result
-LONGEST = 12  # letters of a picture's name below it
+LONGEST = 10  # letters of a picture's name below it
 TEXTS = "texts.txt"
 Key = tuple[str, str]  # name of a model, folder
 
@@ -118,9 +118,9 @@ def search_pictures(desk: Desk, indexes: Indexes, model: str, folder: str, text:
 
 
 def short_name(place: str) -> str:
-    """Return the name of a picture's file; of a long one, the end, which tells it from others."""
-    name = Path(place).name
-    return name if len(name) <= LONGEST else f"...{name[-LONGEST:]}"
+    """Return the name of a picture without its ending; of a long one, the end, which tells it from others."""
+    name = Path(place).stem
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
 
 
 def search_texts(desk: Desk, model: str, picture: str | None, texts: str) -> Answer:
