@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import timm
@@ -155,5 +156,11 @@ def test_what_is_no_beit_is_refused(tmp_path: Path) -> None:
         fill_encoder(make(positions="absolute", layer_scale=None), "image", "timm:beit_base_patch16_224")
     with pytest.raises(UserError, match=r"there is no file .*nowhere.pth; name one, or timm:NAME"):
         fill_encoder(make(), "image", str(tmp_path / "nowhere.pth"))
-    with pytest.raises(UserError, match="timm:nothing cannot be loaded"):
+    with pytest.raises(UserError, match=r"model.image_init: timm has no model nothing; name a BEiT"):
         fill_encoder(make(), "image", "timm:nothing")
+    with (
+        patch.object(timm, "create_model") as asked,
+        pytest.raises(UserError, match="a1_in1k is no BEiT"),
+    ):
+        fill_encoder(make(), "image", "timm:resnet18.a1_in1k")
+    asked.assert_not_called()  # it would ask the network
