@@ -178,11 +178,12 @@ test-oldest: $(OLDEST)/.oldest ## the quick tests and a toy world with the lower
 		TOY="$$world/toy" WORLD="--train-scenes 400 --val-scenes 64"
 
 # -o above: `make setup`'s rule must not put the tested versions in here. uv, for pip has no way to ask for the oldest
-$(OLDEST)/.oldest: requirements.txt
+$(OLDEST)/.oldest: requirements.txt requirements-demo.txt
 	@test -n "$(OLDEST_PYTHON)" || { echo "No Python >= 3.11 was found: install one, or name it with OLDEST_PYTHON=path" >&2; exit 2; }
 	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip uv
-	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -r requirements.txt
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -r requirements.txt \
+		"$$(grep '^gradio>' requirements-demo.txt)"
 	@touch $@ $(OLDEST)/.ready
 
 SLURM := apt-get install -y --no-install-recommends slurm-wlm munge

@@ -40,6 +40,7 @@ def test_a_picture_within_the_limits_is_opened_in_rgb(tmp_path: Path) -> None:
         (large_png(10_000, 10_000), "more than 10,000 pixels"),
         (bytes(1_100_000), "1.1 MB; this page takes up to 1 MB"),
     ],
+    ids=["empty", "text", "svg", "pixels", "many pixels", "bytes"],
 )
 def test_other_uploads_are_a_sentence_without_the_servers_path(content: bytes, told: str, tmp_path: Path) -> None:
     file = tmp_path / "upload.png"
