@@ -45,9 +45,9 @@ def vcr_items(
     """Draw questions about ``count`` different objects of the scene.
 
     Args:
-        scene: with two objects or more.
-        rng: what is drawn from.
-        families: how often each is asked for; where no object is aligned, colour is asked for instead of relation.
+        scene: of two or more objects.
+        rng: source of randomness.
+        families: share of each family; where no object is aligned, colour takes the place of relation.
         count: number of questions.
     """
     numbers = rng.permutation(len(scene.objects))[:count]

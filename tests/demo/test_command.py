@@ -90,7 +90,7 @@ def test_a_damaged_world_ends_with_a_sentence(content: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("option", ["--tokenizer", "--answers"])
 def test_an_option_that_no_model_needs_is_refused(option: str, exported: Callable[[str], Path], world: Path) -> None:
     given = [str(exported("dual")), "--world", str(world), "--device", "cpu", option, "/nowhere"]
-    with pytest.raises(UserError, match=f"{option}: each of the models comes with a tokenizer"):
+    with pytest.raises(UserError, match=f"{option}: none of the models needs it"):
         prepare(read_options(given))
 
 

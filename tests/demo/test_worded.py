@@ -58,7 +58,7 @@ def test_a_reply_streams_beside_vles_answers(desk: Desk, scene: str, run: Run) -
     assert isinstance(first[1], Image.Image)
     assert first[2:5] == ("", WAITING, sent[0])
     assert [values[2] for values in middle] == ["The car", "The car is ", "The car is red."]
-    assert last[3] == "The reply names one of VLE's answers, so it is the answer."
+    assert last[3] == "The reply gives one of VLE's answers, so it is the answer."
     assert str(last[5]).startswith("Answered by **vqa** in ")
     result = json.loads(str(last[7]))
     assert (result["answer"], result["reason"], result["prompt"]) == ("The car is red.", None, sent[0])
@@ -84,7 +84,7 @@ def test_vles_answer_stands_where_the_reply_breaks_in_a_way_that_nobody_foresaw(
     [
         ("500", (), "The server refused the request with HTTP 500."),
         ("aborts", ("The car",), "The server closed the connection in the middle."),
-        ("answers", ("Zxq",), "The reply names none of VLE's answers."),
+        ("answers", ("Zxq",), "The reply gives none of VLE's answers."),
     ],
 )
 def test_where_the_server_fails_the_page_says_why_and_goes_on(

@@ -160,7 +160,7 @@ def test_what_is_no_beit_is_refused(tmp_path: Path) -> None:
         fill_encoder(make(), "image", "timm:nothing")
     with (
         patch.object(timm, "create_model") as asked,
-        pytest.raises(UserError, match="a1_in1k is no BEiT"),
+        pytest.raises(UserError, match="a1_in1k is not a BEiT"),
     ):
         fill_encoder(make(), "image", "timm:resnet18.a1_in1k")
     asked.assert_not_called()  # it would ask the network

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.factories import CLASSES, pretrain_batch
 from tests.strategies.losses import read_losses
-from tests.strategies.runs import MICRO_BATCHES, STEPS, fit, second_halves
+from tests.strategies.runs import MICRO_BATCHES, STEPS, fit, run, second_halves
 from vle_lightning.cli import main
 from vle_lightning.optim import OptimConfig, make_optimizer
 from vle_lightning.performance import checkpoint_activations, compile_layers
@@ -52,6 +52,10 @@ def gradients(task: PretrainTask, precision: MixedPrecision | None) -> dict[str,
     return {name: weight.grad.clone() for name, weight in task.named_parameters() if weight.grad is not None}
 
 
+def copy_count(precision: MasterWeightPrecision) -> int:
+    return sum(len(layer._copies) for layer in precision._layers)
+
+
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """Return the norm of the difference as a share of that of ``other``."""
     assert one.keys() == other.keys()
@@ -87,6 +91,15 @@ def test_layers_compute_with_copies_that_end_with_the_step() -> None:
     assert linear.weight is weight
     with pytest.raises(ZeroDivisionError), precision.forward_context():
         raise ZeroDivisionError
+    assert copy_count(precision) == 0
+    with precision.forward_context():
+        loss = loss_of(task)
+    assert copy_count(precision) > 0
+    precision.backward(loss, task, None)
+    assert copy_count(precision) == 0
+    with torch.no_grad(), precision.forward_context():
+        loss_of(task)
+    assert copy_count(precision) == 0
     assert {name: id(weight) for name, weight in task.named_parameters()} == {k: id(v) for k, v in before.items()}
 
 
@@ -155,3 +168,23 @@ def test_two_ranks_and_a_run_in_float32_go_on_alike(alone: Path) -> None:
     assert actual == pytest.approx(expected, rel=2e-2)
     actual, expected = second_halves(one, "half_again", "auto", 1, one, *half)
     assert actual == expected
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_the_workplace")
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_ranking_ends_with_the_scores_of_a_split(precision: str) -> None:
+    experiment = str(EXPERIMENTS / "dual_retrieval" / "vlmo_toy.yaml")
+    options = ("--model.architecture", "vlmo-tiny", "--model.init", "null", "--trainer.precision", precision)
+    few = (
+        "--trainer.max_steps",
+        "2",
+        "--validate_every",
+        "2",
+        "--data.batch_size",
+        "4",
+        "--data.global_batch_size",
+        "8",
+    )
+    run("fit", "--config", experiment, "--run_name", precision, *options, *few, "--data.limit_val", "6")
+    assert (Path("checkpoints") / precision / "predictions.json").stat().st_size > 100

@@ -79,16 +79,17 @@ def prepare(options: argparse.Namespace) -> Desk:
         if folder is not None and not folder.is_dir():
             raise UserError(f"--{option} {folder}: the folder was not found; name a folder of {told}")
     language_model = find_language_model(options)
-    models, used = [], False
+    models, used = [], set[str]()
     for source, name in zip(options.model, short_names(options.model), strict=True):
         bare = options.tokenizer is not None and lacks_tokenizer(source)
         tokenizer, answers = (options.tokenizer, options.answers) if bare else (None, None)
-        used |= bare
         models.append(Model(source, name, tokenizer, answers, options.device, options.dtype))
+        used |= {"tokenizer"} if bare else set()
+        used |= {"answers"} if bare and "vqa" in models[-1].pipelines else set()
         print(f"{name}: {', '.join(models[-1].pipelines)}", flush=True)
     for option in ("tokenizer", "answers"):
-        if getattr(options, option) is not None and not used:
-            raise UserError(f"--{option}: each of the models comes with a tokenizer of its own; leave the option out")
+        if getattr(options, option) is not None and option not in used:
+            raise UserError(f"--{option}: none of the models needs it: they come with their own; leave the option out")
     if language_model is not None and not any("vqa" in model.pipelines for model in models):
         raise UserError("--llm words answers of VQA, and none of the models has a head for it; name one that has")
     examples = Examples(WORLD if options.world is None else options.world)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from vle_lightning.demo.limits import read_lines, read_picture, read_text
 from vle_lightning.demo.models import Model
@@ -31,7 +34,7 @@ from vle_lightning.inference.retrieve import RetrievePipeline
 BEST = 9  # pictures of a result
 LONGEST = 10  # letters of a picture's name below it
 TEXTS = "texts.txt"
-Key = tuple[str, str]  # name of a model, folder
+Key = tuple[str, str]  # digest of a model, folder: as the file of an index
 
 
 class Indexes:
@@ -48,7 +51,7 @@ class Indexes:
             UserError: the page may not read the folder, it holds no picture or too many, or the model makes no vectors.
         """
         place, find = self.check(folder), retriever(model)
-        key = (model.name, str(place))
+        key = (find.digest, str(place.resolve()))
         if key in self.made and not again:
             return self.made[key]
         with self.lock:
@@ -107,14 +110,23 @@ def search_pictures(desk: Desk, indexes: Indexes, model: str, folder: str, text:
     found, asked = desk.models.find(model), read_text(text, "text", desk.limits)
     index, find = indexes.open(found, folder), retriever(found)
     best = found.alone(lambda: find(index=index, text=asked, top_k=BEST))
-    if not all(Path(row["image"]).is_file() for row in best):  # some have gone since the folder was indexed
+    try:
+        pictures = open_best(best)
+    except UserError:  # some have gone since the folder was indexed, or are damaged
         index = indexes.open(found, folder, again=True)
         best = found.alone(lambda: find(index=index, text=asked, top_k=BEST))
+        pictures = open_best(best)
     shell = command("retrieve", "--images", index.root, "--text", asked, "--top_k", str(BEST), model=found)
-    pictures = [
-        (readable(open_picture(row["image"])), f"{row['score']:.2f} {short_name(row['image'])}") for row in best
-    ]
     return Answer(found, best, shell, kept=pictures)
+
+
+def open_best(best: Sequence[Mapping[str, Any]]) -> list[tuple[Image.Image, str]]:
+    """Return the pictures of a result with their captions.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    return [(readable(open_picture(row["image"])), f"{row['score']:.2f} {short_name(row['image'])}") for row in best]
 
 
 def short_name(place: str) -> str:

@@ -130,5 +130,5 @@ def judge(reply: LLMReply) -> str:
     """Say whether the reply is the answer, or why VLE's own answer stands."""
     result = reply.result
     if result["reason"] is None:
-        return "The reply names one of VLE's answers, so it is the answer."
+        return "The reply gives one of VLE's answers, so it is the answer."
     return f"**VLE's own answer stands: {result['answer']}.** {sentence(str(result['reason']))}"

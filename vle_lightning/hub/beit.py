@@ -96,17 +96,17 @@ def _read(source: str) -> dict[str, Tensor]:
     if source.startswith(TIMM):
         name = source.removeprefix(TIMM)
         kind = name.split(".")[0]
-        if not name.startswith("hf"):  # of the hub: its configuration says what it is
+        if ":" not in name:  # else of the hub or a folder, whose configuration says what it is
             if not timm.is_model(kind):
                 raise UserError(f"{OPTION}: timm has no model {kind}; name a BEiT, such as {TIMM}beit_base_patch16_224")
             if timm.models.model_entrypoint(kind).__module__ != Beit.__module__:
-                raise UserError(f"{OPTION}: {source} is no BEiT, and a mixture of experts starts from one")
+                raise UserError(f"{OPTION}: {source} is not a BEiT; a mixture of experts starts from one")
         try:
             model = timm.create_model(name, pretrained=True)
         except BROKEN as error:
             raise UserError(f"{OPTION}: {source} cannot be loaded (no network?): {error}") from error
         if not isinstance(model, Beit):
-            raise UserError(f"{OPTION}: {source} is no BEiT, and a mixture of experts starts from one")
+            raise UserError(f"{OPTION}: {source} is not a BEiT; a mixture of experts starts from one")
         return dict(model.state_dict())
     file = Path(source)
     if not file.is_file():

@@ -139,7 +139,7 @@ class PBCPipeline(Pipeline):
         is of the same shape: the softmax of that class over the patches, sum 1, as in the published pipeline. The
         picture (PIL, RGB) is ``zoom`` times as large as the given one; over what the model saw of it lies what
         ``draw`` names: the probabilities as they are, or the heat map stretched between its ends, as published. The
-        hottest patches cover the picture by the share ``opacity``. Without ``draw`` (None) there is no picture.
+        hottest patches cover the picture with this ``opacity``. Without ``draw`` (None) there is no picture.
         """
         if draw is not None and draw not in DRAWN:
             raise UserError(f"draw is {draw!r}; choose {' or '.join(DRAWN)}")

@@ -27,8 +27,10 @@ INSTRUCTION = (
 DESCRIBE = "Describe this image in one sentence."
 CAPTION_TOKENS = 40  # at most
 YES_NO = ("yes", "no")
-NEGATIONS = frozenset({"not", "t", "cannot", "no", "never", "neither", "nor", "without"})  # t: of "isn't"
-CLAUSE_END = re.compile(r"[,.;:!?]")
+OPENING = re.compile(r"^\W*(?:(?:the\s+)?answer(?:\s+is)?|it(?:'s|\u2019s|\s+is))\b")  # before a yes or no
+SHORT_NOT = re.compile(r"n['\u2019]t\b")
+NEGATIONS = frozenset({"not", "cannot", "no", "never", "neither", "nor", "without", "hardly"})
+CLAUSE_END = re.compile(r"[,.;:!?]|\b(?:but|only|doubt)\b")
 UNREAD = "the reply was not read to its end"
 
 
@@ -185,7 +187,8 @@ def write_prompt(question: str, answers: Sequence[Mapping[str, object]], caption
 def find_fault(reply: str, answers: Sequence[str]) -> str | None:
     """Say why a reply is not used: it must give one of VLE's answers, so that nothing is made up.
 
-    "It is not cyan" does not give "cyan". Yes and no are only given at the beginning: "I have no idea" is no "no".
+    "It is not cyan" does not give "cyan". Yes and no must begin the reply, or follow words such as "the answer is": "I
+    have no idea" does not give "no".
 
     Args:
         reply: whole.
@@ -193,15 +196,17 @@ def find_fault(reply: str, answers: Sequence[str]) -> str | None:
     """
     if not reply.strip():
         return "the server sent an empty reply"
-    if not any(_gives(reply.casefold(), _words(answer)) for answer in answers):
-        return "the reply names none of VLE's answers"
+    told = SHORT_NOT.sub(" not", reply.casefold())
+    if not any(_gives(told, _words(answer)) for answer in answers):
+        return "the reply gives none of VLE's answers"
     return None
 
 
 def _gives(reply: str, answer: Sequence[str]) -> bool:
     """Does a reply contain an answer's words in a row, without a negation up to three words before them?"""
     if len(answer) == 1 and answer[0] in YES_NO:
-        return _words(reply)[:1] == answer
+        words = _words(OPENING.sub("", reply))
+        return words[:1] == answer and words[1:2] != ["doubt"]
     phrase = r"\b" + r"\W+".join(map(re.escape, answer)) + r"\b"
     before = (CLAUSE_END.split(reply[: found.start()])[-1] for found in re.finditer(phrase, reply) if answer)
     return any(NEGATIONS.isdisjoint(_words(clause)[-3:]) for clause in before)

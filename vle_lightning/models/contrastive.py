@@ -51,6 +51,15 @@ class ContrastiveHead(nn.Module):
             return log_scale.float().exp().clamp(max=SHARPEST) * images @ texts.T
 
 
+def cosines(images: Tensor, texts: Tensor) -> Tensor:
+    """Return the products (I, T) of unit vectors (I, C) and (T, C) in float32, also under autocast.
+
+    In bf16 cosines near 1 are 1/256 apart, and many would be equal.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        return images.float() @ texts.float().T
+
+
 def contrastive_loss(similarities: Tensor, same: Tensor, valid: Tensor) -> Tensor:
     """Average the cross entropies over the texts of each image and over the images of each text.
 

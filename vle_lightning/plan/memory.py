@@ -62,7 +62,7 @@ def states_of(workload: Workload, spread: Spread, bf16: bool) -> States:
     Args:
         workload: for its parameters.
         spread: the strategy.
-        bf16: the trainer's precision is bf16-mixed; 32-true otherwise.
+        bf16: the trainer's precision is bf16-mixed or bf16-true; 32-true otherwise.
     """
     task, size = workload.task, FLOAT // 2 if bf16 else FLOAT
     whole = sum(parameter.numel() for parameter in task.parameters())

@@ -21,6 +21,8 @@ class MasterWeightPrecision(MixedPrecision):
 
     A layer's weights are cast together, once a micro-batch, where ``bf16-mixed`` casts each of them at each use; their
     gradients come back together, and are summed over micro-batches and ranks, clipped and given to AdamW in float32.
+    Only the gradients of a layer that a micro-batch runs several times are added in bf16, where ``bf16-mixed`` adds in
+    float32. A micro-batch is a forward and its backward: no other forward may come between them.
     Parameters, optimiser and checkpoints are those of the other precisions, so that a run may go on under another.
     Autocast chooses for all else: embeddings, norms, heads and losses.
     """
@@ -28,29 +30,36 @@ class MasterWeightPrecision(MixedPrecision):
     def __init__(self) -> None:
         super().__init__("bf16-mixed", "cpu")  # the device follows from the weights
         self._layers: list[LayerWeights] = []
+        self._module: nn.Module = nn.Module()
         self._placed = False
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Find the weights to cast; the module itself stays as it is."""
         assert isinstance(module, VisionLanguageTask)
         layers = (layer for part in module.model.layers().values() for layer in part)
-        self._layers = [LayerWeights(layer) for layer in dict.fromkeys(layers)]
+        found = [LayerWeights(layer) for layer in dict.fromkeys(layers)]
+        self._layers = [layer for layer in found if layer.places]
+        self._module = module
         return module
 
     @contextmanager
     def forward_context(self) -> Iterator[None]:
         """Let the layers hold bf16 copies within; a context within another one shares its copies."""
-        self.device = self._layers[0].device.type
+        self.device = next(self._module.parameters()).device.type
         with super().forward_context():
             if self._placed:
                 yield
                 return
             for layer in self._layers:
                 layer.cast()
-            with self._copies():
-                yield
-            if not torch.is_grad_enabled():  # no backward will ask for them
-                self._forget()
+            wanted = False
+            try:
+                with self._copies():
+                    yield
+                wanted = torch.is_grad_enabled()
+            finally:
+                if not wanted:  # no backward will ask for them
+                    self._forget()
 
     def backward(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (as the parent's)
         """Run backward over the copies of the forward: recomputed layers read them once more."""
@@ -81,25 +90,20 @@ class LayerWeights:
 
     def __init__(self, layer: nn.Module) -> None:
         modules = [module for module in layer.modules() if isinstance(module, PRODUCTS)]
-        self._places: list[tuple[dict[str, Any], str, nn.Parameter]] = [
+        self.places: list[tuple[dict[str, Any], str, nn.Parameter]] = [
             (module._parameters, name, weight) for module in modules for name, weight in module.named_parameters()
         ]
         self._copies: list[Tensor] = []
-
-    @property
-    def device(self) -> torch.device:
-        """Return where the weights are now."""
-        return self._places[0][2].device
 
     def cast(self) -> None:
         """Make bf16 copies, whose gradients reach the weights that train."""
         copies: dict[int, Tensor] = {}
         for trained in (True, False):
-            numbers = [n for n, (*_, weight) in enumerate(self._places) if weight.requires_grad is trained]
+            numbers = [n for n, (*_, weight) in enumerate(self.places) if weight.requires_grad is trained]
             if numbers:
-                cast = CastTogether.apply(*[self._places[number][2] for number in numbers])
+                cast = CastTogether.apply(*[self.places[number][2] for number in numbers])
                 copies |= dict(zip(numbers, cast, strict=True))
-        self._copies = [copies[number] for number in range(len(self._places))]
+        self._copies = [copies[number] for number in range(len(self.places))]
 
     def forget(self) -> None:
         """Release the copies."""
@@ -107,12 +111,12 @@ class LayerWeights:
 
     def place_copies(self) -> None:
         """Put the copies in the places of the weights, where there are any."""
-        for (holder, name, _), copy in zip(self._places, self._copies, strict=False):
+        for (holder, name, _), copy in zip(self.places, self._copies, strict=False):
             holder[name] = copy
 
     def place_weights(self) -> None:
         """Put the weights back."""
-        for holder, name, weight in self._places:
+        for holder, name, weight in self.places:
             holder[name] = weight
 
 

@@ -15,6 +15,7 @@ from vle_lightning.batch import RetrievalBatch
 from vle_lightning.errors import UserError
 from vle_lightning.hub.architecture import Architecture
 from vle_lightning.models.backbone import Blind
+from vle_lightning.models.contrastive import cosines
 from vle_lightning.models.heads import in_float32, initialise
 from vle_lightning.objectives.base import Extra, ObjectiveOutput
 from vle_lightning.objectives.contrast import Negatives
@@ -149,7 +150,7 @@ class DualRetrievalTask(RankingTask):
         """Compare all images of a batch with all its texts: (B, T) cosines."""
         encoded = self._encode(batch)
         text, image = self.vectors(encoded.texts[TextView.CLEAN], encoded.images[ImageView.CLEAN])
-        return image @ text.T
+        return cosines(image, text)
 
     def step(self, batch: RetrievalBatch, stage: Stage) -> Tensor:  # type: ignore[override]
         """Contrast the pairs of a micro-batch with those of the whole step, and match its hard ones where asked."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vle_lightning.distributed import gather_objects
 from vle_lightning.errors import UserError
+from vle_lightning.models.contrastive import cosines
 from vle_lightning.streams import Stream
 
 ON_DEVICE = 4 * 2**30  # bytes of streams that stay on the device; the others wait in the host's memory
@@ -62,7 +63,7 @@ class ScoredSplit(NamedTuple):
     @property
     def similarities(self) -> Tensor:
         """The products (len(own), T) of the vectors."""
-        return self.vectors @ self.texts.vectors.T
+        return cosines(self.vectors, self.texts.vectors)
 
 
 class EncodedSplit:
@@ -132,7 +133,7 @@ def score_split(
         wanted = chosen[[rows[name] for name in own]]
     held = texts.vectors[:0] if vectors is None else vectors
     if score is None:
-        scores = held @ texts.vectors.T
+        scores = cosines(held, texts.vectors)
     else:
         scores = score_pairs(encoded.images, texts, wanted, score, device, pairs_per_batch)
     _check_numbers(own, texts, scores)
@@ -155,7 +156,7 @@ def shortlist(images: Tensor, texts: Tensor, top_k: int) -> Tensor:
     Returns:
         (I, T) bool.
     """
-    similarities = images @ texts.T
+    similarities = cosines(images, texts)
     most_images, most_texts = similarities.shape
     chosen = torch.zeros(similarities.shape, dtype=torch.bool)
     if not chosen.numel():
