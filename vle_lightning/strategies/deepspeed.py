@@ -86,6 +86,11 @@ class ZeroStrategy(DeepSpeedStrategy):
 
             for parameter in self._outside():
                 deepspeed.zero.register_external_parameter(self._task, parameter)
+            # layers read the weights of their linear layers themselves (vle_lightning/projection.py); DeepSpeed finds
+            # that out in training steps alone, and a picture may need a layer that no objective reads
+            for module, linear in self._linear_layers():
+                for parameter in linear.parameters(recurse=False):
+                    deepspeed.zero.register_external_parameter(module, parameter)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -171,6 +176,12 @@ class ZeroStrategy(DeepSpeedStrategy):
     def _states(self) -> ZeroStates:
         assert isinstance(self.config, dict)
         return ZeroStates(self._task, self.deepspeed_engine, self.config["zero_optimization"]["stage"])
+
+    def _linear_layers(self) -> Iterator[tuple[nn.Module, nn.Linear]]:
+        """Yield each linear layer of the transformer layers after the module that holds it."""
+        for layer in (layer for part in self._task.model.layers().values() for layer in part):
+            for module in layer.modules():
+                yield from ((module, child) for child in module.children() if isinstance(child, nn.Linear))
 
     def _outside(self) -> list[nn.Parameter]:
         """Return the weights outside of the transformer layers."""
