@@ -16,6 +16,7 @@ from tests.callbacks.test_callbacks import make_trainer
 from vle_lightning.callbacks.dashboard import Dashboard, flatten, hyperparameters, layout, score_names
 from vle_lightning.callbacks.recorder import RunLogger
 from vle_lightning.tasks.pretrain import PretrainTask
+from vle_lightning.tasks.vcr import VCRTask
 from vle_lightning.tasks.vqa import VQATask
 
 COMMAND = "python -m vle_lightning fit --config experiments/vqa/toy.yaml"
@@ -95,7 +96,7 @@ def test_every_logged_name_is_in_the_chart_where_one_looks_for_it(events: EventA
     found = charts(events)
     assert list(found) == ["Losses", "Scores", "Speed", "Health"]
     assert shown(found["Losses"]["loss"], names) == ["train/loss", "val/loss"]
-    assert shown(found["Losses"]["loss of each objective, validation"], names) == ["val/mlm_loss"]
+    assert list(found["Losses"]) == ["loss"]  # VQA has one
     assert shown(found["Speed"]["samples per second"], names) == []
     assert shown(found["Health"]["gradient norm before clipping"], names) == ["speed/gradient_norm"]
     assert shown(found["Scores"]["all validation scores"], names) == []
@@ -131,6 +132,16 @@ def test_pre_training_has_a_chart_for_each_score_and_none_for_a_loss() -> None:
     names = score_names(PretrainTask("tiny", {"itm": 1.0, "pbc": 1.0}), {"floor/itm_accuracy": 0.5})
     assert names == ["itm_accuracy", "pbc_iou"]
     assert list(layout(names)["Scores"]) == ["itm_accuracy", "pbc_iou", "all validation scores"]
+
+
+def test_a_run_of_one_mode_of_vcr_has_no_chart_of_the_others_floors() -> None:
+    task = VCRTask(architecture="tiny", mode="q2a", families=["colour"])
+    assert score_names(task, {"floor/q2a": 0.25, "floor/qa2r": 0.25}) == ["q2a", "q2a_colour"]
+
+
+def test_objectives_have_charts_of_their_losses_where_there_are_several() -> None:
+    chart = layout([], with_objectives=True)["Losses"]["loss of each objective, validation"]
+    assert shown(chart[1], ["val/loss", "val/mlm_loss"]) == ["val/mlm_loss"]
 
 
 def test_the_memory_of_a_gpu_has_a_chart_where_there_is_one() -> None:

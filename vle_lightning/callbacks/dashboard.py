@@ -27,8 +27,6 @@ COMPARED = {  # names of options by which the runs of a study are compared: HPar
 FIXED: Layout = {  # equal in all runs: TensorBoard merges the layouts of runs, and shows charts that differ twice
     "Losses": {
         "loss": ("Multiline", ["(train|val)/loss$"]),
-        "loss of each objective, training": ("Multiline", ["train/.+_loss$"]),
-        "loss of each objective, validation": ("Multiline", ["val/.+_loss$"]),
     },
     "Scores": {},
     "Speed": {
@@ -41,6 +39,10 @@ FIXED: Layout = {  # equal in all runs: TensorBoard merges the layouts of runs, 
         "learning rates": ("Multiline", ["lr/"]),
         "bad steps and skipped samples": ("Multiline", ["health/bad_steps$", "skipped/"]),
     },
+}
+OF_OBJECTIVES: dict[str, Chart] = {
+    "loss of each objective, training": ("Multiline", ["train/.+_loss$"]),
+    "loss of each objective, validation": ("Multiline", ["val/.+_loss$"]),
 }
 ON_GPU: dict[str, Chart] = {"GPU memory, GiB": ("Multiline", ["speed/memory_.+_gib$"])}
 
@@ -68,10 +70,14 @@ class Dashboard(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Write what is known from the start; a resumed run adds its own command at its first step."""
-        names = score_names(task, self._references()) if isinstance(task, VisionLanguageTask) else []
+        names, own = list[str](), list[str]()
+        if isinstance(task, VisionLanguageTask):
+            names, own = score_names(task, self._references()), task.score_names
+        several = any(name.endswith("_loss") for name in own)
+        charts = layout(names, with_objectives=several, on_gpu=task.device.type == "cuda")
         for logger in run_loggers(trainer):
             step = trainer.global_step
-            logger.log_layout(layout(names, task.device.type == "cuda"))
+            logger.log_layout(charts)
             logger.log_text("run/command", describe(self.command, task), step)
             if self.config.is_file():
                 logger.log_text("run/config", code_block(self.config.read_text(encoding="utf-8")), step)
@@ -102,20 +108,31 @@ def run_loggers(trainer: L.Trainer) -> list[RunLogger]:
 
 
 def score_names(task: VisionLanguageTask, references: Mapping[str, float]) -> list[str]:
-    """Return the names of a task's scores, without split: its own, the one that selects, those with a floor."""
-    names = [*task.score_names, task.monitor.split("/", 1)[1], *(name.split("/", 1)[1] for name in references)]
-    return [name for name in dict.fromkeys(names) if name != "loss" and not name.endswith("_loss")]
+    """Return the names of a task's scores, without split: its own, the one that selects, those with a floor.
+
+    A task that names its scores gets no chart of floors alone, such as QA->R's in a run of Q->A.
+    """
+    own = [name for name in task.score_names if not is_loss(name)]
+    known = [] if own else [name.split("/", 1)[1] for name in references]
+    names = [*own, task.monitor.split("/", 1)[1], *known]
+    return [name for name in dict.fromkeys(names) if not is_loss(name)]
 
 
-def layout(names: Sequence[str], on_gpu: bool = False) -> Layout:
+def is_loss(name: str) -> bool:
+    """Is it the name of a loss?"""
+    return name == "loss" or name.endswith("_loss")
+
+
+def layout(names: Sequence[str], *, with_objectives: bool = False, on_gpu: bool = False) -> Layout:
     """Return the charts of a run: one for each score, where its floor and ceiling stand beside it."""
     escaped = {name: "".join(f"\\{c}" if c in "@.+" else c for c in name) for name in names}
     scores: dict[str, Chart] = {
         name: ("Multiline", [f"(train|val|test|floor|ceiling)/{escaped[name]}$"]) for name in names
     }
     scores["all validation scores"] = ("Multiline", ["val/(?!(.+_)?loss$)"])
+    losses = {**FIXED["Losses"], **(OF_OBJECTIVES if with_objectives else {})}
     speed = {**FIXED["Speed"], **(ON_GPU if on_gpu else {})}
-    return {**FIXED, "Scores": scores, "Speed": speed}
+    return {**FIXED, "Losses": losses, "Scores": scores, "Speed": speed}
 
 
 def describe(command: str, task: L.LightningModule) -> str:
