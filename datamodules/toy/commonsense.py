@@ -18,7 +18,7 @@ from datamodules.toy.world import CELLS, COLOURS, RELATIONS, SIZES, Scene, place
 CHOICES = 4
 ITEMS_PER_SCENE = 2
 FAMILIES = {"colour": 0.25, "size": 0.25, "place": 0.25, "relation": 0.25}  # relation: of aligned objects
-# of train: colours and places are learned from hundreds of questions, relations from ten thousand
+# drawn for train: colours and places are learned from hundreds of questions, relations from ten thousand
 FAMILIES_OF_TRAIN = {"colour": 0.12, "size": 0.26, "place": 0.12, "relation": 0.5}
 
 Tokens: TypeAlias = list[str | list[int]]  # a list of numbers is a tag: the objects that are meant
